@@ -1,0 +1,204 @@
+//! What the machine allows, without the store.
+
+use crate::{
+    measure::{self, Run},
+    plan::{FRAME_BYTES, Key, RESPONSE_BYTES, key, new_series},
+};
+use crossbeam_utils::CachePadded;
+use std::{
+    collections::{HashMap, VecDeque},
+    fs::{File, OpenOptions},
+    hint::black_box,
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::{
+        Condvar, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+const MIB: usize = 1 << 20;
+const FILE_BYTES: usize = 64 * MIB;
+/// Records in a file of [`stream`].
+pub const PER_FILE: f64 = (FILE_BYTES / FRAME_BYTES) as f64;
+
+/// A file whose blocks are all written and on the disk.
+fn written_file(path: &Path, bytes: usize) -> File {
+    let options = OpenOptions::new().create(true).read(true).write(true).truncate(true).clone();
+    let file = options.open(path).unwrap();
+    for at in (0..bytes).step_by(MIB) {
+        file.write_all_at(&[1; MIB], at as u64).unwrap();
+    }
+    file.sync_all().unwrap();
+    file
+}
+
+/// Copies 1,100 bytes after 1,100 bytes into hot pages of a mapped file as large as the ring.
+pub fn memcpy(dir: &Path, callers: usize, time: Duration) -> Run {
+    let file = written_file(&dir.join("mapped"), 4 * MIB);
+    // SAFETY: the file is this function's own, and nobody else has it open.
+    let mut map = unsafe { memmap2::MmapMut::map_mut(&file).unwrap() };
+    map.fill(2);
+    let part = map.len() / callers;
+    measure::callers(map.chunks_exact_mut(part).map(copier).collect(), time, false)
+}
+
+fn copier(part: &mut [u8]) -> impl FnMut() + Send {
+    let (record, mut at) = ([3; 1100], 0);
+    move || {
+        if at + record.len() > part.len() {
+            at = 0;
+        }
+        part[at..at + record.len()].copy_from_slice(black_box(&record));
+        at += record.len();
+    }
+}
+
+/// An in-memory map of boxed responses behind 64 locks.
+pub struct Map(Vec<CachePadded<Mutex<Shard>>>);
+
+type Shard = HashMap<Key, State>;
+
+enum State {
+    InFlight,
+    Done(Box<[u8]>),
+}
+
+impl Map {
+    pub fn new() -> Self {
+        Map((0..64).map(|_| CachePadded::new(Mutex::default())).collect())
+    }
+
+    fn shard(&self, key: &Key) -> std::sync::MutexGuard<'_, Shard> {
+        self.0[key[0] as usize % self.0.len()].lock().unwrap()
+    }
+
+    pub fn claim(&self, key: &Key) {
+        self.shard(key).entry(*key).or_insert(State::InFlight);
+    }
+
+    pub fn complete(&self, key: &Key, response: &[u8]) {
+        self.shard(key).insert(*key, State::Done(response.into()));
+    }
+
+    pub fn forget(&self, key: &Key) {
+        self.shard(key).remove(key);
+    }
+
+    /// Copies and checks, as a replay does.
+    pub fn replay(&self, key: &Key) -> Option<(Vec<u8>, u32)> {
+        let copy = match self.shard(key).get(key)? {
+            State::Done(response) => response.to_vec(),
+            State::InFlight => return None,
+        };
+        let crc = crc32fast::hash(&copy);
+        Some((copy, crc))
+    }
+
+    /// Claims and completes; keeps a hundred thousand records for each caller and drops the
+    /// oldest.
+    pub fn pairs(&self, callers: usize, time: Duration, kept: u64) -> Run {
+        let worker = |_| {
+            let (series, mut i) = (new_series(), 0);
+            let mut pair = move || {
+                let new = key(series, i);
+                self.claim(&new);
+                self.complete(&new, black_box(&[7; RESPONSE_BYTES]));
+                if i >= kept {
+                    self.forget(&key(series, i - kept));
+                }
+                i += 1;
+            };
+            (0..kept).for_each(|_| pair());
+            pair
+        };
+        measure::callers((0..callers).map(worker).collect(), time, false)
+    }
+}
+
+/// Writes and syncs a file whose blocks are written already.
+pub struct Disk {
+    file: File,
+    group: Vec<u8>,
+    at: usize,
+}
+
+impl Disk {
+    /// `records` at a time.
+    pub fn new(dir: &Path, records: usize) -> Self {
+        let file = written_file(&dir.join(format!("disk-{records}")), FILE_BYTES);
+        Disk { file, group: vec![5; records * FRAME_BYTES], at: 0 }
+    }
+
+    /// One pwrite and one fdatasync for each group.
+    pub fn groups(&mut self, time: Duration) -> Run {
+        let group = || {
+            if self.at + self.group.len() > FILE_BYTES {
+                self.at = 0;
+            }
+            self.file.write_all_at(&self.group, self.at as u64).unwrap();
+            self.file.sync_data().unwrap();
+            self.at += self.group.len();
+        };
+        measure::callers(vec![group], time, true)
+    }
+}
+
+/// Files a second that the disk takes: three of 64 MiB, rewritten by pieces of 256 KiB
+/// and each synced when it is full.
+pub fn stream(dir: &Path, time: Duration) -> Run {
+    let files: Vec<_> =
+        (0..3).map(|n| written_file(&dir.join(format!("stream-{n}")), FILE_BYTES)).collect();
+    let (piece, mut turn) = (vec![6; MIB / 4], 0);
+    let file = || {
+        let file = &files[turn % files.len()];
+        (0..FILE_BYTES)
+            .step_by(piece.len())
+            .for_each(|at| file.write_all_at(&piece, at as u64).unwrap());
+        file.sync_data().unwrap();
+        turn += 1;
+    };
+    measure::callers(vec![file], time, false)
+}
+
+/// Callers that are woken by a committer which does nothing.
+pub fn woken(callers: usize, time: Duration) -> Run {
+    let (queue, bell) = (Mutex::new(VecDeque::new()), Condvar::new());
+    let over = AtomicBool::new(false);
+    let done: Vec<_> = (0..callers).map(|_| CachePadded::new(AtomicU64::new(0))).collect();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                let waiting = queue.lock().unwrap();
+                let (mut waiting, _) = bell
+                    .wait_timeout_while(waiting, Duration::from_millis(10), |w| w.is_empty())
+                    .unwrap();
+                let group = std::mem::take(&mut *waiting);
+                drop(waiting);
+                for (caller, thread) in group {
+                    let thread: thread::Thread = thread;
+                    let caller: usize = caller;
+                    done[caller].fetch_add(1, Ordering::Release);
+                    thread.unpark();
+                }
+            }
+        });
+        let worker = |caller: usize| {
+            let (queue, bell, done) = (&queue, &bell, &done);
+            let mut calls = 0;
+            move || {
+                calls += 1;
+                queue.lock().unwrap().push_back((caller, thread::current()));
+                bell.notify_one();
+                while done[caller].load(Ordering::Acquire) < calls {
+                    thread::park();
+                }
+            }
+        };
+        let run = measure::callers((0..callers).map(worker).collect(), time, false);
+        over.store(true, Ordering::SeqCst);
+        run
+    })
+}

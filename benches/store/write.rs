@@ -1,0 +1,115 @@
+//! Claim and complete, buffered and synced, by one and by many callers.
+
+use crate::{
+    Bench,
+    limits::{self, Disk, Map, PER_FILE},
+    measure::{self, Run},
+    plan::{RESPONSE_BYTES, SHORT, key, new_series, pair, scope, turning_over},
+    tasks,
+};
+use onlyonce::{Durability, Store};
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+pub const BUFFERED: Durability = Durability::Buffered { max_delay: Duration::from_secs(1) };
+
+fn pairs(store: &Store, callers: usize, time: Duration, timed: bool) -> Run {
+    let worker = |_| {
+        let (scope, series, mut i) = (scope(), new_series(), 0);
+        move || {
+            pair(store, &scope, &key(series, i), &[7; RESPONSE_BYTES]);
+            i += 1;
+        }
+    };
+    measure::callers((0..callers).map(worker).collect(), time, timed)
+}
+
+/// A buffered store that has begun to use its segments again.
+fn turned_over(dir: &Path, records: u64) -> Store {
+    let store = turning_over().durability(BUFFERED).open(dir).unwrap();
+    let (scope, series) = (scope(), new_series());
+    (0..records).for_each(|i| pair(&store, &scope, &key(series, i), &[7; RESPONSE_BYTES]));
+    let expired = Instant::now() + 2 * SHORT;
+    while store.stats().records > 0 && Instant::now() < expired + SHORT {
+        thread::sleep(SHORT / 10);
+    }
+    store
+}
+
+pub fn buffered(bench: &mut Bench) {
+    let Bench { plan, report, .. } = bench;
+    let dir = plan.dir();
+    let store = turned_over(&dir.path().join("store"), plan.count(1_000_000));
+    report.title("claim + complete, buffered, on a store that has turned over");
+    let map = Map::new();
+    let stream = limits::stream(dir.path(), plan.time(1500));
+    for callers in [1, 2] {
+        let [mut free, mut timed, mut memcpy, mut boxed] = <[Run; 4]>::default();
+        for _ in 0..plan.rounds() {
+            memcpy.add(limits::memcpy(dir.path(), callers, plan.time(200)));
+            boxed.add(map.pairs(callers, plan.time(500), plan.count(100_000)));
+            free.add(pairs(&store, callers, plan.time(1000), false));
+            timed.add(pairs(&store, callers, plan.time(1000), true));
+        }
+        free.latencies = timed.latencies;
+        report.rate(&format!("{callers} thread(s)"), &free);
+        report.rate_limit("copy of 1,100 B into hot mapped pages", &memcpy, 1.0, &free);
+        report.rate_limit("in-memory map, boxed response", &boxed, 1.0, &free);
+        report.rate_limit("the disk: rewriting segments, each synced", &stream, PER_FILE, &free);
+    }
+    let stats = store.stats();
+    report.note(format_args!(
+        "{} pairs in all, {} records at the end; {} segments of {} MiB in all, {} free",
+        stats.completed,
+        stats.records,
+        stats.segments,
+        stats.segment_bytes >> 20,
+        stats.segments_free
+    ));
+}
+
+pub fn synced(bench: &mut Bench) {
+    let Bench { plan, report, .. } = bench;
+    let dir = plan.dir();
+    let open = |name: &str, durability| {
+        let path = dir.path().join(name);
+        turned_over(&path, plan.count(400_000)).close().unwrap();
+        turning_over().durability(durability).open(&path).unwrap()
+    };
+    let completions = open("completions", Durability::SyncedCompletions);
+    let both = open("both", Durability::Synced);
+    report.title("claim + complete, synced, into segments that were written before");
+    let mut alone: Option<[Run; 2]> = None;
+    for callers in [1, 2, 8, 32, 64] {
+        let mut disk = Disk::new(dir.path(), callers);
+        let [mut syncs, mut woken, mut one, mut two, mut futures] = <[Run; 5]>::default();
+        // Short turns: the disk has moods.
+        for _ in 0..6 * plan.rounds() {
+            syncs.add(disk.groups(plan.time(50)));
+            one.add(pairs(&completions, callers, plan.time(100), true));
+            two.add(pairs(&both, callers, plan.time(100), true));
+            woken.add(limits::woken(callers, plan.time(25)));
+            if callers == 64 {
+                futures.add(tasks::pairs(&completions, callers, plan.time(100)));
+            }
+        }
+        let [one_alone, two_alone] = alone.get_or_insert([one.clone(), two.clone()]);
+        let (group, records) =
+            (format!("{callers} record(s) by one pwrite + fdatasync"), callers as f64);
+        report.rate(&format!("SyncedCompletions, {callers} caller(s)"), &one);
+        report.rate_limit(&group, &syncs, records, &one);
+        report.rate_limit("callers woken by a committer that does nothing", &woken, 1.0, &one);
+        report.rate_limit("1 caller", one_alone, 1.0, &one);
+        report.rate(&format!("Synced, {callers} caller(s)"), &two);
+        report.rate_limit(&format!("half of {group}"), &syncs, records / 2.0, &two);
+        report.rate_limit("1 caller", two_alone, 1.0, &two);
+        if callers == 64 {
+            report.rate("SyncedCompletions, 64 tasks on one thread", &futures);
+            report.rate_limit(&group, &syncs, records, &futures);
+            report.rate_limit("64 blocking callers", &one, 1.0, &futures);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! What the programs of this package and of `benches/peers` measure with: latencies, the bytes
+//! that reach a device, memory, processor time, and a description of the machine.
+#![forbid(unsafe_code)]
+
+mod args;
+mod clock;
+mod device;
+mod latencies;
+mod machine;
+mod place;
+pub mod plot;
+mod process;
+mod spread;
+pub mod trace;
+pub mod work;
+
+pub use args::Args;
+pub use clock::ShiftedClock;
+pub use device::{Device, disk_bytes};
+pub use latencies::{Latencies, Quantiles};
+pub use machine::Machine;
+pub use place::{Folder, beside};
+pub use process::{Memory, cpu_time, kernel_writes, switches};
+pub use spread::{Spread, time};

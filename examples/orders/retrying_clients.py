@@ -1,0 +1,232 @@
+"""Clients that retry by themselves, and a proxy that loses answers: each order once.
+
+    python3 retrying_clients.py path/to/orders
+
+Starts the service and, before it, a proxy that hurts the first tries of each key: it loses the
+answer when the service has given it, or a part of it, or the request, or is too slow. Then urllib3
+and curl place orders through it, as their own settings tell them to retry. In the end the
+service's list has each order exactly once, and each client was told its number.
+"""
+
+import concurrent.futures
+import json
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+
+import urllib3
+from urllib3.util import Retry
+
+URLLIB3_ORDERS = 60
+CURL_ORDERS = 12
+# How long urllib3 waits for an answer.
+PATIENCE_S = 1.0
+# What happens to the first tries of a key, one after the other; later ones pass.
+HURTS = [
+    ["lose"],
+    ["lose", "lose"],
+    ["half", "lose"],
+    ["head", "half"],
+    ["refuse", "lose"],
+    ["stall", "lose", "half"],
+]
+
+
+class Proxy:
+    """One request a connection, from its clients to the service."""
+
+    def __init__(self, service):
+        self.service = service
+        self.lock = threading.Lock()
+        self.tries = {}  # by key
+        self.plans = {}  # by key
+        self.hurt = {}  # how often, by kind
+        self.lost_orders = 0  # answers of 201 that the service gave and nobody got
+        self.replays = 0  # answers that came through marked
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=200)
+        self.address = self.listener.getsockname()
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            client, _ = self.listener.accept()
+            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+
+    def serve(self, client):
+        try:
+            with client:
+                self.exchange(client)
+        except OSError:
+            pass  # the client has gone
+
+    def exchange(self, client):
+        request = read_message(client)
+        if request is None:
+            return
+        kind = self.next_hurt(header(request, "idempotency-key"))
+        if kind == "refuse":
+            reset(client)
+            return
+        with socket.create_connection(self.service) as service:
+            service.sendall(close_after(request))
+            answer = read_message(service)
+        if answer is None:
+            reset(client)
+            return
+        answer = close_after(answer)
+        with self.lock:
+            if kind is not None and answer.startswith(b"HTTP/1.1 201"):
+                self.lost_orders += 1
+            if kind is None and header(answer, "idempotent-replayed") == "true":
+                self.replays += 1
+        if kind is None:
+            client.sendall(answer)
+        elif kind == "lose":
+            reset(client)
+        elif kind == "half":
+            client.sendall(answer[: -len(body_of(answer)) // 2 or None])
+        elif kind == "head":
+            client.sendall(answer[: len(answer) - len(body_of(answer))])
+        elif kind == "stall":
+            time.sleep(2 * PATIENCE_S)
+            reset(client)
+
+    def next_hurt(self, key):
+        with self.lock:
+            nth = self.tries.get(key, 0)
+            self.tries[key] = nth + 1
+            plan = self.plans.get(key, [])
+            kind = plan[nth] if nth < len(plan) else None
+            if kind is not None:
+                self.hurt[kind] = self.hurt.get(kind, 0) + 1
+            return kind
+
+
+def read_message(stream):
+    """A whole request or answer with a Content-Length; None if it ends before."""
+    data = b""
+    while True:
+        end = data.find(b"\r\n\r\n")
+        if end >= 0 and len(data) >= end + 4 + int(header(data, "content-length") or 0):
+            return data
+        more = stream.recv(65536)
+        if not more:
+            return None
+        data += more
+
+
+def header(message, name):
+    for line in message.split(b"\r\n\r\n", 1)[0].decode("latin-1").split("\r\n")[1:]:
+        found, _, value = line.partition(":")
+        if found.lower() == name:
+            return value.strip()
+    return None
+
+
+def body_of(message):
+    return message.split(b"\r\n\r\n", 1)[1]
+
+
+def close_after(message):
+    """The same with `Connection: close`."""
+    head, body = message.split(b"\r\n\r\n", 1)
+    lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
+    return b"\r\n".join(lines + [b"Connection: close"]) + b"\r\n\r\n" + body
+
+
+def reset(client):
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+class PatientRetry(Retry):
+    """409 tells its Retry-After, too."""
+
+    RETRY_AFTER_STATUS_CODES = Retry.RETRY_AFTER_STATUS_CODES | {409}
+
+
+def by_urllib3(url, key, order):
+    retry = PatientRetry(
+        total=12,
+        allowed_methods=["POST"],
+        status_forcelist=[409, 500, 502, 503, 504],
+        backoff_factor=0.05,
+    )
+    # A pool of its own: an order is placed by a client that knows nothing of the others.
+    with urllib3.PoolManager(timeout=PATIENCE_S, retries=retry) as pool:
+        answer = pool.request(
+            "POST", url, body=json.dumps(order), headers={"Idempotency-Key": f'"{key}"'}
+        )
+        return answer.status, json.loads(answer.data)
+
+
+def by_curl(url, key, order):
+    command = ["curl", "--silent", "--show-error", "--max-time", "4", "--write-out", "%{stderr}%{http_code}"]
+    command += ["--retry", "8", "--retry-all-errors", "--fail", "--header", f'Idempotency-Key: "{key}"']
+    with tempfile.NamedTemporaryFile() as answer:
+        command += ["--output", answer.name, "--data", json.dumps(order), url]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        if ended.returncode != 0:
+            raise SystemExit(f"curl gave up: {ended.stderr}")
+        return int(ended.stderr[-3:]), json.load(answer)
+
+
+def place(proxy, name, send, count):
+    """Places orders all at once; number of the order by item."""
+    url = "http://{}:{}/orders".format(*proxy.address)
+    numbers = {}
+    with concurrent.futures.ThreadPoolExecutor(max_workers=count) as threads:
+        futures = {}
+        for nth in range(count):
+            key, item = str(uuid.uuid4()), f"{name} {nth}"
+            proxy.plans[f'"{key}"'] = HURTS[nth % len(HURTS)]
+            # Some take longer than urllib3 waits: their retries meet them in flight.
+            delay_ms = int(1500 * PATIENCE_S) if nth % 10 == 0 else 0
+            order = {"item": item, "quantity": 1 + nth, "delay_ms": delay_ms}
+            futures[threads.submit(send, url, key, order)] = item
+        for future, item in futures.items():
+            status, answer = future.result()
+            assert status == 201 and answer["item"] == item, (item, status, answer)
+            numbers[item] = answer["id"]
+    print(f"{name}: {count} orders")
+    return numbers
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.argv[1], "serve", "--listen", "127.0.0.1:0", "--dir", folder]
+        service = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            check(service)
+        finally:
+            service.kill()
+            service.wait()
+
+
+def check(service):
+    host, _, port = service.stdout.readline().strip().rpartition("http://")[2].partition(":")
+    address = (host, int(port))
+    proxy = Proxy(address)
+    numbers = place(proxy, "urllib3", by_urllib3, URLLIB3_ORDERS)
+    if shutil.which("curl"):
+        numbers |= place(proxy, "curl", by_curl, CURL_ORDERS)
+    else:
+        print("no curl here")
+    listed = urllib3.request("GET", "http://{}:{}/orders".format(*address)).json()
+    in_service = [(order["item"], order["id"]) for order in listed]
+    assert sorted(in_service) == sorted(numbers.items()), "an order is missing, or there twice"
+    print(f"hurt: {proxy.hurt}; {sum(proxy.tries.values())} tries")
+    print(f"{proxy.lost_orders} answers to orders were lost, {proxy.replays} replays arrived")
+    # Each plan loses at least one, and is healed by a replay.
+    assert proxy.lost_orders >= len(numbers) and proxy.replays >= len(numbers)
+    print(f"{len(listed)} orders, each once")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+//! The built service, from outside: over real sockets, killed by real signals.
+
+mod admin;
+mod answers;
+mod demo;
+mod interrupted;
+mod metrics;
+mod server;

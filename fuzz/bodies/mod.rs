@@ -1,0 +1,33 @@
+//! What the fuzz targets do with an input: a function each. A panic is a finding.
+//!
+//! The targets of `fuzz_targets/` call these, and `tests/fuzz_corpus.rs` of the crate above does,
+//! with a stable compiler.
+
+#[path = "../../tests/crash/mod.rs"]
+mod crash;
+mod files;
+mod input;
+mod operations;
+mod program;
+mod recover_bytes;
+mod recover_mutated;
+mod seeds;
+
+#[cfg(feature = "fuzzing")]
+mod decoders;
+#[cfg(feature = "fuzzing")]
+mod http;
+#[cfg(feature = "fuzzing")]
+mod wheel;
+
+pub use operations::operations;
+pub use recover_bytes::recover_bytes;
+pub use recover_mutated::recover_mutated;
+pub use seeds::seeds;
+
+#[cfg(feature = "fuzzing")]
+pub use {
+    decoders::{cells, footer, frame, scan, superblock},
+    http::{answer, key},
+    wheel::wheel,
+};

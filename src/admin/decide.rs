@@ -1,0 +1,123 @@
+//! Changes: an operator decides about a key, or drains the store.
+
+use super::{
+    answer::Refusal,
+    keys::{bytes_of, key_of},
+};
+use crate::{
+    backend::Completion, error::ClaimError, http::StoredAnswer, resolve::Resolution, store::Store,
+    token::Token,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+fn object(content: &[u8]) -> Result<Value, Refusal> {
+    let value: Value = serde_json::from_slice(content)
+        .map_err(|error| Refusal::bad(format!("the body is not JSON: {error}")))?;
+    match value.is_object() {
+        true => Ok(value),
+        false => Err(Refusal::bad("the body is not a JSON object")),
+    }
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> Result<&'a str, Refusal> {
+    value[name].as_str().ok_or_else(|| Refusal::bad(format!("{name}: a string is missing")))
+}
+
+/// `POST api/resolve`. `token` is the one that the operator has looked at: if another attempt has
+/// begun since, nothing is done.
+pub(super) fn resolve(store: &Store, content: &[u8]) -> Result<Value, Refusal> {
+    let asked = object(content)?;
+    let key = key_of(text(&asked, "scope")?, text(&asked, "key")?)?;
+    let seen = asked["token"].as_u64().and_then(Token::new);
+    let seen = seen.ok_or_else(|| Refusal::bad("token: the one that was looked at is missing"))?;
+    let force = match &asked["force"] {
+        Value::Null => false,
+        Value::Bool(force) => *force,
+        _ => return Err(Refusal::bad("force: true or false")),
+    };
+    let answer = Answer::of(&asked["answer"]);
+    let resolution = match text(&asked, "decision")? {
+        "free" => Resolution::Free,
+        "forget" => Resolution::Forget,
+        "complete" => {
+            let answer = answer?;
+            let (head, response) = (&answer.head, Some(&*answer.response));
+            let completion = Completion { head, response, ..Completion::default() };
+            let done = Resolution::Complete { fingerprint: None, completion };
+            return decided(store.resolve_seen(key.as_ref(), done, force, Some(seen)));
+        }
+        _ => return Err(Refusal::bad("decision: complete, free or forget")),
+    };
+    decided(store.resolve_seen(key.as_ref(), resolution, force, Some(seen)))
+}
+
+fn decided(result: Result<(), ClaimError>) -> Result<Value, Refusal> {
+    let Err(error) = result else {
+        return Ok(json!({ "done": true }));
+    };
+    let status = match &error {
+        ClaimError::NeedsForce { .. }
+        | ClaimError::NotApplicable { .. }
+        | ClaimError::AlreadyCompleted => StatusCode::CONFLICT,
+        ClaimError::ResponseTooLarge { .. } | ClaimError::TooLong { .. } => {
+            StatusCode::PAYLOAD_TOO_LARGE
+        }
+        ClaimError::StoreFull(_) => StatusCode::INSUFFICIENT_STORAGE,
+        ClaimError::Poisoned | ClaimError::Closed => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    let refusal = Refusal::new(status, error.to_string());
+    Err(match error {
+        ClaimError::NeedsForce { .. } => refusal.forcible(),
+        _ => refusal,
+    })
+}
+
+/// The answer that an operator gives, as the store keeps it.
+struct Answer {
+    head: Vec<u8>,
+    response: Vec<u8>,
+}
+
+impl Answer {
+    /// `{"text": ...}` for bytes; with `"http": {"status", "headers": [[name, value]]}` what the
+    /// HTTP layer replays.
+    fn of(value: &Value) -> Result<Self, Refusal> {
+        let body = bytes_of(text(value, "text")?, "answer")?;
+        let http = &value["http"];
+        if http.is_null() {
+            return Ok(Answer { head: Vec::new(), response: body });
+        }
+        let status = http["status"].as_u64().and_then(|status| u16::try_from(status).ok());
+        let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+        let status = status.ok_or_else(|| Refusal::bad("http.status: not a status"))?;
+        let mut headers = HeaderMap::new();
+        for line in http["headers"].as_array().into_iter().flatten() {
+            let (name, value) = header(line)
+                .ok_or_else(|| Refusal::bad(format!("http.headers: {line} is not a header")))?;
+            headers.append(name, value);
+        }
+        let (head, response) = StoredAnswer::pack(status, &headers, &body);
+        Ok(Answer { head, response })
+    }
+}
+
+fn header(line: &Value) -> Option<(HeaderName, HeaderValue)> {
+    let [name, value] = line.as_array()?.as_slice() else { return None };
+    let value = crate::text::bytes(value.as_str()?)?;
+    Some((name.as_str()?.parse().ok()?, HeaderValue::from_bytes(&value).ok()?))
+}
+
+/// `POST api/drain`: no more claims; waits for those that are held.
+pub(super) fn drain(store: &Store, content: &[u8]) -> Result<Value, Refusal> {
+    const LONGEST_MS: u64 = 60_000;
+    let asked = object(content)?;
+    if asked["confirm"] != "drain" {
+        let why = "confirm: \"drain\" is missing; it can't be undone before the store is reopened";
+        return Err(Refusal::bad(why));
+    }
+    let at_most = asked["at_most_ms"].as_u64().unwrap_or(0).min(LONGEST_MS);
+    Ok(json!({ "left": store.drain(Duration::from_millis(at_most)) }))
+}

@@ -1,0 +1,177 @@
+//! What the store is doing: counts, sizes, times, alarms, and whether it is well.
+
+use super::{
+    Config,
+    keys::{shown, shown_scope},
+};
+use crate::{
+    names,
+    observe::{Counts, Timed, alarms::Alarm, events::KeyHash},
+    stats::{Count, Stats},
+    store::Store,
+    token::Token,
+};
+use http::StatusCode;
+use serde_json::{Value, json};
+use std::sync::atomic::Ordering;
+
+/// Everything that the page shows beside keys.
+pub(super) fn stats(store: &Store, config: &Config) -> Value {
+    let engine = store.engine();
+    let stats = store.stats();
+    let timings = &engine.timings;
+    let times: serde_json::Map<String, Value> = STEPS
+        .iter()
+        .map(|(timed, name)| ((*name).into(), times(&timings.counts(*timed))))
+        .collect();
+    let alarms: Vec<_> = timings.alarms().last().iter().map(alarm).collect();
+    let mismatches: Vec<_> = timings
+        .alarms()
+        .mismatches()
+        .iter()
+        .map(|(scope, count, over)| {
+            json!({
+                "scope": names::of_scope(scope), "shown": shown_scope(scope),
+                "count": count, "at_most_too_many": over,
+            })
+        })
+        .collect();
+    json!({
+        "store": config.name,
+        "read_only": config.read_only,
+        "draining": engine.draining.load(Ordering::Acquire),
+        "durability": format!("{:?}", engine.config.durability),
+        "lease_ms": engine.config.lease_ms,
+        "replay_for_ms": engine.config.replay_ms,
+        "remember_for_ms": engine.config.remember_ms,
+        "max_response": engine.config.max_response,
+        "max_attempts": engine.config.max_attempts,
+        "health": troubles(&stats, engine.draining.load(Ordering::Acquire)),
+        "counts": counts(&stats),
+        "now": sizes(&stats),
+        "times": times,
+        "alarms": alarms,
+        "mismatches": mismatches,
+    })
+}
+
+const STEPS: [(Timed, &str); 7] = [
+    (Timed::Begin, "begin"),
+    (Timed::Complete, "complete"),
+    (Timed::Replay, "replay"),
+    (Timed::CommitWait, "commit_wait"),
+    (Timed::LogSync, "sync_log"),
+    (Timed::ClaimsSync, "sync_claims"),
+    (Timed::GroupSize, "group_size"),
+];
+
+/// Since the service was made: quantiles, and the counts of all buckets that hold something, from
+/// which whoever asks again can tell those of the time between. Nanoseconds; a size is a number.
+fn times(counts: &Counts) -> Value {
+    let buckets: Vec<_> = counts.filled().map(|(value, count)| json!([value, count])).collect();
+    json!({
+        "count": counts.total(),
+        "p50": counts.quantile(0.5),
+        "p90": counts.quantile(0.9),
+        "p99": counts.quantile(0.99),
+        "p999": counts.quantile(0.999),
+        "buckets": buckets,
+    })
+}
+
+fn counts(stats: &Stats) -> Value {
+    json!({
+        "granted": stats.granted,
+        "taken_over": stats.taken_over,
+        "replayed": stats.replayed,
+        "saw_in_flight": stats.saw_in_flight,
+        "saw_interrupted": stats.saw_interrupted,
+        "mismatched": stats.mismatched,
+        "refused_full": stats.refused_full,
+        "completed": stats.completed,
+        "failed": stats.failed,
+        "released": stats.released,
+        "abandoned": stats.abandoned,
+        "leases_passed": stats.leases_passed,
+        "fenced": stats.fenced,
+        "interrupted_expired": stats.interrupted_expired,
+        "began_after_expiry": stats.began_after_expiry,
+        "segments_recycled": stats.segments_recycled,
+    })
+}
+
+fn sizes(stats: &Stats) -> Value {
+    json!({
+        "now_ms": stats.now_ms,
+        "in_flight": stats.in_flight,
+        "interrupted": stats.interrupted,
+        "records": stats.records,
+        "oldest_in_flight_ms": stats.oldest_in_flight_ms,
+        "oldest_interrupted_ms": stats.oldest_interrupted_ms,
+        "holders": stats.holders,
+        "waiters": stats.waiters,
+        "segments": stats.segments,
+        "segments_free": stats.segments_free,
+        "segment_bytes": stats.segment_bytes,
+        "capacity": stats.capacity,
+        "bytes_live": stats.bytes_live,
+        "bytes_dead": stats.bytes_dead,
+        "space_free": stats.space_free,
+        "cells_free": stats.cells_free,
+        "index_bytes": stats.index_bytes,
+        "life": stats.life,
+        "recovery_ms": stats.recovery_ms,
+        "damaged_places": stats.damaged_places,
+        "clock_held": stats.clock_held,
+        "poisoned": stats.poisoned,
+    })
+}
+
+fn alarm(alarm: &Alarm) -> Value {
+    json!({
+        "what": match alarm.count {
+            Count::Fenced => "fenced",
+            Count::InterruptedExpired => "interrupted_expired",
+            _ => "began_after_expiry",
+        },
+        "at_ms": alarm.at_ms,
+        "hash": KeyHash(alarm.hash).to_string(),
+        "scope": names::of_scope(alarm.key.scope()),
+        "key": names::of_key(alarm.key.key()),
+        "shown": shown(alarm.key.as_ref()),
+        "token": alarm.token.map(Token::get),
+    })
+}
+
+/// What is wrong with a store, worst first.
+fn troubles(stats: &Stats, draining: bool) -> Vec<String> {
+    let mut troubles = Vec::new();
+    if let Some(why) = &stats.poisoned {
+        troubles.push(format!("poisoned, open it again: {why}"));
+    }
+    if stats.damaged_places > 0 {
+        troubles.push(format!("opened past {} damaged places", stats.damaged_places));
+    }
+    if stats.clock_held {
+        troubles.push("the wall clock is not believed".into());
+    }
+    if draining {
+        troubles.push("draining: no more claims are granted".into());
+    }
+    troubles
+}
+
+/// 200 if requests can be taken, 503 if not.
+pub(super) fn health(store: &Store) -> (StatusCode, Value) {
+    let stats = store.stats();
+    let engine = store.engine();
+    let draining = engine.draining.load(Ordering::Acquire);
+    let closed = engine.closed.load(Ordering::Acquire);
+    let ready = stats.poisoned.is_none() && !draining && !closed;
+    let mut troubles = troubles(&stats, draining);
+    if closed {
+        troubles.push("closed".into());
+    }
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, json!({ "ready": ready, "troubles": troubles }))
+}

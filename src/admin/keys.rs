@@ -1,0 +1,244 @@
+//! Keys: listed by what they are, looked up by what they are called.
+
+use super::{answer::Refusal, query};
+use crate::{
+    entries::{Entry, Filter, State},
+    error::BeginError,
+    http::StoredAnswer,
+    key::{KeyRef, OwnedKey, Scope},
+    limits::SHARDS,
+    names,
+    observe::events::KeyHash,
+    outcome::Record,
+    store::Store,
+    text,
+};
+use http::StatusCode;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// So many keys are listed at a time, unless asked for fewer.
+const LIMIT: u64 = 1000;
+/// So many bytes of an answer are shown.
+const SHOWN_BYTES: usize = 64 << 10;
+
+/// `GET api/keys`: undecided keys by age, oldest first; completed ones as they lie, page by page.
+pub(super) fn list(store: &Store, asked: &str) -> Result<Value, Refusal> {
+    let state = query::get(asked, "state")?.unwrap_or_else(|| "undecided".into());
+    let wanted = Wanted {
+        scope: query::get(asked, "scope")?
+            .map(|scope| names::parse_scope(&scope).map_err(Refusal::bad))
+            .transpose()?,
+        prefix: query::get(asked, "prefix")?
+            .filter(|prefix| !prefix.is_empty())
+            .map(|prefix| names::parse_key(&prefix).map_err(Refusal::bad))
+            .transpose()?
+            .unwrap_or_default(),
+        older_than: Duration::from_millis(query::number(asked, "older_than_ms", 0)?),
+        now_ms: store.stats().now_ms,
+    };
+    let limit = query::number(asked, "limit", 100)?.clamp(1, LIMIT) as usize;
+    let filter = match &*state {
+        "undecided" => Filter { completed: false, ..Filter::ALL },
+        "in_flight" => Filter::IN_FLIGHT,
+        "interrupted" => Filter::INTERRUPTED,
+        "completed" => Filter::COMPLETED,
+        _ => return Err(Refusal::bad("state is undecided, in_flight, interrupted or completed")),
+    };
+    if filter.completed {
+        let cursor = query::number(asked, "cursor", 0)? as usize;
+        return completed(store, &filter, &wanted, cursor, limit);
+    }
+    let engine = store.engine();
+    let mut keys: Vec<_> = (0..SHARDS)
+        .flat_map(|shard| engine.undecided_of_shard(shard, &filter))
+        .filter(|entry| wanted.has(entry))
+        .collect();
+    keys.sort_by_key(|entry| std::cmp::Reverse(wanted.age(entry)));
+    let total = keys.len();
+    keys.truncate(limit);
+    let keys: Vec<_> = keys.iter().map(|entry| short(store, entry, &wanted)).collect();
+    Ok(json!({ "keys": keys, "total": total, "next": null, "damaged": 0 }))
+}
+
+/// Shard by shard from `cursor` on, until there are `limit`; no shard is split.
+fn completed(
+    store: &Store,
+    filter: &Filter,
+    wanted: &Wanted,
+    cursor: usize,
+    limit: usize,
+) -> Result<Value, Refusal> {
+    let (mut keys, mut damaged, mut shard) = (Vec::new(), 0, cursor);
+    while shard < SHARDS && keys.len() < limit {
+        for entry in store.engine().entries_of_shard(shard, filter) {
+            match entry {
+                Ok(entry) if wanted.has(&entry) => keys.push(short(store, &entry, wanted)),
+                Ok(_) => {}
+                Err(BeginError::Damaged { .. }) => damaged += 1,
+                Err(error) => return Err(unavailable(&error)),
+            }
+        }
+        shard += 1;
+    }
+    let next = (shard < SHARDS).then_some(shard);
+    Ok(json!({ "keys": keys, "total": null, "next": next, "damaged": damaged }))
+}
+
+/// `GET api/key`: all there is of a key, by scope and key or by hash.
+pub(super) fn look_up(store: &Store, asked: &str) -> Result<Value, Refusal> {
+    let entry = match query::get(asked, "hash")? {
+        Some(hash) => {
+            let hash = u64::from_str_radix(&hash, 16)
+                .map_err(|_| Refusal::bad("a hash is up to 16 hexadecimal digits"))?;
+            store.engine().with_hash(hash).into_iter().next()
+        }
+        None => {
+            let scope = query::get(asked, "scope")?.unwrap_or_default();
+            let key = query::get(asked, "key")?.ok_or_else(|| Refusal::bad("which key?"))?;
+            let key = key_of(&scope, &key)?;
+            store.get(key.as_ref()).map_err(|error| unavailable(&error))?
+        }
+    };
+    let absent = || Refusal::new(StatusCode::NOT_FOUND, "nothing is known of this key");
+    Ok(long(store, &entry.ok_or_else(absent)?))
+}
+
+/// A key from its two names.
+pub(super) fn key_of(scope: &str, key: &str) -> Result<OwnedKey, Refusal> {
+    let scope = names::parse_scope(scope).map_err(Refusal::bad)?;
+    let key = names::parse_key(key).map_err(Refusal::bad)?;
+    let both = KeyRef::new(&scope, &key).map_err(|error| Refusal::bad(error.to_string()))?;
+    Ok(both.owned())
+}
+
+pub(super) fn bytes_of(text: &str, what: &str) -> Result<Vec<u8>, Refusal> {
+    let why = || Refusal::bad(format!("{what}: after a backslash comes another, or xNN"));
+    text::bytes(text).ok_or_else(why)
+}
+
+fn unavailable(error: &BeginError) -> Refusal {
+    let status = match error {
+        BeginError::Closed | BeginError::Poisoned => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Refusal::new(status, error.to_string())
+}
+
+/// Which keys a list is to have.
+struct Wanted {
+    scope: Option<Scope>,
+    prefix: Vec<u8>,
+    older_than: Duration,
+    now_ms: u64,
+}
+
+impl Wanted {
+    fn has(&self, entry: &Entry) -> bool {
+        self.scope.as_ref().is_none_or(|scope| entry.key.scope() == scope.as_bytes())
+            && entry.key.key().starts_with(&self.prefix)
+            && self.age(entry) >= self.older_than
+    }
+
+    /// For how long it has been what it is.
+    fn age(&self, entry: &Entry) -> Duration {
+        age(entry, self.now_ms)
+    }
+}
+
+fn age(entry: &Entry, now_ms: u64) -> Duration {
+    let since = |at| Duration::from_millis(now_ms.saturating_sub(at));
+    match &entry.state {
+        State::InFlight { running_for, .. } => *running_for,
+        State::Interrupted { at, .. } => since(*at),
+        State::Completed(record) => since(record.completed_at()),
+    }
+}
+
+/// Scope and key for a screen: what can be seen stands as it is, a space too.
+pub(super) fn shown(key: KeyRef<'_>) -> Value {
+    json!({ "scope": shown_scope(key.scope()), "key": text::of(key.key()) })
+}
+
+pub(super) fn shown_scope(scope: &[u8]) -> String {
+    match names::of_scope(scope) {
+        name if name == "-" => String::new(),
+        name if name.starts_with("hex:") => text::of(scope),
+        name => name.strip_prefix('=').map(str::to_owned).unwrap_or(name),
+    }
+}
+
+/// What a list says of a key.
+fn short(store: &Store, entry: &Entry, wanted: &Wanted) -> Value {
+    base(store, entry, wanted.now_ms)
+}
+
+fn base(store: &Store, entry: &Entry, now_ms: u64) -> Value {
+    let (state, reason, holder_gone) = match &entry.state {
+        State::InFlight { .. } => ("in_flight", None, None),
+        State::Interrupted { reason, holder_gone, .. } => {
+            ("interrupted", Some(reason.to_string()), Some(*holder_gone))
+        }
+        State::Completed(_) => ("completed", None, None),
+    };
+    json!({
+        "scope": names::of_scope(entry.key.scope()),
+        "key": names::of_key(entry.key.key()),
+        "shown": shown(entry.key.as_ref()),
+        "hash": KeyHash(store.engine().index.hash(entry.key.as_ref())).to_string(),
+        "state": state,
+        "age_ms": age(entry, now_ms).as_millis() as u64,
+        "token": entry.token.get(),
+        "attempts": entry.attempts,
+        "reason": reason,
+        "holder_gone": holder_gone,
+    })
+}
+
+/// What a look-up says of a key.
+fn long(store: &Store, entry: &Entry) -> Value {
+    let mut value = base(store, entry, store.stats().now_ms);
+    match &entry.state {
+        State::InFlight { checkpoint, .. } => {
+            value["checkpoint"] = json!(checkpoint.as_deref().map(text::of));
+        }
+        State::Interrupted { checkpoint, answer, at, .. } => {
+            value["interrupted_at_ms"] = json!(at);
+            value["checkpoint"] = json!(checkpoint.as_deref().map(text::of));
+            value["answer"] = json!(answer.as_deref().map(stored));
+        }
+        State::Completed(record) => completed_value(&mut value, record),
+    }
+    value
+}
+
+fn completed_value(value: &mut Value, record: &Record) {
+    value["completed_at_ms"] = json!(record.completed_at());
+    value["expires_at_ms"] = json!(record.expires_at());
+    value["retained"] = json!(record.response().is_some());
+    value["answer"] = json!(record.response().map(stored));
+    if !record.head().is_empty() {
+        value["head"] = stored(record.head());
+    }
+}
+
+/// Bytes that were stored: as an answer of the HTTP layer if they are one, else as they are.
+fn stored(bytes: &[u8]) -> Value {
+    let cut = |bytes: &[u8]| {
+        let shown = &bytes[..bytes.len().min(SHOWN_BYTES)];
+        json!({ "bytes": bytes.len(), "text": text::of(shown), "cut": shown.len() < bytes.len() })
+    };
+    match StoredAnswer::read(bytes) {
+        None => cut(bytes),
+        Some(StoredAnswer::Sealed) => json!({ "bytes": bytes.len(), "sealed": true }),
+        Some(StoredAnswer::Open { status, headers, body }) => {
+            let lines: Vec<_> = headers
+                .iter()
+                .map(|(name, value)| json!([name.as_str(), text::of(value.as_bytes())]))
+                .collect();
+            let mut value = cut(&body);
+            value["http"] = json!({ "status": status.as_u16(), "headers": lines });
+            value
+        }
+    }
+}

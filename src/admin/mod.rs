@@ -1,0 +1,281 @@
+//! An admin service for a live store: what it is doing, which keys need somebody, and what to make
+//! of them. Feature `admin`.
+//!
+//! A [`tower`](tower_service) service over `http` types, which you mount **behind your own
+//! authentication**: whoever reaches it reads every stored answer and decides about every key. It
+//! needs no runtime; each request is answered on a short-lived thread of its own, so that none of
+//! the runtime's threads waits for the disk.
+//!
+//! ```
+//! use onlyonce::{Store, admin::Admin};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! let store = Store::open(dir.path())?;
+//! let admin = Admin::new(&store).read_only(true);
+//! // axum: Router::new().nest_service("/admin", admin).layer(your_authentication)
+//! # let _ = admin;
+//! # Ok(()) }
+//! ```
+//!
+//! `GET /` is a page for people; everything it does goes through the JSON API, which
+//! `docs/operations.md` describes. Changes are refused that another site's page sends.
+
+mod answer;
+mod decide;
+mod figures;
+mod guard;
+mod keys;
+mod query;
+
+pub use answer::AdminBody;
+
+use crate::store::{Store, WeakStore};
+use answer::Refusal;
+use bytes::{Buf, Bytes};
+use futures_channel::oneshot;
+use http::{Method, Request, Response, StatusCode, request::Parts};
+use http_body::Body;
+use serde_json::Value;
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+use tower_service::Service;
+
+const PAGE: &str = include_str!("page.html");
+
+/// Requests that are answered at a time; more are sent away.
+const AT_ONCE: usize = 16;
+/// The largest body of a request beside the answer that it may bring.
+const BODY_BYTES: usize = 64 << 10;
+
+/// The admin service of one store. It doesn't keep the store open.
+#[derive(Clone, Debug)]
+pub struct Admin(Arc<Config>);
+
+#[derive(Clone, Debug)]
+struct Config {
+    store: WeakStore,
+    read_only: bool,
+    origins: Vec<String>,
+    prefix: String,
+    name: String,
+    running: Arc<AtomicUsize>,
+}
+
+/// Gives a place back.
+struct Running(Arc<AtomicUsize>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Admin {
+    /// An admin service for `store`, which takes times from now on.
+    pub fn new(store: &Store) -> Self {
+        store.engine().timings.watch();
+        Admin(Arc::new(Config {
+            store: store.downgrade(),
+            read_only: false,
+            origins: Vec::new(),
+            prefix: String::new(),
+            name: store.engine().storage.place(),
+            running: Arc::default(),
+        }))
+    }
+
+    fn with(self, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Arc::unwrap_or_clone(self.0);
+        change(&mut config);
+        Admin(Arc::new(config))
+    }
+
+    /// Whether it only shows, and refuses every change. Off unless set.
+    pub fn read_only(self, read_only: bool) -> Self {
+        self.with(|config| config.read_only = read_only)
+    }
+
+    /// An origin from which changes may come, as `https://ops.example:8443`; may be called several
+    /// times. Without any it is the `Host` of the request, which is wrong behind a proxy that
+    /// rewrites it.
+    pub fn origin(self, origin: impl Into<String>) -> Self {
+        self.with(|config| config.origins.push(origin.into()))
+    }
+
+    /// The path it is mounted under, for routers that don't take it off (axum's `nest_service`
+    /// does).
+    pub fn under(self, prefix: impl Into<String>) -> Self {
+        self.with(|config| config.prefix = prefix.into().trim_end_matches('/').to_owned())
+    }
+
+    /// What the page calls the store; unless set, its directory.
+    pub fn name(self, name: impl Into<String>) -> Self {
+        self.with(|config| config.name = name.into())
+    }
+}
+
+impl<B> Service<Request<B>> for Admin
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+{
+    type Response = Response<AdminBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<AdminBody>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let config = self.0.clone();
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            Ok(match config.asked(parts, body).await {
+                Ok(answer) => answer,
+                Err(refusal) => answer::of(Err(refusal)),
+            })
+        })
+    }
+}
+
+impl Config {
+    /// Checks a request, reads its body if it may have one, and has it answered.
+    async fn asked<B>(
+        self: Arc<Self>,
+        parts: Parts,
+        body: B,
+    ) -> Result<Response<AdminBody>, Refusal>
+    where
+        B: Body + Send + 'static,
+    {
+        let path = parts.uri.path();
+        let path = path.strip_prefix(&*self.prefix).unwrap_or(path).to_owned();
+        let reads = matches!(parts.method, Method::GET | Method::HEAD);
+        if reads && matches!(&*path, "" | "/") {
+            return Ok(answer::page(PAGE));
+        }
+        let Some(route) = Route::of(&path) else {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, "there is nothing under this path"));
+        };
+        if route.changes() != (parts.method == Method::POST) || !(reads || route.changes()) {
+            let why = "this path takes another method";
+            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, why));
+        }
+        guard::may_read(&parts)?;
+        let mut content = Bytes::new();
+        if route.changes() {
+            guard::may_change(&parts, &self.origins)?;
+            if self.read_only {
+                let why = "this service is for reading only";
+                return Err(Refusal::new(StatusCode::FORBIDDEN, why));
+            }
+            content = read(body, BODY_BYTES + self.largest_answer()).await?;
+        }
+        let running = self.running.clone();
+        if running.fetch_add(1, Ordering::AcqRel) >= AT_ONCE {
+            running.fetch_sub(1, Ordering::AcqRel);
+            let why = "too many requests to the admin service; try again";
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why));
+        }
+        let running = Running(running);
+        let (tell, told) = oneshot::channel();
+        let query = parts.uri.query().unwrap_or_default().to_owned();
+        let spawned = std::thread::Builder::new().name("onlyonce-admin".into()).spawn(move || {
+            let answered = self.answer(route, &query, &content);
+            drop(running);
+            let _ = tell.send(answered);
+        });
+        let lost = |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer was lost");
+        spawned
+            .map_err(|error| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+        let (status, value) = told.await.map_err(lost)??;
+        Ok(answer::json(status, &value))
+    }
+
+    /// An escaped byte of an answer takes five characters in JSON.
+    fn largest_answer(&self) -> usize {
+        self.store.upgrade().map_or(0, |store| 5 * store.engine().config.max_response)
+    }
+
+    /// On a thread that may wait.
+    fn answer(
+        &self,
+        route: Route,
+        query: &str,
+        content: &[u8],
+    ) -> Result<(StatusCode, Value), Refusal> {
+        let Some(store) = self.store.upgrade() else {
+            let why = "the store is closed";
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why));
+        };
+        let ok = |value| (StatusCode::OK, value);
+        match route {
+            Route::Stats => Ok(ok(figures::stats(&store, self))),
+            Route::Health => Ok(figures::health(&store)),
+            Route::Keys => keys::list(&store, query).map(ok),
+            Route::Key => keys::look_up(&store, query).map(ok),
+            Route::Resolve => decide::resolve(&store, content).map(ok),
+            Route::Drain => decide::drain(&store, content).map(ok),
+        }
+    }
+}
+
+/// What the API has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Stats,
+    Health,
+    Keys,
+    Key,
+    Resolve,
+    Drain,
+}
+
+impl Route {
+    fn of(path: &str) -> Option<Self> {
+        Some(match path {
+            "/api/stats" => Route::Stats,
+            "/api/health" => Route::Health,
+            "/api/keys" => Route::Keys,
+            "/api/key" => Route::Key,
+            "/api/resolve" => Route::Resolve,
+            "/api/drain" => Route::Drain,
+            _ => return None,
+        })
+    }
+
+    fn changes(self) -> bool {
+        matches!(self, Route::Resolve | Route::Drain)
+    }
+}
+
+/// A whole body, if it is not larger.
+async fn read<B: Body>(body: B, at_most: usize) -> Result<Bytes, Refusal> {
+    let mut body = pin!(body);
+    let mut bytes = Vec::new();
+    while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
+        let frame = frame.map_err(|_| Refusal::bad("the body could not be read to its end"))?;
+        let Ok(mut data) = frame.into_data() else { continue };
+        if bytes.len() + data.remaining() > at_most {
+            let why = "the body is too large";
+            return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, why));
+        }
+        while data.has_remaining() {
+            let chunk = data.chunk();
+            let len = chunk.len();
+            bytes.extend_from_slice(chunk);
+            data.advance(len);
+        }
+    }
+    Ok(bytes.into())
+}

@@ -1,0 +1,206 @@
+//! What is to be copied, as of one moment.
+
+use super::{Backup, BackupError, BackupOptions, write::Writer};
+use crate::{
+    cells::{Cells, Chain, Found},
+    claim::Phase,
+    engine::Engine,
+    index::{Shard, Undecided},
+    inspect::Inspection,
+    log::{Slot, Use},
+    recover::segments::{Segment, Until, read_until},
+    storage::Storage,
+    superblock::Superblock,
+    tokens,
+};
+use std::sync::{Arc, atomic::Ordering};
+
+/// Everything that a copy is made of.
+pub(super) struct Cut<'a> {
+    pub superblock: Superblock,
+    pub taken_ms: u64,
+    pub claims: Vec<Found>,
+    pub claims_bytes: u64,
+    pub segments: &'a [Segment],
+    /// Leave out what doesn't read.
+    pub salvage: Option<&'a Inspection>,
+}
+
+/// While it lives no segment is used again.
+struct Pins<'a>(&'a Engine);
+
+impl Drop for Pins<'_> {
+    fn drop(&mut self) {
+        self.0.copying.fetch_sub(1, Ordering::SeqCst);
+        self.0.bells.keep.ring();
+    }
+}
+
+/// The moment: taken with everything locked, read afterwards.
+struct Moment {
+    superblock: Superblock,
+    taken_ms: u64,
+    claims: Vec<Found>,
+    slots: Vec<(Arc<Slot>, Until)>,
+}
+
+impl Engine {
+    /// Copies the store to `dst`.
+    pub fn backup(
+        &self,
+        dst: &dyn Storage,
+        options: &BackupOptions,
+    ) -> Result<Backup, BackupError> {
+        self.check_claim()?;
+        // An unusable destination is found out before anything waits.
+        let writer = Writer::new(dst, options)?;
+        let (moment, _pins) = self.moment();
+        // What was written before the cut is in the files from here on.
+        self.commit_all().map_err(crate::error::ClaimError::from)?;
+        let Moment { superblock, taken_ms, claims, slots } = moment;
+        let mut segments = Vec::new();
+        for (slot, until) in slots {
+            let number = slot.number;
+            let read = read_until(slot, until, superblock.life, self.index.hasher())?;
+            let offset = 0;
+            segments.push(read.ok_or_else(|| {
+                let what = "a segment does not read back";
+                let file = crate::log::file_name(number);
+                crate::error::OpenError::Damaged { file, offset, what }
+            })?);
+        }
+        segments.sort_by_key(|segment| segment.slot.number);
+        let claims_bytes = self.cells.bytes();
+        let segments = &segments[..];
+        let cut = Cut { superblock, taken_ms, claims, claims_bytes, segments, salvage: None };
+        // Another owner may write to the files of a store that has been closed.
+        writer.write(cut, &mut || Ok(self.check_claim()?))
+    }
+
+    /// Where everything is, at one moment. No record is in the middle of being appended, because
+    /// that is done under the lock of a shard.
+    fn moment(&self) -> (Moment, Pins<'_>) {
+        // No segment is created, sealed or recycled while the moment is taken.
+        let _one = self.keeping.lock();
+        let superblock = self.superblock.lock().1;
+        let shards: Vec<_> = self.index.shards().collect();
+        let taken_ms = self.now();
+        let claims = shards.iter().flat_map(|shard| self.claims_of(shard, taken_ms)).collect();
+        let tails: Vec<_> = self.log.heads().filter_map(|(_, head)| head.open_at()).collect();
+        let slots = self.log.slots.iter().map(|slot| {
+            let until = match slot.used_as() {
+                Use::Free => Until::Free,
+                Use::Sealed => Until::Sealed,
+                Use::Filling => {
+                    let tail = tails.iter().find(|(number, _)| *number == slot.number);
+                    Until::Offset(tail.map_or(slot.bytes, |(_, at)| *at))
+                }
+            };
+            (slot.clone(), until)
+        });
+        let slots = slots.collect();
+        self.copying.fetch_add(1, Ordering::SeqCst);
+        (Moment { superblock, taken_ms, claims, slots }, Pins(self))
+    }
+
+    /// The undecided claims of a shard.
+    fn claims_of(&self, shard: &Shard, now: u64) -> Vec<Found> {
+        let found = |undecided: &Undecided| {
+            let Undecided { held, terms, .. } = undecided;
+            if held.expired(now, self.interrupted_ms(terms.remember_ms)) {
+                return None;
+            }
+            let interrupted = match held.phase_at(now) {
+                Phase::InFlight { .. } => None,
+                Phase::Interrupted { reason, at } => Some((reason, at)),
+            };
+            Some(Found {
+                token: held.token,
+                version: undecided.version,
+                attempt: held.attempt,
+                started_ms: held.started_ms,
+                lease_ms: held.lease_ms,
+                replay_ms: terms.replay_ms,
+                remember_ms: terms.remember_ms,
+                reserve: terms.reserve,
+                fingerprint: held.fingerprint,
+                history: held.history,
+                interrupted,
+                key: undecided.key.clone(),
+                checkpoint: undecided.checkpoint.clone(),
+                chain: Chain::default(),
+            })
+        };
+        shard.undecided.iter().filter_map(|(_, undecided)| found(undecided)).collect()
+    }
+}
+
+impl Inspection {
+    /// Copies what was inspected to the directory `dst`, which must be empty or not be there. See
+    /// [`backup`](crate::backup) for what a copy of a store is that somebody is writing to.
+    ///
+    /// # Errors
+    /// [`BackupError::Damaged`] if something doesn't read.
+    pub fn backup(
+        &self,
+        dst: impl AsRef<std::path::Path>,
+        options: &BackupOptions,
+    ) -> Result<Backup, BackupError> {
+        if let Some(problem) = self.problems().first() {
+            return Err(BackupError::Damaged(Box::new(problem.clone())));
+        }
+        let dst = super::write::destination(dst.as_ref())?;
+        self.copy(&dst, options, false)
+    }
+
+    /// Copies what can be read to the directory `dst`, which must be empty or not be there: a store
+    /// that can be opened without `Recovery::Salvage`. What was left out is in the report; a record
+    /// whose key still reads stays, and answers [`BeginError::Damaged`](crate::BeginError::Damaged).
+    pub fn salvage(&self, dst: impl AsRef<std::path::Path>) -> Result<Backup, BackupError> {
+        let dst = super::write::destination(dst.as_ref())?;
+        self.copy(&dst, &BackupOptions::new().share(false), true)
+    }
+
+    /// [`salvage`](Self::salvage) to any storage.
+    #[doc(hidden)]
+    pub fn salvage_on(&self, dst: &dyn Storage) -> Result<Backup, BackupError> {
+        self.copy(dst, &BackupOptions::new().share(false), true)
+    }
+
+    fn copy(
+        &self,
+        dst: &dyn Storage,
+        options: &BackupOptions,
+        salvage: bool,
+    ) -> Result<Backup, BackupError> {
+        let claims = self.decided.undecided.iter().map(|undecided| undecided.found.clone());
+        let mut superblock = self.superblock;
+        if salvage {
+            // Segments that are missing at the end are not missed.
+            superblock.slots = self.segments.last().map_or(0, |segment| segment.slot.number);
+        }
+        let cut = Cut {
+            superblock,
+            taken_ms: self.info().now_ms,
+            claims: claims.collect(),
+            claims_bytes: self.claims_bytes.max(Cells::file_bytes(1)),
+            segments: &self.segments,
+            salvage: salvage.then_some(self),
+        };
+        let mut backup = Writer::new(dst, options)?.write(cut, &mut || Ok(()))?;
+        backup.problems.extend_from_slice(self.problems());
+        Ok(backup)
+    }
+}
+
+/// The superblock of the copy: time goes on from the cut, tokens from above what the original can
+/// have given out by then, with a day's worth more for a clock that is behind.
+pub(super) fn superblock_of_copy(original: &Superblock, taken_ms: u64) -> Superblock {
+    let by_time = tokens::Tokens::first(original.token_limit, taken_ms);
+    Superblock {
+        token_limit: tokens::a_day_later(by_time),
+        time_ms: original.time_ms.max(taken_ms),
+        number: original.number + 1,
+        ..*original
+    }
+}

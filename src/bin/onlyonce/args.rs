@@ -1,0 +1,245 @@
+//! What can be asked for, and how.
+
+use super::units::parse_duration;
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use std::{path::PathBuf, time::Duration};
+
+const SCOPES: &str = "\
+SCOPE is what the service has chosen:
+  a/b/c        parts, as of Scope::of([\"a\", \"b\", \"c\"]); of the HTTP layer, the principal
+  =text        these very bytes, as of Scope::new(\"text\")
+  hex:0a0b     these very bytes
+  -            the empty scope, Scope::global()
+KEY is text, or hex:0a0b. `list` prints both so that they can be given back.";
+
+const CODES: &str = "\
+Exit codes: 0 done; 1 failed; 2 misused; 3 no store there; 4 files that are not this store's;
+5 damaged; 6 in use; 7 of a newer version; 8 no such key; 9 refused; 10 no room.";
+
+/// Looks at an onlyonce store, repairs it, copies it, moves it.
+#[derive(Parser)]
+#[command(name = "onlyonce", version, after_help = CODES, max_term_width = 100)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+    /// Answer in JSON: an object, or an object a line.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Ask the admin service of a running store at this address, instead of naming STORE:
+    /// http://127.0.0.1:8080/admin. With info, list, get and resolve.
+    #[arg(long, global = true, value_name = "URL")]
+    pub url: Option<String>,
+    /// A line to send to it, as \"Authorization: Bearer ...\". May be given several times.
+    /// $ONLYONCE_AUTHORIZATION is sent as Authorization, and is not seen by other users.
+    #[arg(long = "url-header", global = true, value_name = "LINE")]
+    pub url_headers: Vec<String>,
+    /// Colours: on terminals, always, or never.
+    #[arg(long, global = true, value_enum, default_value = "auto")]
+    pub color: Color,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+impl Color {
+    pub fn as_choice(self) -> anstream::ColorChoice {
+        match self {
+            Color::Auto => anstream::ColorChoice::Auto,
+            Color::Always => anstream::ColorChoice::Always,
+            Color::Never => anstream::ColorChoice::Never,
+        }
+    }
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Sizes, keys by state, format, who has it open. Reads no records.
+    Info(Of),
+    /// The keys, undecided ones first.
+    List(List),
+    /// All that is known of one key.
+    Get(Get),
+    /// Decides what became of a key, in a store that nobody has open.
+    Resolve(Resolve),
+    /// Reads everything and holds it against its checksums.
+    Verify(Of),
+    /// Copies a store to a new directory, of one that is open too.
+    Backup(Backup),
+    /// Makes a store of a backup (and the earlier ones that it builds on), checking everything.
+    Restore(FromTo),
+    /// Copies what can be read of a damaged store to a new directory.
+    Salvage(FromTo),
+    /// Writes all keys as JSON lines to stdout.
+    Export(Of),
+    /// Reads keys from JSON lines into a store that nobody has open.
+    Import(Import),
+    /// Measures what this disk and this machine give: a sync, claims, replays.
+    Bench(Bench),
+    /// Writes a completion script for a shell to stdout.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Group)]
+pub struct Of {
+    /// The store's directory.
+    #[arg(value_name = "STORE")]
+    pub store: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Wanted {
+    InFlight,
+    Interrupted,
+    Completed,
+}
+
+#[derive(Group)]
+#[command(after_help = SCOPES)]
+pub struct List {
+    #[command(flatten)]
+    pub of: Of,
+    /// Only keys in this state.
+    #[arg(long, value_enum)]
+    pub state: Option<Wanted>,
+    /// Only keys of this scope.
+    #[arg(long, allow_hyphen_values = true)]
+    pub scope: Option<String>,
+    /// Only keys that begin with this.
+    #[arg(long)]
+    pub prefix: Option<String>,
+    /// Only keys that are as they are for longer than this: 90s, 15m, 2h, 7d.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub older_than: Option<Duration>,
+}
+
+#[derive(Group)]
+pub struct Named {
+    #[command(flatten)]
+    pub of: Of,
+    /// The key's scope.
+    #[arg(allow_hyphen_values = true)]
+    pub scope: String,
+    /// The key.
+    #[arg(allow_hyphen_values = true)]
+    pub key: String,
+}
+
+#[derive(Group)]
+#[command(after_help = SCOPES)]
+pub struct Get {
+    #[command(flatten)]
+    pub named: Named,
+    /// Write the response as it is stored, and nothing else.
+    #[arg(long, conflicts_with = "json")]
+    pub raw: bool,
+}
+
+#[derive(Group)]
+#[command(after_help = SCOPES)]
+pub struct Resolve {
+    #[command(flatten)]
+    pub named: Named,
+    #[command(subcommand)]
+    pub how: How,
+}
+
+#[derive(Subcommand)]
+pub enum How {
+    /// It took effect, and this is its answer.
+    Complete(Complete),
+    /// It did not take effect: the key is free.
+    Free {
+        /// Of a running store: also if the key is in flight; its holder is then fenced.
+        #[arg(long)]
+        force: bool,
+    },
+    /// As if the key had never been seen.
+    Forget {
+        /// Needed for a completed key: a retry will execute again.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Group)]
+pub struct Complete {
+    /// The answer, as text.
+    #[arg(long, required_unless_present = "response_file", conflicts_with = "response_file")]
+    pub response: Option<String>,
+    /// A file with the answer; - for stdin.
+    #[arg(long, value_name = "FILE")]
+    pub response_file: Option<PathBuf>,
+    /// Store it as the HTTP layer does, with this status. Needed if the layer is to replay it.
+    #[arg(long, value_name = "CODE", value_parser = parse_status)]
+    pub status: Option<http::StatusCode>,
+    /// A header of it, as "Location: /orders/1". May be given several times.
+    #[arg(long = "header", value_name = "LINE", requires = "status", value_parser = parse_header)]
+    pub headers: Vec<Header>,
+    /// Of a running store: also if the key is in flight; its holder is then fenced.
+    #[arg(long)]
+    pub force: bool,
+}
+
+pub type Header = (http::HeaderName, http::HeaderValue);
+
+fn parse_status(text: &str) -> Result<http::StatusCode, String> {
+    text.parse().map_err(|_| "a status is a number from 100 to 999".to_owned())
+}
+
+pub fn parse_header(line: &str) -> Result<Header, String> {
+    let bad = || "write it as \"Name: value\"".to_owned();
+    let (name, value) = line.split_once(':').ok_or_else(bad)?;
+    Ok((name.trim().parse().map_err(|_| bad())?, value.trim().parse().map_err(|_| bad())?))
+}
+
+#[derive(Group)]
+pub struct FromTo {
+    /// The directory to read.
+    pub from: PathBuf,
+    /// The directory to write: empty, or not there.
+    pub to: PathBuf,
+}
+
+#[derive(Group)]
+pub struct Backup {
+    #[command(flatten)]
+    pub from_to: FromTo,
+    /// Leave out segments that have not changed since this backup.
+    #[arg(long, value_name = "EARLIER")]
+    pub since: Option<PathBuf>,
+    /// Copy, also where blocks could be shared with the store.
+    #[arg(long)]
+    pub no_share: bool,
+}
+
+#[derive(Group)]
+pub struct Import {
+    #[command(flatten)]
+    pub of: Of,
+    /// The file with JSON lines; - for stdin.
+    #[arg(default_value = "-")]
+    pub file: PathBuf,
+    /// Make the store if it is not there.
+    #[arg(long)]
+    pub create: bool,
+}
+
+#[derive(Group)]
+pub struct Bench {
+    /// A directory on the disk to be measured. What is written there is removed.
+    #[arg(default_value = ".")]
+    pub directory: PathBuf,
+    /// How long each measurement takes.
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    pub seconds: f64,
+    /// How many callers the store is asked by at once, in the rows with many.
+    #[arg(long, default_value_t = 32)]
+    pub callers: usize,
+}

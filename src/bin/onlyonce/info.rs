@@ -1,0 +1,125 @@
+//! `info`: a store at a glance.
+
+use super::{
+    args::Of,
+    fail::Failure,
+    out::{BAD, GOOD, Out, WARN},
+    units::{count, date, many, size, span},
+};
+use onlyonce::{
+    Durability,
+    inspect::{Info, Inspection},
+};
+use serde_json::json;
+
+pub fn run(of: &Of, out: &mut Out) -> Result<(), Failure> {
+    let info = Inspection::open(&of.store)?.info();
+    match out.json {
+        true => as_json(&info, out),
+        false => as_text(&info, out),
+    }
+}
+
+fn durability(info: &Info) -> String {
+    match info.durability {
+        Some(Durability::Synced) => "synced".into(),
+        Some(Durability::SyncedCompletions) => "synced completions".into(),
+        Some(Durability::Buffered { max_delay }) => {
+            format!("buffered, for at most {} ms", max_delay.as_millis())
+        }
+        None => "not known".into(),
+    }
+}
+
+fn as_text(info: &Info, out: &mut Out) -> Result<(), Failure> {
+    out.row("store", &info.place)?;
+    match info.owner {
+        Some(process) => out.row("open", format_args!("by process {process}"))?,
+        None => out.row("open", "by nobody, as far as this system tells")?,
+    }
+    out.row("format", info.format)?;
+    out.row(
+        "identity",
+        format_args!("{:016x}, opened {}", info.store, many(info.life.into(), "time")),
+    )?;
+    out.row("durability", durability(info))?;
+    let stuck = if info.interrupted > 0 { WARN } else { GOOD };
+    out.row(
+        "keys",
+        format_args!(
+            "{} in flight, {stuck}{} interrupted{stuck:#}, {} completed (expired ones included, \
+             until their segment is swept)",
+            count(info.in_flight),
+            count(info.interrupted),
+            count(info.records),
+        ),
+    )?;
+    if let Some((oldest, newest)) = info.oldest_newest_ms {
+        let ago = |ms: u64| span(info.now_ms.saturating_sub(ms));
+        out.row("oldest", format_args!("{} ({} ago)", date(oldest), ago(oldest)))?;
+        out.row("newest", format_args!("{} ({} ago)", date(newest), ago(newest)))?;
+    }
+    let disk = info.segment_bytes + info.claims_bytes + info.ring_bytes;
+    out.row("disk", format_args!("{}, of them {} records", size(disk), size(info.record_bytes)))?;
+    out.row(
+        "segments",
+        format_args!(
+            "{} ({}): {} free, {} without a footer",
+            info.segments,
+            size(info.segment_bytes),
+            info.segments_free,
+            info.segments_open
+        ),
+    )?;
+    out.row(
+        "claims",
+        format_args!("{}, room for {}", size(info.claims_bytes), count(info.claims_max)),
+    )?;
+    out.row("ring", size(info.ring_bytes))?;
+    out.row("tokens", format_args!("below {}", info.token_limit))?;
+    match info.problems.len() {
+        0 => out.row("problems", format_args!("{GOOD}none seen{GOOD:#} (`verify` reads it all)")),
+        n => {
+            let more = "`onlyonce verify` names all damage";
+            out.row("problems", format_args!("{BAD}{n}{BAD:#}; {more}"))?;
+            info.problems.iter().try_for_each(|problem| out.line(format_args!("  {problem}")))
+        }
+    }
+}
+
+fn as_json(info: &Info, out: &mut Out) -> Result<(), Failure> {
+    let problems: Vec<String> = info.problems.iter().map(ToString::to_string).collect();
+    out.value(&json!({
+        "store": info.place,
+        "owner": info.owner,
+        "format": info.format,
+        "identity": format!("{:016x}", info.store),
+        "life": info.life,
+        "durability": match info.durability {
+            Some(Durability::Synced) => "synced",
+            Some(Durability::SyncedCompletions) => "synced_completions",
+            Some(Durability::Buffered { .. }) => "buffered",
+            None => "unknown",
+        },
+        "max_delay_ms": match info.durability {
+            Some(Durability::Buffered { max_delay }) => Some(max_delay.as_millis() as u64),
+            _ => None,
+        },
+        "in_flight": info.in_flight,
+        "interrupted": info.interrupted,
+        "records": info.records,
+        "oldest_ms": info.oldest_newest_ms.map(|(oldest, _)| oldest),
+        "newest_ms": info.oldest_newest_ms.map(|(_, newest)| newest),
+        "now_ms": info.now_ms,
+        "segments": info.segments,
+        "segments_free": info.segments_free,
+        "segments_open": info.segments_open,
+        "segment_bytes": info.segment_bytes,
+        "record_bytes": info.record_bytes,
+        "claims_bytes": info.claims_bytes,
+        "claims_max": info.claims_max,
+        "ring_bytes": info.ring_bytes,
+        "token_limit": info.token_limit,
+        "problems": problems,
+    }))
+}

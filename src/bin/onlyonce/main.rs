@@ -1,0 +1,77 @@
+//! The `onlyonce` command: look at a store, repair it, copy it, move it.
+//!
+//! Whatever only looks reads the directory without owning it, of a running store too.
+
+mod args;
+mod bench;
+mod copy;
+mod fail;
+mod get;
+mod info;
+mod item;
+mod list;
+mod names;
+mod out;
+mod owner;
+mod remote;
+mod resolve;
+mod transfer;
+mod units;
+mod verify;
+
+use args::{Args, Command};
+use clap::{CommandFactory, Parser};
+use fail::Failure;
+use out::Out;
+use std::{ffi::OsString, process::ExitCode};
+
+fn main() -> ExitCode {
+    // What clap itself has to say: help and version on stdout, a misuse (2) on stderr.
+    let args = Args::parse_from(with_store(std::env::args_os().collect()));
+    let json = args.json;
+    args.color.as_choice().write_global();
+    let mut out = Out::new(json);
+    let done = run(args, &mut out).and_then(|()| out.finish());
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.tell(json),
+    }
+}
+
+/// With `--url` no STORE is named: the address takes its place, so that the others keep theirs.
+fn with_store(mut words: Vec<OsString>) -> Vec<OsString> {
+    let url = words.iter().enumerate().find_map(|(at, word)| match word.to_str()? {
+        "--url" => words.get(at + 1).cloned(),
+        word => word.strip_prefix("--url=").map(OsString::from),
+    });
+    let asks = ["info", "list", "get", "resolve"];
+    let at = words.iter().skip(1).position(|word| asks.iter().any(|asked| word == asked));
+    if let (Some(url), Some(at)) = (url, at) {
+        words.insert(at + 2, url);
+    }
+    words
+}
+
+fn run(args: Args, out: &mut Out) -> Result<(), Failure> {
+    if let Some(url) = &args.url {
+        return remote::run(url, &args, out);
+    }
+    match args.command {
+        Command::Info(of) => info::run(&of, out),
+        Command::List(list) => list::run(&list, out),
+        Command::Get(get) => get::run(&get, out),
+        Command::Resolve(resolve) => resolve::run(&resolve, out),
+        Command::Verify(of) => verify::run(&of, out),
+        Command::Backup(backup) => copy::backup(&backup, out),
+        Command::Restore(restore) => copy::restore(&restore, out),
+        Command::Salvage(salvage) => copy::salvage(&salvage, out),
+        Command::Export(of) => transfer::export(&of, out),
+        Command::Import(import) => transfer::import(&import, out),
+        Command::Bench(bench) => bench::run(&bench, out),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "onlyonce", &mut script);
+            out.raw(&script)
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! `--url`: the same questions, put to the admin service of a running store.
+
+use super::{
+    args::{Args, Command, Get, How, List, Resolve, Wanted, parse_header},
+    fail::{Code, Failure},
+    names::{parse_key, parse_scope, visible},
+    out::{BAD, BOLD, DIM, GOOD, Out, WARN},
+    resolve,
+    units::{date, many, size, span},
+};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// What the service is asked for at a time.
+const PAGE: usize = 1000;
+/// An answer of the service is not larger.
+const ANSWER_BYTES: u64 = 256 << 20;
+
+struct Remote {
+    base: String,
+    headers: Vec<(String, String)>,
+    agent: ureq::Agent,
+}
+
+pub fn run(url: &str, args: &Args, out: &mut Out) -> Result<(), Failure> {
+    let remote = Remote::new(url, args)?;
+    match &args.command {
+        Command::Info(_) => remote.info(out),
+        Command::List(list) => remote.list(list, out),
+        Command::Get(get) => remote.get_key(get, out),
+        Command::Resolve(resolve) => remote.resolve(resolve, out),
+        _ => {
+            let line = "--url goes with info, list, get and resolve; the others need a directory";
+            Err(Failure::new(Code::Misused, line))
+        }
+    }
+}
+
+/// Bytes of an answer as the service writes them: what could be anything else is `\\xNN`.
+fn to_text(bytes: &[u8]) -> String {
+    let shown = |byte: &u8| match byte {
+        b'\\' => "\\\\".to_owned(),
+        b' '..=b'~' => char::from(*byte).to_string(),
+        byte => format!("\\x{byte:02x}"),
+    };
+    bytes.iter().map(shown).collect()
+}
+
+/// The bytes of such a text; as it stands if it is none.
+fn to_bytes(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digit = |byte: &u8| char::from(*byte).to_digit(16).map(|digit| digit as u8);
+        let (byte, after) = match (first, after) {
+            (b'\\', [b'\\', after @ ..]) => (b'\\', after),
+            (b'\\', [b'x', high, low, after @ ..]) => match (digit(high), digit(low)) {
+                (Some(high), Some(low)) => (high << 4 | low, after),
+                _ => (b'\\', &rest[1..]),
+            },
+            (byte, after) => (*byte, after),
+        };
+        bytes.push(byte);
+        rest = after;
+    }
+    bytes
+}
+
+impl Remote {
+    fn new(url: &str, args: &Args) -> Result<Self, Failure> {
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            let line = format!("{url} is no address; write it as http://127.0.0.1:8080/admin");
+            return Err(Failure::new(Code::Misused, line));
+        }
+        let mut headers = Vec::new();
+        for line in &args.url_headers {
+            let (name, value) = parse_header(line)
+                .map_err(|why| Failure::new(Code::Misused, format!("--url-header: {why}")))?;
+            let value = value.to_str().unwrap_or_default().to_owned();
+            headers.push((name.to_string(), value));
+        }
+        if let Ok(value) = std::env::var("ONLYONCE_AUTHORIZATION") {
+            headers.push(("authorization".into(), value));
+        }
+        let config = ureq::Agent::config_builder()
+            // What the service says of a mistake is in its answer.
+            .http_status_as_error(false)
+            .timeout_global(Some(Duration::from_secs(120)))
+            // Nothing that carries a secret follows to elsewhere.
+            .max_redirects(0)
+            .user_agent(concat!("onlyonce/", env!("CARGO_PKG_VERSION")));
+        let agent = ureq::Agent::new_with_config(config.build());
+        let base = format!("{}/api/", url.trim_end_matches('/'));
+        Ok(Remote { base, headers, agent })
+    }
+
+    fn failed(&self, error: impl std::fmt::Display) -> Failure {
+        let line = format!(
+            "{}: {error}; is the service running, and its admin service there?",
+            self.base.trim_end_matches("api/")
+        );
+        Failure::new(Code::Failed, line)
+    }
+
+    fn heard(
+        &self,
+        answer: Result<http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Value, Failure> {
+        let mut answer = answer.map_err(|error| self.failed(error))?;
+        let status = answer.status();
+        let body = answer.body_mut().with_config().limit(ANSWER_BYTES).read_to_string();
+        let body = body.map_err(|error| self.failed(error))?;
+        let value: Result<Value, _> = serde_json::from_str(&body);
+        if status.is_success() {
+            return value.map_err(|_| self.failed("it answers, and not as an admin service does"));
+        }
+        let said = value.ok().and_then(|value| Some(visible(value["error"].as_str()?)));
+        let (code, next) = match status.as_u16() {
+            401 | 403 => {
+                (Code::Refused, "; --url-header or $ONLYONCE_AUTHORIZATION says who you are")
+            }
+            404 if said.as_ref().is_some_and(|said| said.contains("this key")) => {
+                (Code::NoKey, "; `onlyonce list` shows what there is")
+            }
+            409 => (
+                Code::Refused,
+                "; look at the key again (`onlyonce get`), and say --force if you must",
+            ),
+            400 => (Code::Misused, ""),
+            413 => (Code::Refused, ""),
+            507 => (Code::NoRoom, "; let records expire, or open the store with more capacity"),
+            _ => return Err(self.failed(said.unwrap_or_else(|| status.to_string()))),
+        };
+        let said = said.unwrap_or_else(|| status.to_string());
+        Err(Failure::new(code, format!("{said}{next}")))
+    }
+
+    fn ask(&self, path: &str, parameters: &[(&str, String)]) -> Result<Value, Failure> {
+        let mut request = self.agent.get(format!("{}{path}", self.base));
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        for (name, value) in parameters {
+            request = request.query(*name, value);
+        }
+        self.heard(request.call())
+    }
+
+    fn change(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let mut request = self.agent.post(format!("{}{path}", self.base));
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let request =
+            request.header("x-onlyonce-admin", "1").header("content-type", "application/json");
+        self.heard(request.send(body.to_string()))
+    }
+
+    fn info(&self, out: &mut Out) -> Result<(), Failure> {
+        let stats = self.ask("stats", &[])?;
+        if out.json {
+            return out.value(&stats);
+        }
+        for (group, name) in [("now", "now"), ("counts", "counted")] {
+            for (what, value) in stats[group].as_object().into_iter().flatten() {
+                let value = match (what.ends_with("bytes"), value.as_u64()) {
+                    (true, Some(bytes)) => size(bytes),
+                    _ => visible(&value.to_string()),
+                };
+                out.row(name, format_args!("{what}: {value}"))?;
+            }
+        }
+        let troubles: Vec<_> = stats["health"].as_array().into_iter().flatten().collect();
+        match troubles.len() {
+            0 => out.row("health", format_args!("{GOOD}nothing is wrong{GOOD:#}")),
+            _ => troubles.iter().try_for_each(|trouble| {
+                let text = trouble.as_str().map_or_else(|| trouble.to_string(), str::to_owned);
+                out.row("health", format_args!("{BAD}{}{BAD:#}", visible(&text)))
+            }),
+        }
+    }
+
+    fn list(&self, list: &List, out: &mut Out) -> Result<(), Failure> {
+        let mut common = Vec::new();
+        if let Some(scope) = &list.scope {
+            parse_scope(scope)?;
+            common.push(("scope", scope.clone()));
+        }
+        if let Some(prefix) = &list.prefix {
+            parse_key(prefix)?;
+            common.push(("prefix", prefix.clone()));
+        }
+        if let Some(age) = list.older_than {
+            common.push(("older_than_ms", age.as_millis().to_string()));
+        }
+        common.push(("limit", PAGE.to_string()));
+        let states: &[&str] = match list.state {
+            None => &["undecided", "completed"],
+            Some(Wanted::InFlight) => &["in_flight"],
+            Some(Wanted::Interrupted) => &["interrupted"],
+            Some(Wanted::Completed) => &["completed"],
+        };
+        if !out.json {
+            let (state, age, attempts) = ("STATE", "FOR", "ATTEMPTS");
+            out.line(format_args!("{BOLD}{state:<12}{age:>8} {attempts:>9}  SCOPE KEY{BOLD:#}"))?;
+        }
+        let (mut listed, mut damaged, mut more) = (0, 0, 0);
+        for state in states {
+            let mut cursor = Some(0);
+            while let Some(at) = cursor {
+                let mut parameters = common.clone();
+                parameters.push(("state", (*state).to_owned()));
+                parameters.push(("cursor", at.to_string()));
+                let page = self.ask("keys", &parameters)?;
+                let keys: Vec<_> = page["keys"].as_array().into_iter().flatten().collect();
+                for key in &keys {
+                    listed += 1;
+                    show_line(key, out)?;
+                }
+                let total = page["total"].as_u64().unwrap_or(keys.len() as u64);
+                more += total.saturating_sub(keys.len() as u64);
+                damaged += page["damaged"].as_u64().unwrap_or(0);
+                cursor = page["next"].as_u64();
+            }
+        }
+        if !out.json && listed == 0 {
+            out.line(format_args!("{DIM}no keys{DIM:#}"))?;
+        }
+        if more > 0 && !out.json {
+            let text = many(more, "younger undecided key");
+            out.line(format_args!(
+                "{DIM}and {text}; --scope, --prefix and --older-than narrow{DIM:#}"
+            ))?;
+        }
+        if damaged > 0 {
+            let text = many(damaged, "record");
+            let line = format!("{text} not readable; `onlyonce verify` on its machine names all");
+            return Err(Failure::new(Code::Damaged, line));
+        }
+        Ok(())
+    }
+
+    fn look_up(&self, scope: &str, key: &str) -> Result<Value, Failure> {
+        parse_scope(scope)?;
+        parse_key(key)?;
+        let (scope, key) = (scope.to_owned(), key.to_owned());
+        self.ask("key", &[("scope", scope), ("key", key)])
+    }
+
+    fn get_key(&self, get: &Get, out: &mut Out) -> Result<(), Failure> {
+        if get.raw {
+            let line = "--raw needs the store's directory: the service shows at most 64 KiB";
+            return Err(Failure::new(Code::Misused, line));
+        }
+        let key = self.look_up(&get.named.scope, &get.named.key)?;
+        match out.json {
+            true => out.value(&renamed(&key)),
+            false => show(&key, out),
+        }
+    }
+
+    fn resolve(&self, args: &Resolve, out: &mut Out) -> Result<(), Failure> {
+        let key =
+            self.look_up(&args.named.scope, &args.named.key).map_err(|failure| match failure {
+                Failure::Said { code: Code::NoKey, .. } => resolve::absent(args),
+                other => other,
+            })?;
+        let (decision, force) = match &args.how {
+            How::Complete(complete) => ("complete", complete.force),
+            How::Free { force } => ("free", *force),
+            How::Forget { force } => ("forget", *force),
+        };
+        let mut wanted = json!({
+            "scope": key["scope"],
+            "key": key["key"],
+            // Decided is what was looked at: not another attempt that has begun since.
+            "token": key["token"],
+            "decision": decision,
+            "force": force,
+        });
+        if let How::Complete(complete) = &args.how {
+            let mut answer = json!({ "text": to_text(&resolve::response_of(complete)?) });
+            if let Some(status) = complete.status {
+                let line = |(name, value): &(http::HeaderName, http::HeaderValue)| {
+                    json!([name.as_str(), to_text(value.as_bytes())])
+                };
+                let headers: Vec<_> = complete.headers.iter().map(line).collect();
+                answer["http"] = json!({ "status": status.as_u16(), "headers": headers });
+            }
+            wanted["answer"] = answer;
+        }
+        self.change("resolve", &wanted)?;
+        resolve::done(args, out)
+    }
+}
+
+fn text_of<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_default()
+}
+
+/// The key with its state as the other commands write it.
+fn renamed(key: &Value) -> Value {
+    let mut key = key.clone();
+    key["state"] = text_of(&key, "state").replace('_', "-").into();
+    key
+}
+
+fn show_line(key: &Value, out: &mut Out) -> Result<(), Failure> {
+    let key = renamed(key);
+    if out.json {
+        return out.value(&key);
+    }
+    let state = text_of(&key, "state");
+    let style = match state {
+        "completed" => GOOD,
+        "in-flight" => WARN,
+        _ => BAD,
+    };
+    let (age, attempts) = (span(key["age_ms"].as_u64().unwrap_or(0)), &key["attempts"]);
+    let (scope, name) = (visible(text_of(&key, "scope")), visible(text_of(&key, "key")));
+    let why = key["reason"].as_str().map(|why| format!("  ({})", visible(why)));
+    let why = why.unwrap_or_default();
+    out.line(format_args!(
+        "{style}{:<12}{style:#}{age:>8} {attempts:>9}  {scope} {name}{DIM}{why}{DIM:#}",
+        visible(state)
+    ))
+}
+
+fn show(key: &Value, out: &mut Out) -> Result<(), Failure> {
+    let key = renamed(key);
+    for name in ["key", "scope", "state", "reason"] {
+        if let Some(text) = key[name].as_str() {
+            out.row(name, visible(text))?;
+        }
+    }
+    for name in ["token", "attempts"] {
+        out.row(name, &key[name])?;
+    }
+    out.row("for", span(key["age_ms"].as_u64().unwrap_or(0)))?;
+    for (field, name) in [
+        ("completed_at_ms", "completed"),
+        ("expires_at_ms", "expires"),
+        ("interrupted_at_ms", "since"),
+    ] {
+        if let Some(at) = key[field].as_u64() {
+            out.row(name, date(at))?;
+        }
+    }
+    if let Some(checkpoint) = key["checkpoint"].as_str() {
+        out.row("checkpoint", visible(checkpoint))?;
+    }
+    for name in ["head", "answer"] {
+        let stored = &key[name];
+        if stored.is_null() {
+            continue;
+        }
+        let bytes = size(stored["bytes"].as_u64().unwrap_or(0));
+        match (&stored["http"]["status"], stored["sealed"] == true) {
+            (_, true) => out.row(name, format_args!("an HTTP answer, sealed ({bytes})"))?,
+            (Value::Null, _) => out.row(name, bytes)?,
+            (status, _) => out.row(name, format_args!("HTTP {status}"))?,
+        }
+        for line in stored["http"]["headers"].as_array().into_iter().flatten() {
+            let word = |at: usize| visible(line[at].as_str().unwrap_or_default());
+            out.line(format_args!("  {}: {}", word(0), word(1)))?;
+        }
+        match std::str::from_utf8(&to_bytes(text_of(stored, "text"))) {
+            Ok("") => {}
+            Ok(text) => out.line(visible(text))?,
+            Err(_) => out.line(format_args!("{DIM}(not text){DIM:#}"))?,
+        }
+        if stored["cut"] == true {
+            out.line(format_args!("{DIM}(the service shows no more){DIM:#}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_go_through_the_service_s_text() {
+        for bytes in [&b"order-1"[..], b"a\\b", &[0, 255, 10], "\u{e4}".as_bytes(), b""] {
+            assert_eq!(to_bytes(&to_text(bytes)), bytes);
+        }
+        assert_eq!(to_text(&[0, b'a', b'\\']), "\\x00a\\\\");
+        assert_eq!(to_bytes("\\q\\xz"), b"\\q\\xz");
+    }
+}

@@ -1,0 +1,337 @@
+//! `export` and `import`: keys as JSON lines.
+
+use super::{
+    args::{Import, Of},
+    fail::{Code, Failure},
+    item::to_json,
+    list::told,
+    names::{parse_key, parse_scope, take_bytes, unhex},
+    out::Out,
+    owner,
+    units::count,
+};
+use onlyonce::{
+    Begin, Clock, Completion, Durability, Fingerprint, KeyRef, OpenError, Resolution, Retention,
+    Scope, Store, SystemClock, inspect::Inspection,
+};
+use serde_json::{Map, Value, json};
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    path::Path,
+    time::Duration,
+};
+
+/// As large as a store may become by an import, if it is not larger already.
+const CAPACITY: u64 = 8 << 30;
+
+pub fn export(of: &Of, out: &mut Out) -> Result<(), Failure> {
+    let inspection = Inspection::open(&of.store)?;
+    let mut damaged = inspection.problems().to_vec();
+    for item in inspection.items() {
+        match item {
+            Ok(item) => out.value(&to_json(&item, false))?,
+            Err(problem) => damaged.push(problem),
+        }
+    }
+    out.finish()?;
+    told(&of.store, &damaged)
+}
+
+/// A file, or stdin.
+pub fn read_input(file: &Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    input(file)?.read_to_end(&mut bytes).map_err(Failure::io(reading(file)))?;
+    Ok(bytes)
+}
+
+fn reading(file: &Path) -> String {
+    format!("reading {}", file.display())
+}
+
+fn input(file: &Path) -> Result<Box<dyn BufRead>, Failure> {
+    if file == Path::new("-") {
+        return Ok(Box::new(BufReader::new(io::stdin())));
+    }
+    let file = File::open(file).map_err(Failure::io(reading(file)))?;
+    Ok(Box::new(BufReader::new(file)))
+}
+
+/// What has become of the lines.
+#[derive(Default)]
+struct Counts {
+    imported: u64,
+    known: u64,
+    expired: u64,
+}
+
+/// A line, understood.
+struct Line {
+    scope: Scope,
+    key: Vec<u8>,
+    fingerprint: Fingerprint,
+    what: What,
+}
+
+enum What {
+    Completed { response: Option<Vec<u8>>, head: Vec<u8>, retention: Option<Retention> },
+    Undecided { checkpoint: Option<Vec<u8>>, answer: Option<Vec<u8>> },
+    Expired,
+}
+
+pub fn import(args: &Import, out: &mut Out) -> Result<(), Failure> {
+    let lines = input(&args.file)?;
+    let durability = Durability::Buffered { max_delay: Duration::from_secs(1) };
+    let store = match Inspection::open(&args.of.store) {
+        Err(OpenError::NoStore { .. }) if args.create => owner::create(&args.of.store, durability)?,
+        Err(OpenError::NoStore { place }) => {
+            let line = format!("{place} holds no store; --create makes one");
+            return Err(Failure::new(Code::NoStore, line));
+        }
+        Err(error) => return Err(error.into()),
+        Ok(inspection) => {
+            let info = inspection.info();
+            drop(inspection);
+            owner::open(&info, CAPACITY.saturating_sub(info.segment_bytes), durability)?
+        }
+    };
+    let mut counts = Counts::default();
+    let done = import_lines(&store, lines, &mut counts, args);
+    // What was imported is durable from here on.
+    let closed = store.close();
+    done?;
+    closed?;
+    let Counts { imported, known, expired } = counts;
+    match out.json {
+        true => out.value(&json!({ "imported": imported, "known": known, "expired": expired })),
+        false => out.line(format_args!(
+            "{} imported, {} were there already, {} had expired",
+            count(imported),
+            count(known),
+            count(expired)
+        )),
+    }
+}
+
+fn import_lines(
+    store: &Store,
+    lines: Box<dyn BufRead>,
+    counts: &mut Counts,
+    args: &Import,
+) -> Result<(), Failure> {
+    for (number, line) in lines.lines().enumerate() {
+        let line = line.map_err(Failure::io(reading(&args.file)))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let understood = understand(&line, SystemClock.wall_ms());
+        let done = match understood {
+            Ok(line) => take_in(store, line, counts),
+            Err(why) => Err(Failure::new(Code::Misused, why)),
+        };
+        if let Err(Failure::Said { code, line }) = done {
+            let number = number + 1;
+            let line = format!(
+                "line {number}: {line}; the lines before it are imported, and importing them again \
+                 does no harm"
+            );
+            return Err(Failure::new(code, line));
+        }
+    }
+    Ok(())
+}
+
+fn take_in(store: &Store, line: Line, counts: &mut Counts) -> Result<(), Failure> {
+    let Line { scope, key, fingerprint, what } = line;
+    let key = KeyRef::new(&scope, &key).expect("understood");
+    if matches!(what, What::Expired) {
+        counts.expired += 1;
+        return Ok(());
+    }
+    match (store.begin(key, fingerprint)?, what) {
+        (Begin::Execute(mut claim), What::Completed { response, head, retention }) => {
+            let response = response.as_deref();
+            let completion = Completion { response, head: &head, retention };
+            if let Err(error) = claim.complete_with(completion) {
+                // Nothing has happened yet: the key is as it was.
+                let _ = claim.release();
+                return Err(error.into());
+            }
+            counts.imported += 1;
+        }
+        (Begin::Execute(mut claim), What::Undecided { checkpoint, answer }) => {
+            if let Some(checkpoint) = checkpoint {
+                claim.save_checkpoint(&checkpoint)?;
+            }
+            if let Some(answer) = answer {
+                claim.fail(&answer)?;
+            }
+            drop(claim);
+            counts.imported += 1;
+        }
+        (Begin::Interrupted(_), What::Completed { response, head, retention }) => {
+            let response = response.as_deref();
+            let completion = Completion { response, head: &head, retention };
+            let resolution = Resolution::Complete { fingerprint: None, completion };
+            store.resolve(key, resolution, false)?;
+            counts.imported += 1;
+        }
+        _ => counts.known += 1,
+    }
+    Ok(())
+}
+
+/// Reads a line: one of `export`, or one of the simple form.
+fn understand(line: &str, now: u64) -> Result<Line, String> {
+    let map = match serde_json::from_str(line) {
+        Ok(Value::Object(map)) => map,
+        Ok(_) => return Err("a line is a JSON object".into()),
+        Err(error) => return Err(format!("no JSON: {error}")),
+    };
+    let scope = match map.get("scope") {
+        Some(Value::String(text)) => parse_scope(text).map_err(said)?,
+        Some(Value::Array(_)) => Scope::of(texts(&map, "scope")?.unwrap_or_default()),
+        _ => return Err("scope is missing: text as `list` prints it, or an array of parts".into()),
+    };
+    let Some(Value::String(key)) = map.get("key") else {
+        return Err("key is missing: a string".into());
+    };
+    let key = parse_key(key).map_err(said)?;
+    let fingerprint = fingerprint(&map)?;
+    let state = match map.get("state") {
+        None => "completed",
+        Some(Value::String(state)) => state,
+        Some(_) => return Err("state must be a string".into()),
+    };
+    let what = match state {
+        "completed" => completed(&map, now)?,
+        "interrupted" | "in-flight" => What::Undecided {
+            checkpoint: take_bytes(&map, "checkpoint")?,
+            answer: take_bytes(&map, "answer")?,
+        },
+        _ => return Err("state must be completed, interrupted or in-flight".into()),
+    };
+    Ok(Line { scope, key, fingerprint, what })
+}
+
+fn said(failure: Failure) -> String {
+    match failure {
+        Failure::Said { line, .. } => line,
+        Failure::Unheard => String::new(),
+    }
+}
+
+fn texts(map: &Map<String, Value>, name: &str) -> Result<Option<Vec<String>>, String> {
+    let Some(value) = map.get(name) else { return Ok(None) };
+    let text = |part: &Value| part.as_str().map(str::to_owned);
+    let parts = value.as_array().and_then(|parts| parts.iter().map(text).collect());
+    parts.map(Some).ok_or(format!("{name} must be an array of strings"))
+}
+
+fn number(map: &Map<String, Value>, name: &str) -> Result<Option<u64>, String> {
+    match map.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => value.as_u64().map(Some).ok_or(format!("{name} must be a whole number")),
+    }
+}
+
+fn fingerprint(map: &Map<String, Value>) -> Result<Fingerprint, String> {
+    let scheme = number(map, "scheme")?.unwrap_or(0);
+    let scheme = u8::try_from(scheme).map_err(|_| "scheme must be 0 to 255")?;
+    if let Some(parts) = texts(map, "request")? {
+        return Ok(Fingerprint::of(parts).with_scheme(scheme));
+    }
+    match map.get("fingerprint") {
+        Some(Value::String(hex)) => {
+            let bytes = unhex(hex).and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
+            let bytes = bytes.ok_or("fingerprint must be 32 hexadecimal digits")?;
+            Ok(Fingerprint::from_bytes(bytes).with_scheme(scheme))
+        }
+        _ => Err("the request's fingerprint is missing: `fingerprint` in hexadecimal digits, or \
+                  `request`, an array of the parts that Fingerprint::of gets"
+            .into()),
+    }
+}
+
+fn completed(map: &Map<String, Value>, now: u64) -> Result<What, String> {
+    let expires_at = match (number(map, "expires_at")?, number(map, "expires_in")?) {
+        (Some(at), None) => Some(at),
+        (None, Some(seconds)) => Some(now.saturating_add(seconds.saturating_mul(1000))),
+        (None, None) => None,
+        _ => return Err("expires_at (ms since 1970) or expires_in (seconds), not both".into()),
+    };
+    if expires_at.is_some_and(|at| at <= now) {
+        return Ok(What::Expired);
+    }
+    let replay_until = match (number(map, "completed_at")?, number(map, "replay_for_ms")?) {
+        (Some(at), Some(window)) => Some(at.saturating_add(window)),
+        _ => expires_at,
+    };
+    let response = take_bytes(map, "response")?;
+    let head = take_bytes(map, "head")?.unwrap_or_default();
+    let retained = map.get("retained").and_then(Value::as_bool).unwrap_or(true);
+    if retained && response.is_none() {
+        return Err("response is missing; \"retained\": false says that it is not kept".into());
+    }
+    // Once its window has passed a response is not kept any more.
+    let response = response.filter(|_| replay_until.is_none_or(|until| until > now));
+    let retention = expires_at.map(|at| {
+        let remember = at - now;
+        let replay = replay_until.map_or(remember, |until| until.saturating_sub(now));
+        Retention {
+            replay_for: Duration::from_millis(replay.clamp(1, remember)),
+            remember_for: Duration::from_millis(remember),
+        }
+    });
+    Ok(What::Completed { response, head, retention })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PRINT: &str = "\"fingerprint\":\"4f6d13f4e64b4176f2a628c1713b2c33\"";
+
+    fn why(line: &str) -> String {
+        understand(line, 1000).err().unwrap_or_else(|| panic!("{line} is understood"))
+    }
+
+    #[test]
+    fn lines_that_say_too_little_are_refused_with_what_is_missing() {
+        assert!(why("nonsense").contains("JSON"));
+        assert!(why("[1]").contains("object"));
+        assert!(why("{}").contains("scope"));
+        assert!(why("{\"scope\":\"a\"}").contains("key"));
+        assert!(why("{\"scope\":\"a\",\"key\":\"k\"}").contains("fingerprint"));
+        let line = |rest: &str| format!("{{\"scope\":[\"a\"],\"key\":\"k\",{PRINT}{rest}}}");
+        assert!(why(&line("")).contains("response"));
+        assert!(why(&line(",\"state\":\"lost\"")).contains("state"));
+        let both = ",\"response\":\"r\",\"expires_at\":5,\"expires_in\":5";
+        assert!(why(&line(both)).contains("not both"));
+        assert!(why(&line(",\"response\":\"r\",\"scheme\":256")).contains("scheme"));
+    }
+
+    #[test]
+    fn windows_are_what_is_left_of_them() {
+        let line = |rest: &str| {
+            let line =
+                format!("{{\"scope\":\"a\",\"key\":\"k\",{PRINT},\"response\":\"r\"{rest}}}");
+            understand(&line, 1000).unwrap_or_else(|why| panic!("{why}")).what
+        };
+        let windows = |what: What| match what {
+            What::Completed { response, retention, .. } => {
+                let ms = |d: Duration| d.as_millis() as u64;
+                (response.is_some(), retention.map(|r| (ms(r.replay_for), ms(r.remember_for))))
+            }
+            _ => panic!("not completed"),
+        };
+        assert_eq!(windows(line("")), (true, None));
+        assert_eq!(windows(line(",\"expires_in\":2")), (true, Some((2000, 2000))));
+        assert_eq!(windows(line(",\"expires_at\":1500")), (true, Some((500, 500))));
+        let two = ",\"completed_at\":500,\"replay_for_ms\":600,\"expires_at\":1500";
+        assert_eq!(windows(line(two)), (true, Some((100, 500))));
+        let past = ",\"completed_at\":500,\"replay_for_ms\":100,\"expires_at\":1500";
+        assert_eq!(windows(line(past)), (false, Some((1, 500))));
+        assert!(matches!(line(",\"expires_at\":1000"), What::Expired));
+    }
+}

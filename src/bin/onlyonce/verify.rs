@@ -1,0 +1,66 @@
+//! `verify`: does it all read?
+
+use super::{
+    args::Of,
+    fail::{Code, Failure},
+    names::{show_key, show_scope},
+    out::{BAD, GOOD, Out, progress},
+    units::{many, size},
+};
+use onlyonce::inspect::{Inspection, Problem};
+use serde_json::json;
+
+pub fn run(of: &Of, out: &mut Out) -> Result<(), Failure> {
+    let inspection = Inspection::open(&of.store)?;
+    let bar = progress(0);
+    let report = inspection.verify(|progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+    });
+    bar.finish_and_clear();
+    if out.json {
+        out.value(&json!({
+            "store": inspection.info().place,
+            "segments": report.segments,
+            "records": report.frames,
+            "claims": report.claims,
+            "bytes": report.bytes,
+            "problems": report.problems.iter().map(problem).collect::<Vec<_>>(),
+        }))?;
+    } else {
+        report
+            .problems
+            .iter()
+            .try_for_each(|problem| out.line(format_args!("{BAD}damaged{BAD:#} {problem}")))?;
+        out.line(format_args!(
+            "read {} in {}: {} and {} are whole",
+            size(report.bytes),
+            many(report.segments, "segment"),
+            many(report.frames, "record"),
+            many(report.claims, "undecided claim"),
+        ))?;
+    }
+    match report.problems.len() {
+        0 if out.json => Ok(()),
+        0 => out.line(format_args!("{GOOD}no damage{GOOD:#}")),
+        n => {
+            let line = format!(
+                "{} not read; `onlyonce restore` brings back a backup, `onlyonce salvage \
+                 {} NEW` copies what can be read",
+                if n == 1 { "a place does".into() } else { format!("{n} places do") },
+                of.store.display()
+            );
+            Err(Failure::new(Code::Damaged, line))
+        }
+    }
+}
+
+fn problem(problem: &Problem) -> serde_json::Value {
+    json!({
+        "file": problem.file,
+        "offset": problem.offset,
+        "what": problem.what,
+        "scope": problem.key.as_ref().map(|key| show_scope(key.scope())),
+        "key": problem.key.as_ref().map(|key| show_key(key.key())),
+    })
+}

@@ -1,0 +1,108 @@
+//! How cells reach the file.
+//!
+//! *Mapped*: by stores into the mapped file, in the kernel's hands at once. A claim costs tens
+//! of nanoseconds. But a sync after a store through a map is dear (measured on ext4: 300 us,
+//! against 140 us after a write call, because the page fault joins the journal).
+//!
+//! *Shadowed*: by stores into memory, whose changed pages each commit writes. For stores whose
+//! claims wait for the disk in any case: nothing that was answered is only in memory. What isn't
+//! waited for (a completed claim is cleared) may be lost with the process: its completion is in
+//! the log, and decides.
+
+use super::format::{CELL_BYTES, FIRST_CELL};
+use crate::storage::{Region, StorageFile, heap_region};
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+const PAGE_BYTES: usize = 4096;
+const _: () = assert!(PAGE_BYTES.is_multiple_of(CELL_BYTES));
+
+#[derive(Debug)]
+pub(super) enum Medium {
+    Mapped(Region),
+    Shadowed {
+        memory: Region,
+        /// One bit a page: changed since it was last written.
+        changed: Box<[AtomicU64]>,
+    },
+}
+
+impl Medium {
+    pub fn new(file: &dyn StorageFile, shadowed: bool) -> io::Result<Self> {
+        if !shadowed {
+            return file.map_mut().map(Medium::Mapped);
+        }
+        let size = file.size() as usize;
+        let mut bytes = vec![0; size];
+        file.read_at(0, &mut bytes)?;
+        let memory = heap_region(size);
+        memory.store(0, &bytes)?;
+        let pages = size.div_ceil(PAGE_BYTES);
+        let changed = (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Ok(Medium::Shadowed { memory, changed })
+    }
+
+    pub fn region(&self) -> &Region {
+        match self {
+            Medium::Mapped(region) => region,
+            Medium::Shadowed { memory, .. } => memory,
+        }
+    }
+
+    /// Stores a word; with it whatever was stored in the same cell before means something.
+    pub fn store_word(&self, at: usize, word: u64) -> io::Result<()> {
+        self.region().store_word(at, word)?;
+        if let Medium::Shadowed { changed, .. } = self {
+            let page = at / PAGE_BYTES;
+            changed[page / 64].fetch_or(1 << (page % 64), Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    /// Hands one word to the kernel at once.
+    pub fn write_through(&self, file: &dyn StorageFile, at: usize, word: u64) -> io::Result<()> {
+        match self {
+            Medium::Mapped(_) => Ok(()),
+            Medium::Shadowed { .. } => file.write_at(at as u64, &word.to_le_bytes()),
+        }
+    }
+
+    /// Hands everything stored before the call to the kernel.
+    pub fn flush(&self, file: &dyn StorageFile) -> io::Result<()> {
+        let Medium::Shadowed { memory, changed } = self else {
+            return Ok(());
+        };
+        let mut page = [0; PAGE_BYTES];
+        for (at, bits) in changed.iter().enumerate() {
+            let mut bits = bits.swap(0, Ordering::AcqRel);
+            while bits != 0 {
+                let offset = (at * 64 + bits.trailing_zeros() as usize) * PAGE_BYTES;
+                bits &= bits - 1;
+                let len = PAGE_BYTES.min(memory.len() - offset);
+                copy_page(memory, offset, &mut page[..len]);
+                file.write_at(offset as u64, &page[..len])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies a page while others store into it. A cell whose word is the same before and after was
+/// not given to another claim in between, so what it means is whole.
+fn copy_page(memory: &Region, offset: usize, page: &mut [u8]) {
+    for (at, cell) in page.chunks_mut(CELL_BYTES).enumerate() {
+        let at = offset + at * CELL_BYTES;
+        loop {
+            let before = memory.load_word(at);
+            memory.load(at, cell);
+            // The hints change word by word, and each is whole by itself.
+            let hints = at < FIRST_CELL as usize * CELL_BYTES;
+            std::sync::atomic::fence(Ordering::Acquire);
+            if hints || memory.load_word(at) == before {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+use super::{format::*, *};
+use crate::{
+    key::Scope,
+    storage::{SimStorage, Storage},
+};
+
+const STORE: u64 = 99;
+
+fn open(claims: u32) -> Cells {
+    let disk = SimStorage::new(1);
+    let file = disk.create("claims", Cells::file_bytes(claims)).unwrap();
+    Cells::create(&*file, STORE).unwrap();
+    let cells = Cells::new(
+        file,
+        STORE,
+        false,
+        Arc::default(),
+        Default::default(),
+        Lane::new(Arc::default(), None),
+    )
+    .unwrap();
+    cells.adopt(std::iter::empty()).unwrap();
+    cells
+}
+
+fn entry<'a>(token: u64, version: u32, key: KeyRef<'a>, checkpoint: Option<&'a [u8]>) -> Entry<'a> {
+    Entry {
+        token: Token::new(token).unwrap(),
+        version,
+        attempt: 2,
+        started_ms: 1000,
+        lease_ms: 60_000,
+        replay_ms: 5,
+        remember_ms: 6,
+        reserve: 77,
+        fingerprint: Fingerprint::of(["x"]).with_scheme(3),
+        history: true,
+        interrupted: Some((Reason::Failed, 1234)),
+        key,
+        checkpoint,
+    }
+}
+
+fn matches(found: &Found, entry: &Entry<'_>) -> bool {
+    found.token == entry.token
+        && found.version == entry.version
+        && found.attempt == entry.attempt
+        && found.started_ms == entry.started_ms
+        && found.lease_ms == entry.lease_ms
+        && (found.replay_ms, found.remember_ms) == (entry.replay_ms, entry.remember_ms)
+        && found.reserve == entry.reserve
+        && found.fingerprint == entry.fingerprint
+        && found.history == entry.history
+        && found.interrupted == entry.interrupted
+        && found.key.as_ref() == entry.key
+        && found.checkpoint.as_deref() == entry.checkpoint
+}
+
+#[test]
+fn claims_of_every_length_come_back() {
+    let cells = open(100);
+    for (scope_len, key_len, checkpoint) in
+        [(0, 1, None), (20, 36, Some(0)), (255, 255, None), (255, 255, Some(4096))]
+    {
+        let scope = Scope::new(vec![1; scope_len]).unwrap();
+        let key = vec![2; key_len];
+        let checkpoint = checkpoint.map(|len| vec![3; len]);
+        let key = KeyRef::new(&scope, &key).unwrap();
+        let entry = entry(5, 1, key, checkpoint.as_deref());
+        let chain = cells.write(true, &entry).unwrap().unwrap();
+        let found = decode_all(STORE, &cells.image());
+        assert!(found.damaged.is_empty());
+        assert_eq!(found.claims.len(), 1);
+        assert!(matches(&found.claims[0], &entry));
+        assert_eq!(found.claims[0].chain.cells, chain.cells);
+        cells.clear(&chain).unwrap();
+        assert!(decode_all(STORE, &cells.image()).claims.is_empty());
+    }
+}
+
+#[test]
+fn the_newest_whole_version_counts() {
+    let cells = open(40);
+    let scope = Scope::global();
+    let key = KeyRef::new(&scope, "k").unwrap();
+    cells.write(true, &entry(5, 1, key, None)).unwrap().unwrap();
+    let long = vec![9; 2000];
+    let second = cells.write(true, &entry(5, 2, key, Some(&long))).unwrap().unwrap();
+    let newest = |image: &[u8]| decode_all(STORE, image).claims[0].version;
+    assert_eq!(newest(&cells.image()), 2);
+    // Without its last cell the second version never became whole.
+    let mut torn = cells.image();
+    let at = *second.cells.last().unwrap() as usize * CELL_BYTES;
+    torn[at..at + 8].copy_from_slice(&FREE.to_le_bytes());
+    assert_eq!(newest(&torn), 1);
+    assert!(decode_all(STORE, &torn).damaged.is_empty());
+}
+
+#[test]
+fn a_full_file_refuses_and_recovers() {
+    let cells = open(1);
+    let scope = Scope::global();
+    let key = KeyRef::new(&scope, "k").unwrap();
+    let room = cells.free();
+    let chains: Vec<_> = (0..room as u64)
+        .map(|n| cells.write(true, &entry(n + 1, 1, key, None)).unwrap().unwrap())
+        .collect();
+    assert_eq!(cells.write(true, &entry(99, 1, key, None)), Ok(None));
+    chains.iter().for_each(|chain| cells.clear(chain).unwrap());
+    assert_eq!(cells.free(), room);
+}
+
+#[test]
+fn every_flipped_bit_of_a_claim_is_noticed_or_harmless() {
+    let cells = open(10);
+    let scope = Scope::global();
+    let key = KeyRef::new(&scope, "some-key").unwrap();
+    let entry = entry(5, 1, key, None);
+    let chain = cells.write(true, &entry).unwrap().unwrap();
+    let image = cells.image();
+    let from = chain.cells[0] as usize * CELL_BYTES;
+    for bit in from * 8..(from + CELL_BYTES) * 8 {
+        let mut bad = image.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        let found = decode_all(STORE, &bad);
+        let harmless = found.claims.len() == 1 && matches(&found.claims[0], &entry);
+        assert!(found.damaged == [from as u64] || harmless, "bit {bit}");
+    }
+}
+
+#[test]
+fn a_zeroed_block_is_damage_and_not_a_row_of_free_cells() {
+    let mut image = open(10).image();
+    assert!(decode_all(STORE, &image).damaged.is_empty());
+    image[1024..2048].fill(0);
+    let damaged = decode_all(STORE, &image).damaged;
+    assert_eq!(damaged, [1024, 1280, 1536, 1792]);
+}
+
+#[test]
+fn an_old_chain_goes_when_the_new_one_is_durable() {
+    let cells = open(20);
+    let scope = Scope::global();
+    let key = KeyRef::new(&scope, "k").unwrap();
+    let old = cells.write(true, &entry(5, 1, key, None)).unwrap().unwrap();
+    let free = cells.free();
+    cells.write(true, &entry(5, 2, key, None)).unwrap().unwrap();
+    cells.clear_after_this(old);
+    assert_eq!(cells.free(), free - 1);
+    cells.lane.lead_if_needed(&cells);
+    assert_eq!(cells.free(), free);
+}
+
+#[test]
+fn hints_belong_to_their_life() {
+    let cells = open(1);
+    cells.note_durable(3, 7, 123_456).unwrap();
+    cells.note_time(1_700_000_000_000).unwrap();
+    let image = cells.image();
+    assert_eq!(read_durable(&image, STORE, 7, 3), Some(123_456));
+    assert_eq!(read_durable(&image, STORE, 8, 3), None);
+    assert_eq!(read_durable(&image, STORE, 7, 4), None);
+    assert_eq!(read_time(&image, STORE), Some(1_700_000_000_000));
+}
+
+#[test]
+fn an_image_holds_what_it_was_made_of() {
+    let found = |n: usize| {
+        let cells = open(60);
+        let scope = Scope::new(vec![b's'; (n * 20).min(255)]).unwrap();
+        let name = vec![b'k'; n * 20];
+        let checkpoint = vec![n as u8; n * 300];
+        let key = KeyRef::new(&scope, &name).unwrap();
+        let entry = entry(n as u64, 1, key, Some(&checkpoint).filter(|_| n > 1).map(|c| &c[..]));
+        cells.write(true, &entry).unwrap().unwrap();
+        let found = decode_all(STORE, &cells.image()).claims.pop().unwrap();
+        Found { chain: Chain::default(), ..found }
+    };
+    let claims: Vec<Found> = (1..=12).map(found).collect();
+    let image = Cells::image_of(STORE, 0, &claims, 77);
+    assert!(image.len().is_multiple_of(4096));
+    assert_eq!(read_time(&image, STORE), Some(77));
+    let contents = decode_all(STORE, &image);
+    assert!(contents.damaged.is_empty());
+    let read = contents.claims.into_iter();
+    let mut read: Vec<_> = read.map(|f| Found { chain: Chain::default(), ..f }).collect();
+    read.sort_by_key(|found| found.token);
+    assert_eq!(read, claims);
+}

@@ -1,0 +1,191 @@
+//! Time is handed in: the store asks one [`Clock`], and its parts take `now` as an argument.
+
+use crate::sync::Mutex;
+use std::{
+    fmt,
+    sync::Arc,
+    task::Waker,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// Where a store gets its time from. Milliseconds.
+pub trait Clock: Send + Sync + fmt::Debug + 'static {
+    /// Wall-clock time since 1970. Read once, when a store is opened.
+    fn wall_ms(&self) -> u64;
+
+    /// Time since some fixed point, counting on while the machine is suspended; never steps back.
+    fn boot_ms(&self) -> u64;
+
+    /// How long a thread may sleep, at most, when it waits for `ms` of this clock to pass; `None`
+    /// if only [`Clock::on_change`] tells.
+    fn sleep_for(&self, ms: u64) -> Option<Duration> {
+        Some(Duration::from_millis(ms))
+    }
+
+    /// `waker` is to be woken whenever this clock is moved by hand. Clocks that run by
+    /// themselves do nothing here.
+    fn on_change(&self, waker: Waker) {
+        drop(waker);
+    }
+}
+
+/// The machine's clock: `CLOCK_REALTIME` at open, carried on by `CLOCK_BOOTTIME`.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn wall_ms(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+    }
+
+    fn boot_ms(&self) -> u64 {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let id = rustix::time::ClockId::Boottime;
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let id = rustix::time::ClockId::Monotonic;
+        let t = rustix::time::clock_gettime(id);
+        t.tv_sec as u64 * 1000 + t.tv_nsec as u64 / 1_000_000
+    }
+}
+
+/// A clock that stands still until it is told to move: for tests, of this crate and of services.
+///
+/// ```
+/// use onlyonce::{Clock, ManualClock};
+/// use std::time::Duration;
+/// let clock = ManualClock::at(1_000_000);
+/// clock.advance(Duration::from_secs(3));
+/// assert_eq!(clock.wall_ms(), 1_003_000);
+/// ```
+#[derive(Clone, Debug)]
+pub struct ManualClock(Arc<Mutex<Hands>>);
+
+#[derive(Debug)]
+struct Hands {
+    wall: u64,
+    boot: u64,
+    listeners: Vec<Waker>,
+}
+
+impl ManualClock {
+    /// A clock that shows `wall_ms` since 1970.
+    pub fn at(wall_ms: u64) -> Self {
+        ManualClock(Arc::new(Mutex::new(Hands { wall: wall_ms, boot: 1, listeners: vec![] })))
+    }
+
+    /// Time passes: both hands move.
+    pub fn advance(&self, by: Duration) {
+        let ms = by.as_millis() as u64;
+        self.change(|hands| {
+            hands.wall += ms;
+            hands.boot += ms;
+        });
+    }
+
+    /// Somebody sets the wall clock; no time passes. A running store doesn't notice, an opening
+    /// one does.
+    pub fn set_wall(&self, wall_ms: u64) {
+        self.change(|hands| hands.wall = wall_ms);
+    }
+
+    fn change(&self, turn: impl FnOnce(&mut Hands)) {
+        let listeners = {
+            let mut hands = self.0.lock();
+            turn(&mut hands);
+            hands.listeners.clone()
+        };
+        listeners.iter().for_each(Waker::wake_by_ref);
+    }
+}
+
+impl Clock for ManualClock {
+    fn wall_ms(&self) -> u64 {
+        self.0.lock().wall
+    }
+
+    fn boot_ms(&self) -> u64 {
+        self.0.lock().boot
+    }
+
+    fn sleep_for(&self, _ms: u64) -> Option<Duration> {
+        None
+    }
+
+    fn on_change(&self, waker: Waker) {
+        let mut hands = self.0.lock();
+        hands.listeners.retain(|known| !known.will_wake(&waker));
+        hands.listeners.push(waker);
+    }
+}
+
+/// A store's own time: the wall clock as accepted at open, carried on by the boot-time clock.
+#[derive(Debug)]
+pub(crate) struct StoreTime {
+    clock: Arc<dyn Clock>,
+    /// Store time minus boot time; fixed for a life, so store time never steps.
+    base_ms: u64,
+    boot_ms: u64,
+    /// The wall clock was ahead of the highest time seen by more than the bound.
+    pub(crate) held: bool,
+}
+
+impl StoreTime {
+    /// Decides the time at open: never before `highest_seen`, and, when the wall clock is more
+    /// than `jump_max` ahead of it, on from there until an operator accepts the clock.
+    pub(crate) fn at_open(
+        clock: Arc<dyn Clock>,
+        highest_seen: Option<u64>,
+        jump_max: u64,
+        accept: bool,
+    ) -> Self {
+        let (wall, boot_ms) = (clock.wall_ms(), clock.boot_ms());
+        let held = !accept && highest_seen.is_some_and(|seen| wall > seen.saturating_add(jump_max));
+        let base_ms = match highest_seen {
+            Some(seen) if held => seen,
+            Some(seen) => wall.max(seen),
+            None => wall,
+        };
+        StoreTime { clock, base_ms, boot_ms, held }
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.base_ms + self.clock.boot_ms().saturating_sub(self.boot_ms)
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(wall: u64, seen: Option<u64>, accept: bool) -> StoreTime {
+        StoreTime::at_open(Arc::new(ManualClock::at(wall)), seen, 1000, accept)
+    }
+
+    #[test]
+    fn a_clock_set_back_goes_on_from_the_highest_time_seen() {
+        assert_eq!(opened(500, Some(9000), false).now(), 9000);
+    }
+
+    #[test]
+    fn a_jump_beyond_the_bound_is_held_until_accepted() {
+        let held = opened(9000, Some(5000), false);
+        assert!(held.held);
+        assert_eq!(held.now(), 5000);
+        assert_eq!(opened(6000, Some(5000), false).now(), 6000);
+        assert_eq!(opened(9000, Some(5000), true).now(), 9000);
+        assert_eq!(opened(9000, None, false).now(), 9000);
+    }
+
+    #[test]
+    fn wall_steps_at_run_time_are_not_seen() {
+        let clock = ManualClock::at(5000);
+        let time = StoreTime::at_open(Arc::new(clock.clone()), None, 1000, false);
+        clock.set_wall(1);
+        clock.advance(Duration::from_millis(7));
+        assert_eq!(time.now(), 5007);
+    }
+}

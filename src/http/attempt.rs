@@ -1,0 +1,138 @@
+//! What a handler is told of the attempt it runs in.
+
+use super::executor::BoxFuture;
+use crate::{
+    async_store::AsyncStore,
+    backend::{IdempotencyStore, Ticket, Verb},
+    error::ClaimError,
+    guard::{Claim, derive_key},
+    outcome::Reason,
+    token::Token,
+};
+use std::{fmt, sync::Arc};
+
+/// The attempt that a handler runs in: in the extensions of each covered request.
+///
+/// ```
+/// use onlyonce::{ClaimError, http::Attempt};
+/// # async fn charge(_key: &str) -> String { "ch_1".to_owned() }
+/// async fn pay(request: http::Request<()>) -> Result<(), ClaimError> {
+///     let attempt = request.extensions().get::<Attempt>().expect("behind the layer");
+///     if attempt.checkpoint().is_none() {
+///         let charge = charge(&attempt.derive_key("charge")).await;
+///         attempt.save_checkpoint(charge).await?;
+///     }
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone)]
+pub struct Attempt(Arc<Inner>);
+
+struct Inner {
+    ticket: Ticket,
+    after: Option<Reason>,
+    checkpoint: Option<Arc<[u8]>>,
+    holder: Box<dyn Holder>,
+}
+
+/// What a holder writes while its handler runs.
+enum Note {
+    Checkpoint(Vec<u8>),
+    EnsureDurable,
+}
+
+trait Holder: Send + Sync {
+    fn write(&self, ticket: Ticket, note: Note) -> BoxFuture<Result<(), ClaimError>>;
+}
+
+impl<S: IdempotencyStore> Holder for AsyncStore<S> {
+    fn write(&self, ticket: Ticket, note: Note) -> BoxFuture<Result<(), ClaimError>> {
+        let store = self.clone();
+        Box::pin(async move {
+            let verb = match &note {
+                Note::Checkpoint(bytes) => Verb::Checkpoint(bytes),
+                Note::EnsureDurable => Verb::EnsureDurable,
+            };
+            IdempotencyStore::write(&store, &ticket, verb).await
+        })
+    }
+}
+
+impl Attempt {
+    pub(super) fn of<S: IdempotencyStore>(claim: &Claim<AsyncStore<S>>) -> Self {
+        Attempt(Arc::new(Inner {
+            ticket: claim.ticket().clone(),
+            after: claim.after(),
+            checkpoint: claim.checkpoint().map(Arc::from),
+            holder: Box::new(claim.store.clone()),
+        }))
+    }
+
+    /// The fencing token. It changes with each attempt.
+    pub fn token(&self) -> Token {
+        self.0.ticket.token
+    }
+
+    /// The number of this attempt, from 1.
+    pub fn number(&self) -> u32 {
+        self.0.ticket.attempt
+    }
+
+    /// Why the attempt before this one was interrupted; `None` at the first attempt.
+    pub fn after(&self) -> Option<Reason> {
+        self.0.after
+    }
+
+    /// The last checkpoint that an earlier attempt saved.
+    pub fn checkpoint(&self) -> Option<&[u8]> {
+        self.0.checkpoint.as_deref()
+    }
+
+    /// The key in its scope, as the client sent it.
+    pub fn key(&self) -> &[u8] {
+        self.0.ticket.key.key()
+    }
+
+    /// An idempotency key for a step of this operation elsewhere: the same at each attempt. See
+    /// [`Claim::derive_key`].
+    pub fn derive_key(&self, step: &str) -> String {
+        derive_key(&self.0.ticket, step)
+    }
+
+    /// The transaction of this attempt's claim, when the layer's store is `store` (or a clone):
+    /// what the handler writes there is committed together with its answer. Drop it before the
+    /// handler returns. [`ClaimError::Fenced`] if it is over.
+    #[cfg(feature = "postgres")]
+    pub async fn transaction(
+        &self,
+        store: &crate::postgres::TransactionStore,
+    ) -> Result<crate::postgres::OpenTransaction<'_>, ClaimError> {
+        store.transaction(&self.0.ticket).await
+    }
+
+    /// Records how far the handler got (at most 4 KiB), for whoever goes on after a crash. From
+    /// then on nothing but a completion or an operator ends the key.
+    pub async fn save_checkpoint(&self, bytes: impl Into<Vec<u8>>) -> Result<(), ClaimError> {
+        self.write(Note::Checkpoint(bytes.into())).await
+    }
+
+    /// Makes the claim survive a loss of power, whatever the store's durability: before the first
+    /// outside effect.
+    pub async fn ensure_durable(&self) -> Result<(), ClaimError> {
+        self.write(Note::EnsureDurable).await
+    }
+
+    async fn write(&self, note: Note) -> Result<(), ClaimError> {
+        self.0.holder.write(self.0.ticket.clone(), note).await
+    }
+}
+
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt")
+            .field("token", &self.token())
+            .field("number", &self.number())
+            .field("after", &self.after())
+            .finish_non_exhaustive()
+    }
+}

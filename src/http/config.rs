@@ -1,0 +1,126 @@
+//! The layer's settings, and what all its services share.
+
+use super::{
+    budget::{Budget, Waiters},
+    executor::{Executor, TokioExecutor},
+    fingerprint::{Fingerprints, original_target},
+    headers::Retained,
+    interrupted::OnInterrupted,
+    running::Running,
+    scope::KeyScope,
+    seal::{Dereference, Seal},
+    verdict::Policy,
+};
+use crate::{
+    async_store::AsyncStore,
+    backend::Terms,
+    clock::{Clock, SystemClock},
+    outcome::Retention,
+};
+use http::{HeaderName, Method, request::Parts};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+/// What the `type` of the layer's own answers starts with, unless told otherwise.
+const PROBLEM_TYPES: &str = "urn:onlyonce:problem:";
+
+#[derive(Clone)]
+pub(super) struct Config {
+    pub scope: KeyScope,
+    pub methods: Vec<Method>,
+    /// Empty: all.
+    pub paths: Vec<String>,
+    pub header: HeaderName,
+    pub optional: bool,
+    pub fingerprints: Fingerprints,
+    pub max_body: usize,
+    pub max_buffered: usize,
+    pub max_waiters: usize,
+    pub wait: Duration,
+    pub max_response: Option<u32>,
+    pub retained: Retained,
+    pub policy: Policy,
+    pub interrupted: OnInterrupted,
+    pub silent_holders: bool,
+    pub lease: Option<Duration>,
+    pub retention: Option<Retention>,
+    pub detached: bool,
+    pub executor: Arc<dyn Executor>,
+    pub seal: Option<Arc<dyn Seal>>,
+    pub dereference: Option<Dereference>,
+    pub problem_types: String,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Config {
+    pub fn new(scope: KeyScope) -> Self {
+        Config {
+            scope,
+            methods: vec![Method::POST, Method::PATCH],
+            paths: Vec::new(),
+            header: HeaderName::from_static("idempotency-key"),
+            optional: false,
+            fingerprints: Fingerprints::new(),
+            max_body: 1 << 20,
+            max_buffered: 256 << 20,
+            max_waiters: 100,
+            wait: Duration::ZERO,
+            max_response: None,
+            retained: Retained::default(),
+            policy: Policy::default(),
+            interrupted: OnInterrupted::Refuse,
+            silent_holders: false,
+            lease: None,
+            retention: None,
+            detached: true,
+            executor: Arc::new(TokioExecutor),
+            seal: None,
+            dereference: None,
+            problem_types: PROBLEM_TYPES.to_owned(),
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    pub fn covers(&self, parts: &Parts) -> bool {
+        self.methods.contains(&parts.method) && self.covers_path(original_target(parts).0)
+    }
+
+    fn covers_path(&self, path: &str) -> bool {
+        self.paths.is_empty()
+            || self.paths.iter().any(|pattern| match pattern.strip_suffix('*') {
+                Some(prefix) => path.starts_with(prefix),
+                None => path == pattern,
+            })
+    }
+
+    /// The store renews while the handler runs, up to its execution limit.
+    pub fn terms(&self) -> Terms {
+        let Config { lease, retention, max_response: reserve, .. } = *self;
+        Terms { lease, retention, reserve, keep_alive: true }
+    }
+}
+
+/// What all services of a layer share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub budget: Arc<Budget>,
+    pub waiters: Waiters,
+    pub running: Arc<Running>,
+    pub double_executions: AtomicU64,
+}
+
+/// A layer's insides.
+pub(super) struct Core<S> {
+    pub store: AsyncStore<S>,
+    pub config: Arc<Config>,
+    pub shared: Arc<Shared>,
+}
+
+impl<S: Clone> Clone for Core<S> {
+    fn clone(&self) -> Self {
+        let Core { store, config, shared } = self;
+        Core { store: store.clone(), config: config.clone(), shared: shared.clone() }
+    }
+}

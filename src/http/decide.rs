@@ -1,0 +1,226 @@
+//! A request arrives: is it one, and what is its key found to be?
+
+use super::{
+    body::{Read, ResponseBody, join, read},
+    budget::Held,
+    config::Core,
+    header::{self, BadKey},
+    interrupted::OnInterrupted,
+    problem::{Problem, Trouble, with_jitter},
+    running::Run,
+};
+use crate::{
+    async_store::AsyncStore,
+    backend::IdempotencyStore,
+    error::{BeginError, Retry},
+    guard::{Begin, Claim, Interrupted, Pending},
+    key::{KeyRef, OwnedKey},
+    outcome::Record,
+};
+use bytes::Bytes;
+use http::{HeaderMap, Response, request::Parts};
+use http_body::Body;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// When a store that is closed or failing may be back.
+const STORE_BACK: Duration = Duration::from_secs(5);
+
+/// A whole request with its key.
+pub(super) struct Asked {
+    pub key: OwnedKey,
+    pub parts: Parts,
+    pub data: Bytes,
+    pub trailers: Option<HeaderMap>,
+    pub held: Held,
+}
+
+/// What is to be done about it.
+pub(super) enum Decision<S: IdempotencyStore> {
+    /// The handler runs. An earlier holder may have left an answer.
+    Execute(Claim<AsyncStore<S>>, Option<Arc<[u8]>>, Run),
+    /// The operation is done.
+    Replay(Record),
+    /// It is unknown whether it is; an earlier holder left an answer. If that can't be read, this
+    /// is the trouble.
+    Left(Arc<[u8]>, Trouble),
+    /// Nothing runs.
+    Refuse(Trouble),
+}
+
+type Begun<S> = Result<Begin<AsyncStore<S>>, BeginError>;
+
+impl<S: IdempotencyStore> Core<S> {
+    /// The layer's own answer.
+    pub fn say<B: Body>(&self, trouble: Trouble) -> Response<ResponseBody<B>> {
+        trouble.answer(&self.config.problem_types)
+    }
+
+    /// The request's key in its scope; `None` if it has none and needs none.
+    pub fn key(&self, parts: &Parts) -> Result<Option<OwnedKey>, Trouble> {
+        let name = &self.config.header;
+        if self.config.optional && !parts.headers.contains_key(name) {
+            return Ok(None);
+        }
+        let scope = self.config.scope.of(parts).ok_or_else(|| {
+            Problem::ScopeMissing.because("the service names no principal for this request")
+        })?;
+        let key = header::key(&parts.headers, name).map_err(|bad| match bad {
+            BadKey::Missing => Problem::KeyMissing.because(format!("the {name} header is missing")),
+            BadKey::Malformed(why) => Problem::KeyMalformed.because(format!("{name}: {why}")),
+        })?;
+        match KeyRef::new(&scope, &key) {
+            Ok(key) => Ok(Some(key.owned())),
+            Err(error) => Err(Problem::KeyMalformed.because(error.to_string())),
+        }
+    }
+
+    /// The whole request. No claim is held meanwhile, so a slow client holds nobody up.
+    pub async fn read<B: Body<Data = Bytes>>(
+        &self,
+        key: OwnedKey,
+        parts: Parts,
+        body: B,
+    ) -> Result<Asked, Trouble> {
+        let limit = self.config.max_body;
+        let too_large = || {
+            let why = format!("the body may have {limit} bytes");
+            Problem::BodyTooLarge.because(why)
+        };
+        let declared = declared_length(&parts.headers).unwrap_or(0);
+        if declared.max(body.size_hint().lower()) > limit as u64 {
+            return Err(too_large());
+        }
+        let mut held = Held::none(&self.shared.budget);
+        let keep = |bytes| match held.take(bytes, self.config.max_buffered) {
+            true => Ok(()),
+            false => {
+                let overloaded = Problem::Overloaded.because("too much is waiting to be read");
+                Err(overloaded.after(with_jitter(Duration::from_secs(1))))
+            }
+        };
+        match read(body, limit, keep).await? {
+            Read::Whole(chunks, trailers) => {
+                Ok(Asked { key, parts, data: join(chunks), trailers, held })
+            }
+            Read::TooLarge(..) => Err(too_large()),
+            Read::Failed(..) => Err(Problem::BodyUnreadable.because("the body broke off")),
+        }
+    }
+
+    /// Begins, waits and takes over as the settings say.
+    pub async fn decide(&self, asked: &Asked) -> Decision<S> {
+        let since = Instant::now();
+        let mut begun = self.begin(asked).await;
+        begun = self.wait(asked, begun, since).await;
+        let mut left = None;
+        if let Ok(Begin::Interrupted(stuck)) = begun {
+            left = stuck.answer().cloned();
+            begun = match self.may_take_over(&stuck) {
+                true => stuck.take_over().await,
+                false => Ok(Begin::Interrupted(stuck)),
+            };
+            // Another retry may have been quicker.
+            begun = self.wait(asked, begun, since).await;
+        }
+        match begun {
+            Ok(Begin::Execute(claim)) => match self.shared.running.start() {
+                Some(run) => Decision::Execute(claim, left, run),
+                None => {
+                    let _ = claim.release().await;
+                    Decision::Refuse(stopping())
+                }
+            },
+            Ok(Begin::Replay(record)) => Decision::Replay(record),
+            Ok(Begin::InFlight(pending)) => Decision::Refuse(in_flight(&pending)),
+            Ok(Begin::Interrupted(stuck)) => self.interrupted(&stuck),
+            Ok(Begin::Mismatch { .. }) => Decision::Refuse(
+                Problem::KeyReused.because("this key was used for another request; use a new one"),
+            ),
+            Err(BeginError::AttemptsExhausted { attempts }) => {
+                let why = format!("{attempts} attempts were interrupted; the service must decide");
+                or_left(left, Problem::Interrupted.because(why))
+            }
+            Err(error) => Decision::Refuse(refused(&error)),
+        }
+    }
+
+    /// Begins; by an older fingerprint if the key was used under one.
+    async fn begin(&self, asked: &Asked) -> Begun<S> {
+        let Asked { key, parts, data, .. } = asked;
+        let (rules, terms) = (&self.config.fingerprints, self.config.terms());
+        let begun = self.store.begin_with(key.as_ref(), rules.of(parts, data), terms).await;
+        match begun {
+            Ok(Begin::Mismatch { scheme }) if let Some(older) = rules.older(scheme) => {
+                self.store.begin_with(key.as_ref(), older.of(parts, data), terms).await
+            }
+            begun => begun,
+        }
+    }
+
+    /// Waits for a key in flight, if there is time and a place to.
+    async fn wait(&self, asked: &Asked, begun: Begun<S>, since: Instant) -> Begun<S> {
+        let left = self.config.wait.saturating_sub(since.elapsed());
+        match begun {
+            Ok(Begin::InFlight(pending)) if !left.is_zero() => {
+                let place = self.shared.waiters.enter(&asked.key, self.config.max_waiters);
+                match place {
+                    Some(_place) => pending.wait(left).await,
+                    None => Ok(Begin::InFlight(pending)),
+                }
+            }
+            begun => begun,
+        }
+    }
+
+    fn may_take_over(&self, stuck: &Interrupted<AsyncStore<S>>) -> bool {
+        !matches!(self.config.interrupted, OnInterrupted::Refuse)
+            && (stuck.holder_gone() || self.config.silent_holders)
+            && !self.shared.running.is_draining()
+    }
+
+    /// The answer to a key that stays interrupted.
+    pub fn interrupted(&self, stuck: &Interrupted<AsyncStore<S>>) -> Decision<S> {
+        let why = "an attempt was interrupted, and it is not known whether it took effect";
+        let trouble = Problem::Interrupted.because(why);
+        let may_change =
+            !stuck.holder_gone() || !matches!(self.config.interrupted, OnInterrupted::Refuse);
+        let trouble = match may_change {
+            true => trouble.after(with_jitter(STORE_BACK)),
+            false => trouble,
+        };
+        or_left(stuck.answer().cloned(), trouble)
+    }
+}
+
+fn or_left<S: IdempotencyStore>(left: Option<Arc<[u8]>>, trouble: Trouble) -> Decision<S> {
+    match left.filter(|answer| !answer.is_empty()) {
+        Some(answer) => Decision::Left(answer, trouble),
+        None => Decision::Refuse(trouble),
+    }
+}
+
+pub(super) fn in_flight<S: IdempotencyStore>(pending: &Pending<S>) -> Trouble {
+    let why = "a request with this key is being executed";
+    Problem::InFlight.because(why).after(with_jitter(pending.retry_after()))
+}
+
+fn stopping() -> Trouble {
+    Problem::Unavailable.because("the service is stopping").after(with_jitter(STORE_BACK))
+}
+
+fn refused(error: &BeginError) -> Trouble {
+    tracing::error!(%error, "an idempotency key could not be claimed; nothing ran");
+    let why = "the request was not executed";
+    match error.retry() {
+        Retry::After(wait) => Problem::Unavailable.because(why).after(with_jitter(wait)),
+        Retry::AfterReopen => Problem::Unavailable.because(why).after(with_jitter(STORE_BACK)),
+        Retry::Never => Problem::Failed.because(why),
+    }
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,59 @@
+//! The layer describes itself, because servers are asked to publish how they treat keys.
+
+use super::{layer::IdempotencyLayer, problem::Problem};
+use crate::{backend::IdempotencyStore, limits::KEY_BYTES_MAX};
+use http::{HeaderName, Method};
+use serde_json::{Value, json};
+
+impl<S: IdempotencyStore> IdempotencyLayer<S> {
+    /// The layer's policy as JSON, for the service's documentation: the key's format, what is
+    /// covered, for how long answers are replayed, what is not. `null` where the store's setting
+    /// holds.
+    pub fn policy_json(&self) -> String {
+        let config = &self.core.config;
+        let names = |names: &[HeaderName]| -> Vec<String> {
+            names.iter().map(|name| name.as_str().to_owned()).collect()
+        };
+        let problems = Problem::ALL.map(|problem| {
+            json!({
+                "type": format!("{}{}", config.problem_types, problem.name()),
+                "title": problem.title(),
+                "status": problem.status().as_u16(),
+            })
+        });
+        let policy: Value = json!({
+            "draft": "draft-ietf-httpapi-idempotency-key-header-07",
+            "header": config.header.as_str(),
+            "required": !config.optional,
+            "key": {
+                "format": "a string in quotes (RFC 9651), or the same without quotes",
+                "min_bytes": 1,
+                "max_bytes": KEY_BYTES_MAX,
+            },
+            "methods": config.methods.iter().map(Method::as_str).collect::<Vec<_>>(),
+            "paths": if config.paths.is_empty() { Value::Null } else { json!(config.paths) },
+            "same_request": {
+                "parts": config.fingerprints.parts(),
+                "headers": names(config.fingerprints.header_names()),
+                "json_by_meaning": config.fingerprints.is_canonical(),
+            },
+            "max_request_body_bytes": config.max_body,
+            "max_response_bytes": config.max_response,
+            "replay_for_seconds": config.retention.map(|r| r.replay_for.as_secs()),
+            "remember_for_seconds": config.retention.map(|r| r.remember_for.as_secs()),
+            "while_in_flight": {
+                "mode": if config.wait.is_zero() { "refuse" } else { "wait" },
+                "wait_ms": config.wait.as_millis() as u64,
+            },
+            "when_interrupted": config.interrupted.name(),
+            "answers_kept": config.policy.name(),
+            "headers_never_replayed": {
+                "besides_the_usual": names(&config.retained.never),
+                "except": names(&config.retained.keep),
+            },
+            "replay_marker": "Idempotent-Replayed: true",
+            "problems": problems,
+        });
+        policy.to_string()
+    }
+}

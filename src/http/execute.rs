@@ -1,0 +1,171 @@
+//! The handler runs under its claim, and its answer is recorded before anybody sees it.
+
+use super::{
+    attempt::Attempt,
+    body::{Read, RequestBody, ResponseBody, read},
+    config::Core,
+    decide::Asked,
+    interrupted::{OnInterrupted, Settlement},
+    keep::Head,
+    problem::{Problem, with_jitter},
+    running::Run,
+    stored::Kind,
+};
+use crate::{
+    async_store::AsyncStore,
+    backend::{Completion, IdempotencyStore},
+    error::ClaimError,
+    guard::Claim,
+    key::OwnedKey,
+};
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::Body;
+use std::{sync::Arc, time::Duration};
+use tower_service::Service;
+
+/// Settles if there is something to settle, runs the handler, records what it answered.
+pub(super) async fn execute<S, I, B, R>(
+    core: Core<S>,
+    mut inner: I,
+    asked: Asked,
+    mut claim: Claim<AsyncStore<S>>,
+    left: Option<Arc<[u8]>>,
+    run: Run,
+) -> Result<Response<ResponseBody<R>>, I::Error>
+where
+    S: IdempotencyStore,
+    I: Service<Request<RequestBody<B>>, Response = Response<R>>,
+    R: Body<Data = Bytes>,
+{
+    // Dropped last, when everything is recorded.
+    let _run = run;
+    let Asked { key, mut parts, data, trailers, held } = asked;
+    let attempt = Attempt::of(&claim);
+    if claim.after().is_some()
+        && let OnInterrupted::Settle(settle) = &core.config.interrupted
+    {
+        let request = Request::from_parts(parts.clone(), data.clone());
+        // What is rare is in a box here and below, so that the future of all others is small.
+        match settle(attempt.clone(), request).await {
+            Settlement::Happened(answer) => {
+                return Ok(Box::pin(core.settled(key, claim, answer)).await);
+            }
+            Settlement::NothingHappened => {}
+            Settlement::Unknown => return Ok(Box::pin(core.unsettled(key, claim, left)).await),
+        }
+    }
+    let head_request = parts.method == Method::HEAD;
+    parts.extensions.insert(attempt);
+    let request = Request::from_parts(parts, RequestBody::whole(data, trailers, held));
+    match inner.call(request).await {
+        Ok(answer) => {
+            let recorder = Recorder { core: &core, key: &key, head_request };
+            Ok(recorder.record(claim, answer).await)
+        }
+        Err(error) => {
+            // There is no answer to keep; what the client sees is made further out.
+            let _ = claim.fail(b"").await;
+            Err(error)
+        }
+    }
+}
+
+impl<S: IdempotencyStore> Core<S> {
+    /// An earlier attempt took effect, and this is its answer.
+    async fn settled<R: Body<Data = Bytes>>(
+        &self,
+        key: OwnedKey,
+        mut claim: Claim<AsyncStore<S>>,
+        answer: Response<Bytes>,
+    ) -> Response<ResponseBody<R>> {
+        let (parts, data) = answer.into_parts();
+        let headers = self.config.retained.of(&parts.headers, false);
+        let head = Head { status: parts.status, headers };
+        let packed = self.config.pack(&key, Kind::Whole, &head, None, [&data].into_iter());
+        let short = self.config.pack_head(&key, &head, false);
+        let done = match &packed {
+            Some(packed) => claim.complete_with(completion(&short, Some(packed))).await,
+            None => claim.complete_without_response(&short).await,
+        };
+        let done = match done {
+            Err(ClaimError::ResponseTooLarge { .. }) => {
+                claim.complete_without_response(&self.config.pack_head(&key, &head, true)).await
+            }
+            done => done,
+        };
+        match done {
+            // Everybody gets it the same way.
+            Ok(()) => self.standing(&key, &claim).await,
+            Err(error) => self.unrecorded(&key, claim, &error).await,
+        }
+    }
+
+    /// It can't be told whether an earlier attempt took effect.
+    async fn unsettled<R: Body<Data = Bytes>>(
+        &self,
+        key: OwnedKey,
+        mut claim: Claim<AsyncStore<S>>,
+        left: Option<Arc<[u8]>>,
+    ) -> Response<ResponseBody<R>> {
+        let why = "it can't be told yet whether an earlier attempt took effect";
+        let trouble = Problem::Interrupted.because(why).after(with_jitter(Duration::from_secs(5)));
+        match left {
+            // What was left stays with the key.
+            Some(answer) => {
+                let _ = claim.fail(&answer).await;
+                drop(claim);
+                self.replay_left(&key, answer, trouble).await
+            }
+            None => {
+                let _ = claim.release().await;
+                self.say(trouble)
+            }
+        }
+    }
+
+    /// The answer could not be recorded, so it isn't sent.
+    pub(super) async fn unrecorded<R: Body<Data = Bytes>>(
+        &self,
+        key: &OwnedKey,
+        claim: Claim<AsyncStore<S>>,
+        error: &ClaimError,
+    ) -> Response<ResponseBody<R>> {
+        use ClaimError::*;
+        if matches!(error, Fenced | AlreadyCompleted | DifferentResponse) {
+            use std::sync::atomic::Ordering;
+            self.shared.double_executions.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(
+                token = claim.token().get(),
+                attempt = claim.attempt(),
+                %error,
+                "a handler ended after somebody else had ended its key: the operation may have \
+                 taken effect twice"
+            );
+            return self.standing(key, &claim).await;
+        }
+        tracing::error!(token = claim.token().get(), %error, "an answer could not be recorded");
+        drop(claim);
+        let why = "the request was executed, and its outcome could not be recorded";
+        self.say(Problem::NotRecorded.because(why))
+    }
+}
+
+/// A completion with a short head beside the whole answer.
+pub(super) fn completion<'a>(head: &'a [u8], response: Option<&'a [u8]>) -> Completion<'a> {
+    Completion { head, response, retention: None }
+}
+
+/// Records a handler's answer.
+pub(super) struct Recorder<'a, S> {
+    pub core: &'a Core<S>,
+    pub key: &'a OwnedKey,
+    pub head_request: bool,
+}
+
+/// How much of a body is read, and what became of it.
+pub(super) async fn read_answer<R: Body<Data = Bytes>>(body: R, limit: usize) -> Read<R> {
+    match read(body, limit, |_| Ok::<(), std::convert::Infallible>(())).await {
+        Ok(read) => read,
+    }
+}

@@ -1,0 +1,37 @@
+//! Handlers of axum take the [`Attempt`] as an argument.
+
+use super::attempt::Attempt;
+use axum::{
+    extract::{FromRequestParts, OptionalFromRequestParts},
+    response::{IntoResponse, Response},
+};
+use http::{StatusCode, request::Parts};
+use std::convert::Infallible;
+
+/// A handler asked for an [`Attempt`], and its request was not covered by the layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this request is not covered by an idempotency layer")]
+pub struct NoAttempt;
+
+impl IntoResponse for NoAttempt {
+    fn into_response(self) -> Response {
+        tracing::error!("a handler takes an Attempt, and its route has no idempotency layer");
+        StatusCode::INTERNAL_SERVER_ERROR.into_response()
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Attempt {
+    type Rejection = NoAttempt;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NoAttempt> {
+        parts.extensions.get().cloned().ok_or(NoAttempt)
+    }
+}
+
+impl<S: Send + Sync> OptionalFromRequestParts<S> for Attempt {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
+        Ok(parts.extensions.get().cloned())
+    }
+}

@@ -1,0 +1,229 @@
+//! Which parts of a request make two requests the same.
+
+use super::canonical;
+use crate::fingerprint::Fingerprint;
+use http::{HeaderMap, HeaderName, header, request::Parts};
+use std::borrow::Cow;
+
+/// What goes into a request's fingerprint: method, path, query, media type, `If-Match`,
+/// `If-None-Match`, body, and what is added here.
+///
+/// Whoever changes the definition of a running service gives the new one another
+/// [`scheme`](Self::scheme) and names the old one with [`or_older`](Self::or_older), so that a
+/// retry that comes across the deployment is still recognised.
+///
+/// ```
+/// use onlyonce::http::Fingerprints;
+/// let old = Fingerprints::new();
+/// let now = Fingerprints::new().scheme(2).canonical_json(true).or_older(old);
+/// # let _ = now;
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct Fingerprints {
+    scheme: u8,
+    secret: Option<[u8; 32]>,
+    canonical_json: bool,
+    query: bool,
+    headers: Vec<HeaderName>,
+    older: Vec<Fingerprints>,
+}
+
+impl Default for Fingerprints {
+    fn default() -> Self {
+        Fingerprints {
+            scheme: 1,
+            secret: None,
+            canonical_json: false,
+            query: true,
+            headers: vec![header::IF_MATCH, header::IF_NONE_MATCH],
+            older: Vec::new(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Fingerprints {
+    /// Never the secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fingerprints")
+            .field("scheme", &self.scheme)
+            .field("keyed", &self.secret.is_some())
+            .field("canonical_json", &self.canonical_json)
+            .field("query", &self.query)
+            .field("headers", &self.headers)
+            .field("older", &self.older)
+            .finish()
+    }
+}
+
+impl Fingerprints {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The number of this definition. Default: 1.
+    pub fn scheme(mut self, number: u8) -> Self {
+        self.scheme = number;
+        self
+    }
+
+    /// Keys the hash, for bodies that must not be guessed from it (card numbers, PINs). Default:
+    /// not keyed.
+    pub fn keyed(mut self, secret: [u8; 32]) -> Self {
+        self.secret = Some(secret);
+        self
+    }
+
+    /// Whether JSON bodies that differ only in white space, in the order of fields or in how
+    /// strings are escaped are the same. Numbers are compared as they are written. Default: no.
+    pub fn canonical_json(mut self, yes: bool) -> Self {
+        self.canonical_json = yes;
+        self
+    }
+
+    /// Whether the query belongs to the request. Default: yes.
+    pub fn query(mut self, yes: bool) -> Self {
+        self.query = yes;
+        self
+    }
+
+    /// More headers that belong to the request's meaning, such as `Accept-Language` or a version.
+    /// Each named header counts, absent or not, with all its lines in their order.
+    pub fn headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.headers.extend(names);
+        self
+    }
+
+    /// The definition that was used before, with its own scheme's number. May be called for
+    /// several.
+    pub fn or_older(mut self, older: Fingerprints) -> Self {
+        self.older.push(older);
+        self
+    }
+
+    /// The older definition with this number.
+    pub(super) fn older(&self, scheme: u8) -> Option<&Fingerprints> {
+        self.older.iter().find(|older| older.scheme == scheme && scheme != self.scheme)
+    }
+
+    /// For the published policy: what counts besides headers.
+    pub(super) fn parts(&self) -> Vec<&'static str> {
+        let query = self.query.then_some("query");
+        ["method", "path"].into_iter().chain(query).chain(["media type", "body"]).collect()
+    }
+
+    /// For the published policy.
+    pub(super) fn header_names(&self) -> &[HeaderName] {
+        &self.headers
+    }
+
+    pub(super) fn is_canonical(&self) -> bool {
+        self.canonical_json
+    }
+
+    pub(super) fn of(&self, parts: &Parts, body: &[u8]) -> Fingerprint {
+        let (path, query) = original_target(parts);
+        let media = media_type(&parts.headers);
+        let body = match self.canonical_json && is_json(&media) {
+            true => canonical::json(body).map_or(Cow::Borrowed(body), Cow::Owned),
+            false => Cow::Borrowed(body),
+        };
+        let mut hashed: Vec<&[u8]> = Vec::with_capacity(6 + 2 * self.headers.len());
+        hashed.extend([b"http".as_slice(), parts.method.as_str().as_bytes(), path.as_bytes()]);
+        hashed.push(query.filter(|_| self.query).unwrap_or_default().as_bytes());
+        hashed.push(media.as_bytes());
+        for name in &self.headers {
+            hashed.extend(parts.headers.get_all(name).iter().map(|value| value.as_bytes()));
+            // Ends the lines of this header: no value looks so.
+            hashed.push(b"\n");
+        }
+        hashed.push(&body);
+        let fingerprint = match &self.secret {
+            Some(secret) => Fingerprint::keyed(secret, hashed),
+            None => Fingerprint::of(hashed),
+        };
+        fingerprint.with_scheme(self.scheme)
+    }
+}
+
+/// Path and query as the client sent them. axum's nested routers strip prefixes from the request's
+/// own; `/v1/orders` and `/v2/orders` are different requests all the same.
+pub(super) fn original_target(parts: &Parts) -> (&str, Option<&str>) {
+    #[cfg(feature = "axum")]
+    if let Some(original) = parts.extensions.get::<axum::extract::OriginalUri>() {
+        return (original.0.path(), original.0.query());
+    }
+    (parts.uri.path(), parts.uri.query())
+}
+
+/// The media type in lower case and without parameters; empty if there is none.
+pub(super) fn media_type(headers: &HeaderMap) -> Cow<'_, str> {
+    let value = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    let essence = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    match std::str::from_utf8(essence) {
+        Ok(media) if !media.bytes().any(|byte| byte.is_ascii_uppercase()) => Cow::Borrowed(media),
+        _ => Cow::Owned(String::from_utf8_lossy(essence).to_ascii_lowercase()),
+    }
+}
+
+fn is_json(media: &str) -> bool {
+    media == "application/json" || media.ends_with("+json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn of(rules: &Fingerprints, uri: &str, headers: &[(&str, &str)], body: &str) -> Fingerprint {
+        let mut request = Request::post(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        rules.of(&request.body(()).unwrap().into_parts().0, body.as_bytes())
+    }
+
+    #[test]
+    fn meaning_counts_and_spelling_does_not() {
+        let rules = Fingerprints::new();
+        let json = ("content-type", "application/json");
+        let one = of(&rules, "/a?b=1", &[json], "{}");
+        let same = [("x-request-id", "7"), ("content-type", "Application/JSON; charset=utf-8")];
+        assert_eq!(one, of(&rules, "/a?b=1", &same, "{}"));
+        for other in [
+            of(&rules, "/a?b=2", &[json], "{}"),
+            of(&rules, "/a", &[json], "{}"),
+            of(&rules, "/v2/a?b=1", &[json], "{}"),
+            of(&rules, "/a?b=1", &[], "{}"),
+            of(&rules, "/a?b=1", &[json], "{ }"),
+            of(&rules, "/a?b=1", &[json, ("if-match", "\"1\"")], "{}"),
+            of(&rules, "/a?b=1", &[json, ("if-none-match", "\"1\"")], "{}"),
+            of(&rules.clone().keyed([1; 32]), "/a?b=1", &[json], "{}"),
+            of(&rules.clone().scheme(2), "/a?b=1", &[json], "{}"),
+        ] {
+            assert_ne!(one, other);
+        }
+        let if_match = of(&rules, "/a", &[("if-match", "\"1\"")], "");
+        assert_ne!(if_match, of(&rules, "/a", &[("if-none-match", "\"1\"")], ""));
+    }
+
+    #[test]
+    fn json_is_compared_by_meaning_when_asked_to() {
+        let rules = Fingerprints::new().canonical_json(true);
+        let json = [("content-type", "application/vnd.order+json")];
+        let one = of(&rules, "/a", &json, r#"{"a":1,"b":2}"#);
+        assert_eq!(one, of(&rules, "/a", &json, r#"{ "b":2, "a":1 }"#));
+        assert_ne!(one, of(&rules, "/a", &json, r#"{"a":1,"b":3}"#));
+        assert_ne!(of(&rules, "/a", &[], "{ }"), of(&rules, "/a", &[], "{}"));
+        assert_ne!(of(&rules, "/a", &json, "{"), of(&rules, "/a", &json, "{ "));
+    }
+
+    /// Changing these bytes would turn every retry across an upgrade into a mismatch.
+    #[test]
+    fn the_bytes_are_pinned() {
+        let print = of(&Fingerprints::new(), "/orders", &[], "one");
+        let hex: String = print.as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, "856ef6fe4de282135e08ca3aa5f95a63");
+    }
+}

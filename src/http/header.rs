@@ -1,0 +1,114 @@
+//! Reads and bounds the key's header: a Structured-Field string, or the same without its quotes.
+
+use crate::limits::KEY_BYTES_MAX;
+use http::{HeaderMap, HeaderName};
+use sfv::{BareItem, Item, Parser};
+
+/// What is wrong with the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BadKey {
+    /// There is none.
+    Missing,
+    /// There is one that is no key, for this reason.
+    Malformed(&'static str),
+}
+
+/// The request's key.
+///
+/// `"8e03978e"` (RFC 9651) and `8e03978e`, which most clients send, are the same key. A string may
+/// have parameters; they mean nothing here. A second line is refused even if it says the same,
+/// because whoever added it may have meant another request.
+pub(super) fn key(headers: &HeaderMap, name: &HeaderName) -> Result<Vec<u8>, BadKey> {
+    let mut lines = headers.get_all(name).iter();
+    let line = lines.next().ok_or(BadKey::Missing)?;
+    if lines.next().is_some() {
+        return Err(BadKey::Malformed("there is more than one line of it"));
+    }
+    parse(line.as_bytes()).map_err(BadKey::Malformed)
+}
+
+/// The key that one line of the header says, or why it says none.
+pub(crate) fn parse(line: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let line = line.trim_ascii();
+    let key = match line.first() {
+        None => return Err("it is empty"),
+        Some(b'"') => quoted(line)?,
+        Some(_) if line.iter().all(|&byte| is_bare(byte)) => line.to_vec(),
+        Some(_) => {
+            return Err(
+                "a key without quotes is visible ASCII without quotes, backslashes, , or ;",
+            );
+        }
+    };
+    match key.len() {
+        0 => Err("it is empty"),
+        1..=KEY_BYTES_MAX => Ok(key),
+        _ => Err("it is longer than 255 bytes"),
+    }
+}
+
+fn quoted(line: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let item: Item = Parser::new(line)
+        .parse()
+        .map_err(|_| "it is not a string as RFC 9651 has it: ASCII in quotes, nothing after it")?;
+    match item.bare_item {
+        BareItem::String(key) => Ok(String::from(key).into_bytes()),
+        _ => Err("it is not a string"),
+    }
+}
+
+fn is_bare(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !b"\"\\,;".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn read(lines: &[&[u8]]) -> Result<Vec<u8>, BadKey> {
+        let name = HeaderName::from_static("idempotency-key");
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(&name, HeaderValue::from_bytes(line).unwrap());
+        }
+        key(&headers, &name)
+    }
+
+    #[test]
+    fn quoted_and_bare_are_one_key() {
+        assert_eq!(read(&[b"8e03978e"]).unwrap(), b"8e03978e");
+        assert_eq!(read(&[b"\"8e03978e\""]).unwrap(), b"8e03978e");
+        assert_eq!(read(&[b" \"8e03978e\" \t"]).unwrap(), b"8e03978e");
+        assert_eq!(read(&[br#""a\"b c\\""#]).unwrap(), br#"a"b c\"#);
+        assert_eq!(read(&[br#""k";v=1"#]).unwrap(), b"k");
+        let longest = "k".repeat(255);
+        assert_eq!(read(&[longest.as_bytes()]).unwrap(), longest.as_bytes());
+    }
+
+    #[test]
+    fn everything_else_says_why() {
+        assert_eq!(read(&[]), Err(BadKey::Missing));
+        let long = "k".repeat(256);
+        let bad: [&[u8]; 14] = [
+            b"",
+            b"  ",
+            b"\"\"",
+            b"\"",
+            b"\"a",
+            b"\"a\\n\"",
+            b"\"a\"b",
+            b"\"a\", \"b\"",
+            b"a b",
+            b"a,b",
+            b"a;b=1",
+            b"a\\b",
+            b"\xc3\xa9",
+            b"\"\xc3\xa9\"",
+        ];
+        for line in bad.into_iter().chain([long.as_bytes()]) {
+            assert!(matches!(read(&[line]), Err(BadKey::Malformed(_))), "{line:?}");
+        }
+        assert!(matches!(read(&[b"a", b"a"]), Err(BadKey::Malformed(_))));
+    }
+}

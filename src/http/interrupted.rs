@@ -1,0 +1,77 @@
+//! What is done about a key of which it isn't known whether its operation took effect.
+
+use super::{
+    attempt::Attempt,
+    body::{Read, join, read},
+    executor::BoxFuture,
+};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use std::{convert::Infallible, fmt, future::Future, sync::Arc};
+
+/// What a settle function answers: did an earlier attempt take effect?
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Settlement<B> {
+    /// Yes, and this is its answer: it is stored, and replayed from now on.
+    Happened(Response<B>),
+    /// No, and it cannot any more: the handler runs.
+    NothingHappened,
+    /// It can't be told: the key stays interrupted.
+    Unknown,
+}
+
+type Settle = dyn Fn(Attempt, Request<Bytes>) -> BoxFuture<Settlement<Bytes>> + Send + Sync;
+
+#[derive(Clone)]
+pub(super) enum OnInterrupted {
+    Refuse,
+    Settle(Arc<Settle>),
+    Resume,
+}
+
+impl OnInterrupted {
+    pub fn settle<F, R, B>(settle: F) -> Self
+    where
+        F: Fn(Attempt, Request<Bytes>) -> R + Send + Sync + 'static,
+        R: Future<Output = Settlement<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Send,
+    {
+        OnInterrupted::Settle(Arc::new(move |attempt, request| {
+            let settling = settle(attempt, request);
+            Box::pin(async move { collected(settling.await).await })
+        }))
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            OnInterrupted::Refuse => "refuse",
+            OnInterrupted::Settle(_) => "settle",
+            OnInterrupted::Resume => "resume",
+        }
+    }
+}
+
+impl fmt::Debug for OnInterrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// With its answer's body read; an answer that can't be read is none.
+async fn collected<B: Body<Data = Bytes>>(settlement: Settlement<B>) -> Settlement<Bytes> {
+    let answer = match settlement {
+        Settlement::Happened(answer) => answer,
+        Settlement::NothingHappened => return Settlement::NothingHappened,
+        Settlement::Unknown => return Settlement::Unknown,
+    };
+    let (parts, body) = answer.into_parts();
+    match read(body, usize::MAX, |_| Ok::<(), Infallible>(())).await {
+        Ok(Read::Whole(chunks, _)) => {
+            Settlement::Happened(Response::from_parts(parts, join(chunks)))
+        }
+        Ok(Read::TooLarge(..) | Read::Failed(..)) => Settlement::Unknown,
+    }
+}

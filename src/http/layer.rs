@@ -1,0 +1,116 @@
+//! The layer itself, from its making to its drain.
+
+use super::{
+    config::{Config, Core, Shared},
+    scope::KeyScope,
+    service::Idempotency,
+};
+use crate::{async_store::AsyncStore, backend::IdempotencyStore};
+use futures_channel::oneshot;
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering},
+    task::Poll,
+    time::Duration,
+};
+use tower_layer::Layer;
+
+/// Makes the requests of a service idempotent; see the [module](super). Clones share their bounds
+/// and what [`drain`](Self::drain) waits for.
+#[must_use]
+pub struct IdempotencyLayer<S> {
+    pub(super) core: Core<S>,
+}
+
+impl<S: IdempotencyStore> IdempotencyLayer<S> {
+    /// A layer over `store` (an [`AsyncStore`] works as well as what it wraps) for keys in
+    /// `scope`.
+    pub fn new(store: impl IntoStore<S>, scope: KeyScope) -> Self {
+        let store = store.into_store();
+        let config = Arc::new(Config::new(scope));
+        IdempotencyLayer { core: Core { store, config, shared: Arc::new(Shared::default()) } }
+    }
+
+    /// Starts no more handlers, and waits for those that run, for `at_most`; returns how many
+    /// still do. Replays go on. For an orderly shutdown: first stop accepting, then this, then
+    /// close the store.
+    pub async fn drain(&self, at_most: Duration) -> u64 {
+        let running = &self.core.shared.running;
+        let mut idle: oneshot::Receiver<()> = running.drain();
+        let mut over = pin!(self.core.config.executor.sleep(at_most));
+        poll_fn(|context| {
+            let ended = Pin::new(&mut idle).poll(context).is_ready();
+            match ended || over.as_mut().poll(context).is_ready() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
+        running.count()
+    }
+
+    /// How many handlers run, those included whose client has gone.
+    pub fn running(&self) -> u64 {
+        self.core.shared.running.count()
+    }
+
+    /// How many bytes of request bodies are held now.
+    pub fn buffered(&self) -> usize {
+        self.core.shared.budget.held()
+    }
+
+    /// How many handlers ended after somebody else had ended their key. **Each may be an operation
+    /// that took effect twice.**
+    pub fn double_executions(&self) -> u64 {
+        self.core.shared.double_executions.load(Ordering::Relaxed)
+    }
+}
+
+/// A store, or an [`AsyncStore`] around it.
+pub trait IntoStore<S> {
+    #[doc(hidden)]
+    fn into_store(self) -> AsyncStore<S>;
+}
+
+impl<S: IdempotencyStore> IntoStore<S> for AsyncStore<S> {
+    fn into_store(self) -> AsyncStore<S> {
+        self
+    }
+}
+
+impl IntoStore<crate::Store> for crate::Store {
+    fn into_store(self) -> AsyncStore<crate::Store> {
+        AsyncStore::new(self)
+    }
+}
+
+impl IntoStore<crate::AnyStore> for crate::AnyStore {
+    fn into_store(self) -> AsyncStore<crate::AnyStore> {
+        AsyncStore::new(self)
+    }
+}
+
+impl<S: Clone> Clone for IdempotencyLayer<S> {
+    fn clone(&self) -> Self {
+        IdempotencyLayer { core: self.core.clone() }
+    }
+}
+
+impl<S> fmt::Debug for IdempotencyLayer<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdempotencyLayer")
+            .field("scope", &self.core.config.scope)
+            .field("interrupted", &self.core.config.interrupted)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: IdempotencyStore, I> Layer<I> for IdempotencyLayer<S> {
+    type Service = Idempotency<S, I>;
+
+    fn layer(&self, inner: I) -> Self::Service {
+        Idempotency { core: self.core.clone(), inner }
+    }
+}

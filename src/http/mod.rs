@@ -1,0 +1,87 @@
+//! A [`tower::Layer`](tower_layer::Layer) that makes the requests of any `http` service
+//! idempotent, as draft-ietf-httpapi-idempotency-key-header-07 has it. Feature `tower`.
+//!
+//! ```
+//! use onlyonce::{Store, http::{IdempotencyLayer, KeyScope}};
+//!
+//! #[derive(Clone)]
+//! struct Account(String); // an outer authentication layer puts it into the extensions
+//!
+//! # fn make(path: &std::path::Path) -> Result<(), onlyonce::OpenError> {
+//! let store = Store::open(path)?;
+//! let layer = IdempotencyLayer::new(
+//!     store,
+//!     KeyScope::by(|parts| Some(parts.extensions.get::<Account>()?.0.clone())),
+//! );
+//! // axum: Router::new().route("/orders", post(create_order)).route_layer(layer)
+//! # let _ = layer;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Its place
+//!
+//! From the outside in: request id and trace, CORS, compression, the client's time-out,
+//! authentication, rate limit, **idempotency**, handler. In axum by `route_layer`, because
+//! `Router::layer` covers unmatched routes too and fills the store with 404s. With feature `axum`
+//! the path of nested routers is compared whole. An inner second layer lets the request pass.
+//!
+//! # What it promises
+//!
+//! One execution for each key, as far as anybody can promise that; an answer is stored before its
+//! client sees it, and every retry gets it again. What became of an interrupted execution is never
+//! guessed: see [`IdempotencyLayer::settle`]. What it leaves to the service: that effects which may
+//! happen twice after a crash are told apart, by [`Attempt::derive_key`].
+//!
+//! When a client goes away, its handler goes on in a task of its own, so that it ends and is
+//! recorded; [`IdempotencyLayer::drain`] waits for those.
+
+mod attempt;
+mod body;
+mod budget;
+mod canonical;
+mod config;
+mod decide;
+mod describe;
+mod execute;
+mod executor;
+#[cfg(feature = "axum")]
+mod extract;
+mod fingerprint;
+mod header;
+mod headers;
+mod interrupted;
+mod keep;
+mod layer;
+mod look;
+mod options;
+mod problem;
+mod record;
+mod replay;
+mod running;
+mod scope;
+mod seal;
+mod service;
+mod stored;
+mod verdict;
+
+pub use attempt::Attempt;
+pub use body::{RequestBody, ResponseBody};
+pub use executor::{BoxFuture, Executor, TokioExecutor};
+#[cfg(feature = "axum")]
+pub use extract::NoAttempt;
+pub use fingerprint::Fingerprints;
+pub use interrupted::Settlement;
+pub use layer::{IdempotencyLayer, IntoStore};
+pub use look::StoredAnswer;
+pub use problem::Problem;
+pub use scope::{By, KeyScope};
+pub use seal::{BoxError, Seal, StoreReference};
+pub use service::Idempotency;
+pub use verdict::{Policy, Verdict};
+
+#[cfg(feature = "fuzzing")]
+pub(crate) use {
+    header::parse as parse_key,
+    stored::{encoded as encoded_answer, round_trip as answer_round_trip},
+};

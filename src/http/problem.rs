@@ -1,0 +1,227 @@
+//! The layer's own answers, as `application/problem+json` (RFC 9457).
+
+use super::body::ResponseBody;
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body::Body;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// What the layer answers when there is no answer of the service's to give. Each has a page in
+/// `docs/problems/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Problem {
+    /// 400: the request has no key and needs one.
+    KeyMissing,
+    /// 400: its key is none.
+    KeyMalformed,
+    /// 400: the request's body could not be read to its end.
+    BodyUnreadable,
+    /// 413: the request's body is larger than the layer reads.
+    BodyTooLarge,
+    /// 422: the key was used for another request.
+    KeyReused,
+    /// 409: the request is being executed.
+    InFlight,
+    /// 409: it isn't known whether the request took effect.
+    Interrupted,
+    /// 409: the request took effect, and its answer is not kept.
+    NotRetained,
+    /// 500: the service says no scope for this request.
+    ScopeMissing,
+    /// 500: the request was executed, and its answer could not be recorded.
+    NotRecorded,
+    /// 500: the store refused the request for good, or its record can't be read.
+    Failed,
+    /// 503: the store or the service takes no requests now.
+    Unavailable,
+    /// 503: too many requests wait.
+    Overloaded,
+}
+
+impl Problem {
+    pub(super) const ALL: [Problem; 13] = [
+        Problem::KeyMissing,
+        Problem::KeyMalformed,
+        Problem::BodyUnreadable,
+        Problem::BodyTooLarge,
+        Problem::KeyReused,
+        Problem::InFlight,
+        Problem::Interrupted,
+        Problem::NotRetained,
+        Problem::ScopeMissing,
+        Problem::NotRecorded,
+        Problem::Failed,
+        Problem::Unavailable,
+        Problem::Overloaded,
+    ];
+
+    /// Status, the last part of the `type`, and the title.
+    fn row(self) -> (StatusCode, &'static str, &'static str) {
+        use Problem::*;
+        let (status, name, title) = match self {
+            KeyMissing => (400, "key-missing", "Idempotency-Key is missing"),
+            KeyMalformed => (400, "key-malformed", "Idempotency-Key is malformed"),
+            BodyUnreadable => (400, "body-unreadable", "The request's body could not be read"),
+            BodyTooLarge => (413, "body-too-large", "The request's body is too large"),
+            KeyReused => (422, "key-reused", "Idempotency-Key is already used"),
+            InFlight => (409, "in-flight", "A request is outstanding for this Idempotency-Key"),
+            Interrupted => (409, "interrupted", "The outcome of this request is not known"),
+            NotRetained => (409, "not-retained", "The request is done, its answer is not kept"),
+            ScopeMissing => (500, "scope-missing", "The service is misconfigured"),
+            NotRecorded => (500, "not-recorded", "The outcome of this request was not recorded"),
+            Failed => (500, "failed", "The idempotency store failed"),
+            Unavailable => (503, "unavailable", "The service takes no requests now"),
+            Overloaded => (503, "overloaded", "Too many requests are waiting"),
+        };
+        (StatusCode::from_u16(status).expect("from the table above"), name, title)
+    }
+
+    /// The status it is answered with.
+    pub fn status(self) -> StatusCode {
+        self.row().0
+    }
+
+    /// The last part of its `type`.
+    pub fn name(self) -> &'static str {
+        self.row().1
+    }
+
+    pub(super) fn title(self) -> &'static str {
+        self.row().2
+    }
+
+    /// Whether the same request may be sent again, unchanged.
+    fn retryable(self) -> bool {
+        use Problem::*;
+        match self {
+            BodyUnreadable | InFlight | NotRecorded | Unavailable | Overloaded => true,
+            KeyMissing | KeyMalformed | BodyTooLarge | KeyReused | Interrupted | NotRetained
+            | ScopeMissing | Failed => false,
+        }
+    }
+
+    pub(super) fn because(self, detail: impl Into<String>) -> Trouble {
+        Trouble {
+            problem: self,
+            detail: detail.into(),
+            retryable: self.retryable(),
+            retry_after: None,
+            original: None,
+        }
+    }
+}
+
+/// A problem with what is to be said of it.
+#[derive(Clone, Debug)]
+pub(super) struct Trouble {
+    pub problem: Problem,
+    detail: String,
+    retryable: bool,
+    retry_after: Option<Duration>,
+    /// Status and `Location` of an answer that is not kept.
+    original: Option<(StatusCode, Option<HeaderValue>)>,
+}
+
+impl Trouble {
+    /// A retry may help, after so long.
+    pub fn after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self.retryable = true;
+        self
+    }
+
+    pub fn original(mut self, status: StatusCode, location: Option<HeaderValue>) -> Self {
+        self.original = Some((status, location));
+        self
+    }
+
+    /// As a response. Says in the log what it said to the client, without the key.
+    pub fn answer<B: Body>(self, types: &str) -> Response<ResponseBody<B>> {
+        let instance = format!("urn:uuid:{}", uuid());
+        let Trouble { problem, detail, retryable, retry_after, original } = self;
+        let (status, name, title) = problem.row();
+        if status.is_server_error() {
+            tracing::error!(problem = name, %instance, "{detail}");
+        } else {
+            tracing::debug!(problem = name, %instance, "{detail}");
+        }
+        let mut body = json!({
+            "type": format!("{types}{name}"),
+            "title": title,
+            "status": status.as_u16(),
+            "detail": detail,
+            "instance": instance,
+            "retryable": retryable,
+        });
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let kind = HeaderValue::from_static("application/problem+json");
+        headers.insert(header::CONTENT_TYPE, kind);
+        if let Some(wait) = retry_after {
+            let seconds = wait.as_secs_f64().ceil() as u64;
+            headers.insert(header::RETRY_AFTER, seconds.into());
+            body["retry_after"] = Value::from(seconds);
+        }
+        if let Some((status, location)) = original {
+            body["original_status"] = Value::from(status.as_u16());
+            if let Some(location) = location {
+                headers.insert(header::LOCATION, location);
+            }
+        }
+        response.map(|()| ResponseBody::of(Bytes::from(format!("{body}\n"))))
+    }
+}
+
+/// Between three quarters and five quarters of `wait`, and between 1 and 10 seconds, so that those
+/// who were sent away together don't come back together.
+pub(super) fn with_jitter(wait: Duration) -> Duration {
+    let share = f64::from(random()[0]) / 255.0;
+    wait.mul_f64(0.75 + share / 2.0).clamp(Duration::from_secs(1), Duration::from_secs(10))
+}
+
+fn random() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    // Without randomness the numbers repeat, which harms nobody.
+    let _ = getrandom::fill(&mut bytes);
+    bytes
+}
+
+/// A random one (RFC 9562, version 4).
+fn uuid() -> String {
+    let mut bytes = random();
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let mut text = String::with_capacity(36);
+    for (i, byte) in bytes.iter().enumerate() {
+        text += if matches!(i, 4 | 6 | 8 | 10) { "-" } else { "" };
+        text += &format!("{byte:02x}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instances_are_uuids() {
+        let (one, two) = (uuid(), uuid());
+        assert_ne!(one, two);
+        assert_eq!((one.len(), &one[14..15]), (36, "4"));
+        assert_eq!(one.match_indices('-').map(|(at, _)| at).collect::<Vec<_>>(), [8, 13, 18, 23]);
+    }
+
+    #[test]
+    fn waiting_is_bounded() {
+        for _ in 0..100 {
+            let wait = with_jitter(Duration::from_secs(4));
+            assert!((Duration::from_secs(3)..=Duration::from_secs(5)).contains(&wait));
+        }
+        assert_eq!(with_jitter(Duration::ZERO), Duration::from_secs(1));
+        assert_eq!(with_jitter(Duration::from_secs(99)), Duration::from_secs(10));
+    }
+}

@@ -1,0 +1,207 @@
+//! What a handler's answer makes of its key.
+
+use super::{
+    body::{Read, ResponseBody},
+    execute::{Recorder, completion, read_answer},
+    fingerprint::media_type,
+    keep::Head,
+    replay::REPLAYED,
+    seal::StoreReference,
+    stored::{self, Kind},
+    verdict::{Verdict, is_bodiless},
+};
+use crate::{async_store::AsyncStore, backend::IdempotencyStore, error::ClaimError, guard::Claim};
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode, response::Parts};
+use http_body::Body;
+use std::collections::VecDeque;
+
+type Answer<R> = Response<ResponseBody<R>>;
+
+impl<S: IdempotencyStore> Recorder<'_, S> {
+    /// Records as the verdict says; what comes back is for the client.
+    pub async fn record<R: Body<Data = Bytes>>(
+        &self,
+        claim: Claim<AsyncStore<S>>,
+        answer: Response<R>,
+    ) -> Answer<R> {
+        let (mut parts, body) = answer.into_parts();
+        parts.headers.remove(REPLAYED);
+        let given = parts.extensions.get::<Verdict>().copied();
+        let verdict = given.unwrap_or_else(|| self.core.config.policy.verdict(&parts));
+        match verdict {
+            Verdict::NothingDone => {
+                if let Err(error) = claim.release().await {
+                    tracing::error!(%error, "a key could not be freed");
+                }
+                Response::from_parts(parts, ResponseBody::through(body))
+            }
+            Verdict::Unknown => self.fail(claim, parts, body).await,
+            Verdict::NotRetained => self.without_body(claim, parts, body).await,
+            Verdict::Final if parts.status == StatusCode::SWITCHING_PROTOCOLS => {
+                let why = "an upgrade can't be replayed: don't let the idempotency layer cover it";
+                tracing::error!("{why}");
+                self.without_body(claim, parts, body).await
+            }
+            Verdict::Final => match parts.extensions.get::<StoreReference>().cloned() {
+                Some(StoreReference(reference)) => {
+                    self.by_reference(claim, parts, body, reference).await
+                }
+                None => self.complete(claim, parts, body).await,
+            },
+        }
+    }
+
+    /// What is kept of an answer's head.
+    fn head<'a>(&self, parts: &'a Parts) -> Head<'a> {
+        let bodiless = self.head_request || is_bodiless(parts.status);
+        let headers = self.core.config.retained.of(&parts.headers, bodiless);
+        Head { status: parts.status, headers }
+    }
+
+    /// How many bytes of the body there is room for.
+    fn room(claim: &Claim<AsyncStore<S>>, head: &Head<'_>) -> usize {
+        // Twice, because `Location` stands in the short head, too.
+        (claim.ticket().reserve as usize).saturating_sub(2 * stored::head_len(&head.headers) + 8)
+    }
+
+    /// Stores the whole answer, if it ends and fits.
+    async fn complete<R: Body<Data = Bytes>>(
+        &self,
+        mut claim: Claim<AsyncStore<S>>,
+        parts: Parts,
+        body: R,
+    ) -> Answer<R> {
+        let head = self.head(&parts);
+        let room = Self::room(&claim, &head);
+        if is_stream(&parts) || body.size_hint().lower() > room as u64 {
+            return self.without_body(claim, parts, body).await;
+        }
+        let (chunks, trailers) = match read_answer(body, room).await {
+            Read::Whole(chunks, trailers) => (chunks, trailers),
+            Read::TooLarge(chunks, rest) => {
+                let done = self.head_only(&mut claim, &head).await;
+                let body = ResponseBody::resumed(chunks, rest);
+                return self.sent(claim, done, Response::from_parts(parts, body)).await;
+            }
+            Read::Failed(chunks, error) => {
+                let _ = claim.fail(b"").await;
+                return Response::from_parts(parts, ResponseBody::broken(chunks, error));
+            }
+        };
+        let done = self.whole(&mut claim, &head, &chunks, trailers.as_ref()).await;
+        let answer = Response::from_parts(parts, ResponseBody::whole(chunks, trailers));
+        self.sent(claim, done, answer).await
+    }
+
+    async fn whole(
+        &self,
+        claim: &mut Claim<AsyncStore<S>>,
+        head: &Head<'_>,
+        chunks: &VecDeque<Bytes>,
+        trailers: Option<&HeaderMap>,
+    ) -> Result<(), ClaimError> {
+        let config = &self.core.config;
+        let packed = config.pack(self.key, Kind::Whole, head, trailers, chunks.iter());
+        let Some(packed) = packed else {
+            return self.head_only(claim, head).await;
+        };
+        let short = config.pack_head(self.key, head, false);
+        match claim.complete_with(completion(&short, Some(&packed))).await {
+            Err(ClaimError::ResponseTooLarge { .. }) => self.head_only(claim, head).await,
+            done => done,
+        }
+    }
+
+    /// Stores what the service finds the body by.
+    async fn by_reference<R: Body<Data = Bytes>>(
+        &self,
+        mut claim: Claim<AsyncStore<S>>,
+        parts: Parts,
+        body: R,
+        reference: Bytes,
+    ) -> Answer<R> {
+        let config = &self.core.config;
+        let head = self.head(&parts);
+        let packed = config.pack(self.key, Kind::Reference, &head, None, [&reference].into_iter());
+        let done = match packed {
+            Some(packed) => {
+                let short = config.pack_head(self.key, &head, false);
+                claim.complete_with(completion(&short, Some(&packed))).await
+            }
+            None => self.head_only(&mut claim, &head).await,
+        };
+        let answer = Response::from_parts(parts, ResponseBody::through(body));
+        self.sent(claim, done, answer).await
+    }
+
+    /// Records that it is done, then lets the answer through as it comes.
+    async fn without_body<R: Body<Data = Bytes>>(
+        &self,
+        mut claim: Claim<AsyncStore<S>>,
+        parts: Parts,
+        body: R,
+    ) -> Answer<R> {
+        let done = self.head_only(&mut claim, &self.head(&parts)).await;
+        let answer = Response::from_parts(parts, ResponseBody::through(body));
+        self.sent(claim, done, answer).await
+    }
+
+    async fn head_only(
+        &self,
+        claim: &mut Claim<AsyncStore<S>>,
+        head: &Head<'_>,
+    ) -> Result<(), ClaimError> {
+        claim.complete_without_response(&self.core.config.pack_head(self.key, head, true)).await
+    }
+
+    /// An answer is sent when it is recorded, and only then.
+    async fn sent<R: Body<Data = Bytes>>(
+        &self,
+        claim: Claim<AsyncStore<S>>,
+        done: Result<(), ClaimError>,
+        answer: Answer<R>,
+    ) -> Answer<R> {
+        match done {
+            Ok(()) => answer,
+            Err(error) => Box::pin(self.core.unrecorded(self.key, claim, &error)).await,
+        }
+    }
+
+    /// The outcome is unknown; the answer is kept with the interrupted key, if it fits.
+    async fn fail<R: Body<Data = Bytes>>(
+        &self,
+        mut claim: Claim<AsyncStore<S>>,
+        parts: Parts,
+        body: R,
+    ) -> Answer<R> {
+        let head = self.head(&parts);
+        let (packed, body) = match read_answer(body, Self::room(&claim, &head)).await {
+            Read::Whole(chunks, trailers) => {
+                let (config, trailing) = (&self.core.config, trailers.as_ref());
+                let packed = config.pack(self.key, Kind::Whole, &head, trailing, chunks.iter());
+                (packed, ResponseBody::whole(chunks, trailers))
+            }
+            Read::TooLarge(chunks, rest) => (None, ResponseBody::resumed(chunks, rest)),
+            Read::Failed(chunks, error) => (None, ResponseBody::broken(chunks, error)),
+        };
+        let answer = Response::from_parts(parts, body);
+        match claim.fail(&packed.unwrap_or_default()).await {
+            Err(error @ (ClaimError::Fenced | ClaimError::AlreadyCompleted)) => {
+                Box::pin(self.core.unrecorded(self.key, claim, &error)).await
+            }
+            // Without room for the answer the key is interrupted all the same.
+            Ok(()) | Err(_) => answer,
+        }
+    }
+}
+
+/// Answers that may never end: event streams, gRPC.
+fn is_stream(parts: &Parts) -> bool {
+    let media = media_type(&parts.headers);
+    media == "text/event-stream"
+        || media == "multipart/x-mixed-replace"
+        || media == "application/grpc"
+        || media.starts_with("application/grpc+")
+        || media.starts_with("application/grpc-web")
+}

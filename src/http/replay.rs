@@ -1,0 +1,141 @@
+//! A stored answer is said again.
+
+use super::{
+    body::ResponseBody,
+    config::Core,
+    decide::{Decision, in_flight},
+    problem::{Problem, Trouble},
+    stored::{Kind, Stored},
+};
+use crate::{
+    async_store::AsyncStore,
+    backend::IdempotencyStore,
+    guard::{Begin, Claim},
+    key::OwnedKey,
+    outcome::Record,
+};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, header};
+use http_body::Body;
+use std::sync::Arc;
+
+/// Marks an answer that was not made by executing this request.
+pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+impl<S: IdempotencyStore> Core<S> {
+    /// The answer of a completed key.
+    pub async fn replay<R: Body<Data = Bytes>>(
+        &self,
+        key: &OwnedKey,
+        record: Record,
+    ) -> Response<ResponseBody<R>> {
+        let age = self.config.clock.wall_ms().saturating_sub(record.completed_at()) / 1000;
+        if record.response().is_none() {
+            return self.not_retained(key, &record);
+        }
+        let Some(mut stored) = self.config.unpack(key, Bytes::from_owner(Whole(record.clone())))
+        else {
+            return self.say(Problem::Failed.because("the stored answer can't be read"));
+        };
+        match stored.kind {
+            Kind::Whole => {}
+            Kind::HeadOnly => return self.not_retained(key, &record),
+            Kind::Reference => {
+                let Some(find) = &self.config.dereference else {
+                    return self.not_retained(key, &record);
+                };
+                match (find.0)(std::mem::take(&mut stored.body)).await {
+                    Ok(Some(body)) => stored.body = body,
+                    Ok(None) => return self.not_retained(key, &record),
+                    Err(error) => {
+                        tracing::error!(%error, "a body kept elsewhere could not be found");
+                        let trouble = Problem::Unavailable.because("the stored answer is away");
+                        let wait = super::problem::with_jitter(std::time::Duration::from_secs(2));
+                        return self.say(trouble.after(wait));
+                    }
+                }
+            }
+        }
+        let mut answer = replayed(stored);
+        answer.headers_mut().insert(header::AGE, age.into());
+        answer
+    }
+
+    /// The answer that an interrupted holder left; if it can't be read, `trouble`.
+    pub async fn replay_left<R: Body<Data = Bytes>>(
+        &self,
+        key: &OwnedKey,
+        answer: Arc<[u8]>,
+        trouble: Trouble,
+    ) -> Response<ResponseBody<R>> {
+        let unpacked = self.config.unpack(key, Bytes::from_owner(answer));
+        match unpacked.filter(|stored| stored.kind == Kind::Whole) {
+            Some(stored) => replayed(stored),
+            None => self.say(trouble),
+        }
+    }
+
+    /// It is done, and its answer isn't kept.
+    fn not_retained<R: Body<Data = Bytes>>(
+        &self,
+        key: &OwnedKey,
+        record: &Record,
+    ) -> Response<ResponseBody<R>> {
+        let why = "this request was executed, and its answer is not kept; don't send it again";
+        let trouble = Problem::NotRetained.because(why);
+        let head = self.config.unpack(key, Bytes::copy_from_slice(record.head()));
+        self.say(match head {
+            Some(head) => {
+                trouble.original(head.status, head.headers.get(header::LOCATION).cloned())
+            }
+            None => trouble,
+        })
+    }
+
+    /// What stands for the key of a claim that has ended, by its holder or by somebody else.
+    pub async fn standing<R: Body<Data = Bytes>>(
+        &self,
+        key: &OwnedKey,
+        claim: &Claim<AsyncStore<S>>,
+    ) -> Response<ResponseBody<R>> {
+        let fingerprint = claim.ticket().fingerprint;
+        let begun = self.store.begin_with(key.as_ref(), fingerprint, self.config.terms()).await;
+        match begun {
+            Ok(Begin::Replay(record)) => return self.replay(key, record).await,
+            Ok(Begin::InFlight(pending)) => return self.say(in_flight(&pending)),
+            Ok(Begin::Interrupted(stuck)) => match self.interrupted(&stuck) {
+                Decision::Left(answer, trouble) => {
+                    return self.replay_left(key, answer, trouble).await;
+                }
+                Decision::Refuse(trouble) => return self.say(trouble),
+                Decision::Execute(..) | Decision::Replay(_) => {}
+            },
+            // Freed by an operator: it stays so.
+            Ok(Begin::Execute(free)) => drop(free.release().await),
+            Ok(Begin::Mismatch { .. }) | Err(_) => {}
+        }
+        let why = "the request was executed, and its outcome could not be recorded";
+        self.say(Problem::NotRecorded.because(why))
+    }
+}
+
+fn replayed<R: Body<Data = Bytes>>(stored: Stored) -> Response<ResponseBody<R>> {
+    let Stored { status, headers, trailers, body, .. } = stored;
+    let mut answer = Response::new(ResponseBody::whole(
+        Some(body).filter(|body| !body.is_empty()).into_iter().collect(),
+        trailers,
+    ));
+    *answer.status_mut() = status;
+    *answer.headers_mut() = headers;
+    answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    answer
+}
+
+/// A record's response as bytes that keep it.
+struct Whole(Record);
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
+        self.0.response().unwrap_or_default()
+    }
+}

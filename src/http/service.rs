@@ -1,0 +1,155 @@
+//! The way of a request: in what order it is checked, and where its handler runs.
+
+use super::{
+    attempt::Attempt,
+    body::{RequestBody, ResponseBody},
+    config::Core,
+    decide::{Asked, Decision},
+    execute::execute,
+    executor::{BoxFuture, Executor},
+};
+use crate::backend::IdempotencyStore;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tower_service::Service;
+
+/// A service whose retried requests are replayed. Made by
+/// [`IdempotencyLayer`](super::IdempotencyLayer).
+pub struct Idempotency<S, I> {
+    pub(super) core: Core<S>,
+    pub(super) inner: I,
+}
+
+impl<S: Clone, I: Clone> Clone for Idempotency<S, I> {
+    fn clone(&self) -> Self {
+        Idempotency { core: self.core.clone(), inner: self.inner.clone() }
+    }
+}
+
+impl<S, I> fmt::Debug for Idempotency<S, I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Idempotency").finish_non_exhaustive()
+    }
+}
+
+impl<S, I, B, R> Service<Request<B>> for Idempotency<S, I>
+where
+    S: IdempotencyStore,
+    I: Service<Request<RequestBody<B>>, Response = Response<R>> + Clone + Send + 'static,
+    I::Future: Send,
+    I::Error: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Send,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Send,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = I::Error;
+    type Future = BoxFuture<Result<Response<ResponseBody<R>>, I::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), I::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        let (parts, body) = request.into_parts();
+        // The extension is there if an outer layer handles this request.
+        let covered =
+            self.core.config.covers(&parts) && parts.extensions.get::<Attempt>().is_none();
+        if !covered {
+            let request = Request::from_parts(parts, RequestBody::through(body));
+            let answer = inner.call(request);
+            return Box::pin(async { Ok(answer.await?.map(ResponseBody::through)) });
+        }
+        let core = self.core.clone();
+        Box::pin(async move {
+            let key = match core.key(&parts) {
+                Ok(Some(key)) => key,
+                Ok(None) => {
+                    let request = Request::from_parts(parts, RequestBody::through(body));
+                    return Ok(inner.call(request).await?.map(ResponseBody::through));
+                }
+                Err(trouble) => return Ok(core.say(trouble)),
+            };
+            let asked = match core.read(key, parts, body).await {
+                Ok(asked) => asked,
+                Err(trouble) => return Ok(core.say(trouble)),
+            };
+            once(core, inner, asked).await
+        })
+    }
+}
+
+/// A request that is to take effect once.
+async fn once<S, I, B, R>(
+    core: Core<S>,
+    inner: I,
+    asked: Asked,
+) -> Result<Response<ResponseBody<R>>, I::Error>
+where
+    S: IdempotencyStore,
+    I: Service<Request<RequestBody<B>>, Response = Response<R>> + Send + 'static,
+    I::Future: Send,
+    I::Error: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Send,
+{
+    let (claim, left, run) = match core.decide(&asked).await {
+        Decision::Execute(claim, left, run) => (claim, left, run),
+        Decision::Replay(record) => return Ok(core.replay(&asked.key, record).await),
+        Decision::Left(answer, trouble) => {
+            return Ok(core.replay_left(&asked.key, answer, trouble).await);
+        }
+        Decision::Refuse(trouble) => return Ok(core.say(trouble)),
+    };
+    // In a box in any case: replays, which don't get here, then have a small future.
+    let work: BoxFuture<_> = Box::pin(execute(core.clone(), inner, asked, claim, left, run));
+    if !core.config.detached {
+        return work.await;
+    }
+    Detached { work: Some(work), executor: core.config.executor.clone() }.await
+}
+
+/// Work that goes on by itself when nobody waits for it any more. Until then it runs in the task
+/// of its client, which costs nothing; a panic of it is that task's, as it would be without the
+/// layer.
+struct Detached<T: Send + 'static> {
+    work: Option<BoxFuture<T>>,
+    executor: Arc<dyn Executor>,
+}
+
+impl<T: Send + 'static> Future for Detached<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        // If this panics, there is nothing left to go on with.
+        let mut work = self.work.take().expect("polled after it has ended");
+        let polled = work.as_mut().poll(context);
+        if polled.is_pending() {
+            self.work = Some(work);
+        }
+        polled
+    }
+}
+
+impl<T: Send + 'static> Drop for Detached<T> {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            self.executor.spawn(Box::pin(async {
+                // Nobody takes the answer; the next one who asks finds it in the store.
+                drop(work.await);
+            }));
+        }
+    }
+}

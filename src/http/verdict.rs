@@ -1,0 +1,107 @@
+//! What a service's answer says about the operation.
+
+use http::{StatusCode, header, response::Parts};
+use std::{fmt, sync::Arc};
+
+/// What becomes of the key when the service has answered.
+///
+/// A handler that knows better than the [`Policy`] puts one into its response's extensions.
+///
+/// ```
+/// use onlyonce::http::Verdict;
+/// let mut response = http::Response::new("try another warehouse");
+/// *response.status_mut() = http::StatusCode::CONFLICT;
+/// response.extensions_mut().insert(Verdict::NothingDone);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// The operation is over, and this is its answer: every retry gets it.
+    Final,
+    /// The operation is over. The answer is this client's only; retries learn that it is done.
+    NotRetained,
+    /// Nothing was done: the key is free again, and a retry executes.
+    NothingDone,
+    /// It isn't known whether something was done. The key is interrupted and keeps the answer.
+    Unknown,
+}
+
+/// Decides the verdict of answers that don't bring one.
+#[derive(Clone)]
+pub struct Policy(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Default,
+    Everything,
+    By(Arc<dyn Fn(&Parts) -> Verdict + Send + Sync>),
+}
+
+impl Policy {
+    /// As Stripe's first API does it: whatever the service answers is the answer, a 500 too.
+    pub fn store_everything() -> Self {
+        Policy(Kind::Everything)
+    }
+
+    /// As this function says. [`Policy::default`]'s answer for the rest:
+    ///
+    /// ```
+    /// use onlyonce::http::{Policy, Verdict};
+    /// let usual = Policy::default();
+    /// let policy = Policy::by(move |answer| match answer.status.as_u16() {
+    ///     402 => Verdict::NothingDone,
+    ///     _ => usual.verdict(answer),
+    /// });
+    /// # let _ = policy;
+    /// ```
+    pub fn by(decide: impl Fn(&Parts) -> Verdict + Send + Sync + 'static) -> Self {
+        Policy(Kind::By(Arc::new(decide)))
+    }
+
+    /// The verdict on an answer with this head.
+    pub fn verdict(&self, answer: &Parts) -> Verdict {
+        match &self.0 {
+            Kind::Everything => Verdict::Final,
+            Kind::By(decide) => decide(answer),
+            Kind::Default => usual(answer),
+        }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        match self.0 {
+            Kind::Default => "default",
+            Kind::Everything => "everything",
+            Kind::By(_) => "custom",
+        }
+    }
+}
+
+impl Default for Policy {
+    /// 307, 308, 401, 403, 407, 421, 425, 429 and 503 with `Retry-After` did nothing; of 408 and
+    /// of any other 5xx but 501 it isn't known; everything else is final.
+    fn default() -> Self {
+        Policy(Kind::Default)
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Policy({})", self.name())
+    }
+}
+
+fn usual(answer: &Parts) -> Verdict {
+    match answer.status.as_u16() {
+        307 | 308 | 401 | 403 | 407 | 421 | 425 | 429 => Verdict::NothingDone,
+        503 if answer.headers.contains_key(header::RETRY_AFTER) => Verdict::NothingDone,
+        408 => Verdict::Unknown,
+        501 => Verdict::Final,
+        _ if answer.status.is_server_error() => Verdict::Unknown,
+        _ => Verdict::Final,
+    }
+}
+
+/// Whether a status has no body by definition.
+pub(super) fn is_bodiless(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status.as_u16(), 204 | 304)
+}

@@ -1,0 +1,161 @@
+//! What a shard knows of a key that is held or interrupted.
+
+use crate::{
+    cells::Chain, claim::Held, key::OwnedKey, position::Location, token::Token, wheel::TimerId,
+};
+use std::{sync::Arc, task::Waker};
+
+/// A key that is held or interrupted.
+#[derive(Debug)]
+pub(crate) struct Undecided {
+    pub hash: u64,
+    pub key: OwnedKey,
+    pub held: Held,
+    pub terms: HeldTerms,
+    /// Where it stands in the claims file, and as which version.
+    pub chain: Chain,
+    pub version: u32,
+    /// This attempt was another store's: its first version here has replaced nothing.
+    pub adopted: bool,
+    pub checkpoint: Option<Arc<[u8]>>,
+    /// The answer that a failed holder left.
+    pub answer: Option<Answer>,
+    pub waiters: Waiters,
+    pub timer: Option<TimerId>,
+}
+
+/// What is left of a key that has been decided: its place is another's already.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub hash: u64,
+    pub chain: Chain,
+    pub history: bool,
+    pub waiters: Vec<Waker>,
+}
+
+/// What a failed holder left.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub bytes: Arc<[u8]>,
+    /// Where it stands in the log, in which epoch of its segment; `None` if that was in an earlier
+    /// life, so that it is durable.
+    pub location: Option<(Location, Option<u32>)>,
+}
+
+/// What a claim was granted with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HeldTerms {
+    pub replay_ms: u64,
+    pub remember_ms: u64,
+    /// Largest response, in bytes.
+    pub reserve: u32,
+}
+
+/// Those who wait for an undecided key to change.
+#[derive(Debug, Default)]
+pub(crate) struct Waiters {
+    next: u64,
+    wakers: Vec<(u64, Waker)>,
+}
+
+impl Waiters {
+    /// Registers a waker, in the place that `id` names if it is still there.
+    pub fn register(&mut self, id: &mut Option<u64>, waker: &Waker) {
+        let place = id.and_then(|id| self.wakers.iter_mut().find(|(known, _)| *known == id));
+        match place {
+            Some((_, known)) => known.clone_from(waker),
+            None => {
+                self.next += 1;
+                *id = Some(self.next);
+                self.wakers.push((self.next, waker.clone()));
+            }
+        }
+    }
+
+    pub fn remove(&mut self, id: u64) {
+        self.wakers.retain(|(known, _)| *known != id);
+    }
+
+    pub fn len(&self) -> usize {
+        self.wakers.len()
+    }
+
+    /// Takes everyone out.
+    pub fn take(&mut self) -> Vec<Waker> {
+        match self.wakers.is_empty() {
+            true => Vec::new(),
+            false => std::mem::take(&mut self.wakers).into_iter().map(|(_, w)| w).collect(),
+        }
+    }
+}
+
+/// Keys without a decision, by number; numbers are used again.
+#[derive(Debug, Default)]
+pub(crate) struct Slab {
+    places: Vec<Option<Undecided>>,
+    free: Vec<u32>,
+}
+
+impl Slab {
+    pub fn insert(&mut self, undecided: Undecided) -> u32 {
+        match self.free.pop() {
+            Some(at) => {
+                self.places[at as usize] = Some(undecided);
+                at
+            }
+            None => {
+                self.places.push(Some(undecided));
+                self.places.len() as u32 - 1
+            }
+        }
+    }
+
+    pub fn get(&self, at: u32) -> Option<&Undecided> {
+        self.places.get(at as usize)?.as_ref()
+    }
+
+    pub fn get_mut(&mut self, at: u32) -> Option<&mut Undecided> {
+        self.places.get_mut(at as usize)?.as_mut()
+    }
+
+    /// Takes a key out: the rest of it is dropped where it lies, because moving it would cost
+    /// more than anything else in a completion.
+    pub fn end(&mut self, at: u32) -> Option<(Ended, Option<TimerId>)> {
+        let place = self.places.get_mut(at as usize)?;
+        let undecided = place.as_mut()?;
+        let ended = Ended {
+            hash: undecided.hash,
+            chain: std::mem::take(&mut undecided.chain),
+            history: undecided.held.history,
+            waiters: undecided.waiters.take(),
+        };
+        let timer = undecided.timer;
+        *place = None;
+        self.free.push(at);
+        Some((ended, timer))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Undecided)> {
+        let numbered = self.places.iter().enumerate();
+        numbered.filter_map(|(at, place)| Some((at as u32, place.as_ref()?)))
+    }
+
+    pub fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+}
+
+/// Space that is promised to handles which have been superseded but still exist.
+#[derive(Debug, Default)]
+pub(crate) struct Orphans(Vec<(Token, u64)>);
+
+impl Orphans {
+    pub fn add(&mut self, token: Token, bytes: u64) {
+        self.0.push((token, bytes));
+    }
+
+    pub fn take(&mut self, token: Token) -> Option<u64> {
+        let at = self.0.iter().position(|(known, _)| *known == token)?;
+        Some(self.0.swap_remove(at).1)
+    }
+}

@@ -1,0 +1,268 @@
+//! Reading a store's directory without owning it: what `info`, `list`, `get`, `verify`, `backup`
+//! and `export` of the `onlyonce` command see.
+//!
+//! An [`Inspection`] is what the files held at about one time. It takes no lock, writes nothing
+//! (the files are opened for reading), and reads by read calls, so that a bad sector is a message
+//! and not a signal. The store may be open meanwhile, in any process, and is not disturbed.
+//!
+//! **What is seen of a store that is being written to.** Each key is as it was at some moment
+//! between the start and the end of [`Inspection::open`]. A completion that was acknowledged
+//! before the start is seen; one that is seen may not be durable yet. What a running store has in
+//! memory only is not seen: renewals, why and since when a key is interrupted in this life. So an
+//! undecided key of a running store is shown in flight.
+//!
+//! How it is kept true while the files change: the claims are read before the ring, and the ring
+//! before the segments, which is the way that a record goes; the claims twice, because a
+//! takeover may move one behind the reader's back; the newest segments first, because their
+//! frames say what of older ones must be there; open segments twice, because they grow; and a
+//! segment whose epoch has changed in the end held records that have expired.
+
+mod decide;
+mod item;
+mod survey;
+mod verify;
+
+pub use item::Item;
+pub use verify::{Progress, Report};
+
+use crate::{
+    clock::{Clock, StoreTime, SystemClock},
+    error::OpenError,
+    index::KeyHasher,
+    key::OwnedKey,
+    limits::TIME_MAX_MS,
+    log::{FooterEntry, file_name},
+    options::{Durability, Options},
+    position::Location,
+    recover::segments::Segment,
+    storage::{DiskStorage, Storage},
+    superblock::{FORMAT_VERSION, Superblock},
+};
+use decide::{Decided, Undecided};
+use std::{fmt, path::Path, sync::Arc};
+
+/// What a directory held when it was read.
+pub struct Inspection {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) superblock: Superblock,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) claims_bytes: u64,
+    pub(crate) decided: Decided,
+    hasher: KeyHasher,
+    owner: Option<u32>,
+    now_ms: u64,
+    problems: Vec<Problem>,
+}
+
+impl fmt::Debug for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Inspection({})", self.storage.place())
+    }
+}
+
+/// Something that does not read as it should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Problem {
+    /// The file's name.
+    pub file: String,
+    /// Where, in bytes from its start.
+    pub offset: u64,
+    /// What is wrong there.
+    pub what: String,
+    /// Whose record it is, if that still reads.
+    pub key: Option<Box<OwnedKey>>,
+}
+
+impl Problem {
+    fn at(location: Location, what: impl Into<String>) -> Self {
+        let file = file_name(location.slot());
+        Problem { file, offset: location.offset(), what: what.into(), key: None }
+    }
+
+    /// Of a frame that a segment lists, and that is copied as it is.
+    pub(crate) fn unreadable(segment: &Segment, entry: &FooterEntry) -> Self {
+        let location = Location::new(segment.slot.number, entry.offset);
+        Problem::at(location, "the record does not read back")
+    }
+
+    fn of(error: OpenError) -> Self {
+        let what = error.to_string();
+        let (file, offset, what) = match error {
+            OpenError::Damaged { file, offset, what } => (file, offset, what.to_owned()),
+            OpenError::Missing { file } => (file, 0, "the file is missing".to_owned()),
+            OpenError::Foreign { file } => {
+                (file, 0, "the file belongs to another store or place".to_owned())
+            }
+            OpenError::Newer { file, found, .. } => {
+                (file, 0, format!("the file has format {found}, which is not known here"))
+            }
+            _ => (String::new(), 0, what),
+        };
+        Problem { file, offset, what, key: None }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.file.is_empty() {
+            write!(f, "{} at byte {}: ", self.file, self.offset)?;
+        }
+        f.write_str(&self.what)?;
+        match &self.key {
+            Some(key) => write!(f, " (key {key:?})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The figures of a directory. Sizes are in bytes, times in milliseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Info {
+    /// The directory.
+    pub place: String,
+    /// Version of the format.
+    pub format: u32,
+    /// Random number that the store was given at its creation.
+    pub store: u64,
+    /// How often it has been opened.
+    pub life: u32,
+    /// The process that has it open, as far as the operating system tells.
+    pub owner: Option<u32>,
+    /// How it was opened the last time; `None` if the superblock doesn't say.
+    pub durability: Option<Durability>,
+    /// Tokens below this may have been given out.
+    pub token_limit: u64,
+    /// The time that an opening now would take for its own.
+    pub now_ms: u64,
+    /// Keys that are held by a running store.
+    pub in_flight: u64,
+    /// Keys that are interrupted, or will be when the store is opened.
+    pub interrupted: u64,
+    /// Records, those included that have expired but whose segment has not been swept.
+    pub records: u64,
+    /// When the oldest and the newest of them were completed.
+    pub oldest_newest_ms: Option<(u64, u64)>,
+    /// Size of the claims file, and how many claims fit into it if each takes one cell.
+    pub claims_bytes: u64,
+    /// See `claims_bytes`.
+    pub claims_max: u64,
+    /// Size of the ring.
+    pub ring_bytes: u64,
+    /// Segments that exist.
+    pub segments: u64,
+    /// Those that are free.
+    pub segments_free: u64,
+    /// Those without a footer: being filled, or left so by a crash.
+    pub segments_open: u64,
+    /// Bytes that segments take on the disk.
+    pub segment_bytes: u64,
+    /// Bytes of them that hold records.
+    pub record_bytes: u64,
+    /// What was found not to read, without reading the records: see [`Inspection::verify`].
+    pub problems: Vec<Problem>,
+}
+
+impl Inspection {
+    /// Reads the store in directory `path`.
+    ///
+    /// # Errors
+    /// [`OpenError::NoStore`] if there is none, and what makes opening it impossible: no
+    /// superblock that reads, a newer format. What is damaged otherwise is in
+    /// [`problems`](Self::problems).
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let path = path.as_ref();
+        let storage = DiskStorage::open_read_only(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                OpenError::NoStore { place: path.display().to_string() }
+            }
+            _ => OpenError::io(format!("opening the directory {}", path.display()))(error),
+        })?;
+        let owner = storage.locked_by();
+        Self::of(Arc::new(storage), None, Arc::new(SystemClock), owner)
+    }
+
+    /// Reads the store in `storage`, at the time that `clock` tells. `owner`: the process that has
+    /// it open; without one every undecided key is interrupted.
+    pub fn open_on(
+        storage: Arc<dyn Storage>,
+        clock: impl Clock,
+        owner: Option<u32>,
+    ) -> Result<Self, OpenError> {
+        Self::of(storage, None, Arc::new(clock), owner)
+    }
+
+    /// The same for any storage. `hasher`: of a store that was opened with an unusual one.
+    pub(crate) fn of(
+        storage: Arc<dyn Storage>,
+        hasher: Option<KeyHasher>,
+        clock: Arc<dyn Clock>,
+        owner: Option<u32>,
+    ) -> Result<Self, OpenError> {
+        let survey = survey::take(&*storage, hasher)?;
+        let jump_max = Options::default().clock_jump_max.as_millis() as u64;
+        let seen = survey.seen_ms.min(TIME_MAX_MS);
+        let now_ms = StoreTime::at_open(clock, Some(seen), jump_max, false).now();
+        let mut inspection = Inspection {
+            storage,
+            superblock: survey.superblock,
+            segments: survey.segments,
+            claims_bytes: survey.claims_bytes,
+            decided: Decided::default(),
+            hasher: survey.hasher,
+            owner,
+            now_ms,
+            problems: survey.problems.into_iter().map(Problem::of).collect(),
+        };
+        inspection.decide(survey.claims);
+        Ok(inspection)
+    }
+
+    /// What was found not to read so far.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// The store's figures.
+    pub fn info(&self) -> Info {
+        let sum = |of: &dyn Fn(&Segment) -> u64| self.segments.iter().map(of).sum::<u64>();
+        let is_interrupted = |claim: &&Undecided| self.is_interrupted(claim);
+        let interrupted = self.decided.undecided.iter().filter(is_interrupted).count() as u64;
+        Info {
+            place: self.storage.place(),
+            format: FORMAT_VERSION,
+            store: self.superblock.store,
+            life: self.superblock.life,
+            owner: self.owner,
+            durability: Durability::from_code(self.superblock.durability),
+            token_limit: self.superblock.token_limit,
+            now_ms: self.now_ms,
+            in_flight: self.decided.undecided.len() as u64 - interrupted,
+            interrupted,
+            records: (self.decided.records.len() - self.decided.hidden.len()) as u64,
+            oldest_newest_ms: self.oldest_newest(),
+            claims_bytes: self.claims_bytes,
+            claims_max: crate::cells::Cells::claims_in(self.claims_bytes),
+            ring_bytes: self.superblock.ring_bytes,
+            segments: u64::from(self.superblock.slots),
+            segments_free: sum(&|segment| u64::from(segment.summary().is_none())),
+            segments_open: sum(&|s| u64::from(s.is_open() && s.summary().is_some())),
+            segment_bytes: sum(&|segment| segment.slot.bytes),
+            record_bytes: sum(&|s| s.entries().iter().map(|entry| u64::from(entry.len)).sum()),
+            problems: self.problems.clone(),
+        }
+    }
+
+    /// When the first record of any segment and the last of any were completed.
+    fn oldest_newest(&self) -> Option<(u64, u64)> {
+        let first = |segment: &Segment| {
+            let entry = segment.entries().iter().find(|entry| entry.kind.is_record())?;
+            let frame = segment.frame_at(entry.offset).ok()??;
+            Some(frame.header.time_ms)
+        };
+        let oldest = self.segments.iter().filter_map(first).min()?;
+        let newest = self.segments.iter().map(Segment::newest_ms).max()?;
+        Some((oldest, newest.max(oldest)))
+    }
+}

@@ -1,0 +1,130 @@
+//! Reading everything, to know whether it reads.
+
+use super::{Inspection, Problem};
+use crate::{
+    key::KeyRef,
+    log::{
+        FooterEntry, Kind,
+        frame::{HEADER_BYTES, Header, check_header},
+    },
+    position::Location,
+    recover::segments::{Image, Segment},
+};
+
+/// How far a verification has come. Bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Read so far.
+    pub done: u64,
+    /// To be read in all.
+    pub total: u64,
+}
+
+/// What a verification has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Segments that were read.
+    pub segments: u64,
+    /// Records, tombstones and failures that read back.
+    pub frames: u64,
+    /// Bytes of segments that were read.
+    pub bytes: u64,
+    /// Undecided claims that read back.
+    pub claims: u64,
+    /// What does not read as it should; empty if all is well.
+    pub problems: Vec<Problem>,
+}
+
+impl Inspection {
+    /// Reads everything and holds it against its checksums, and the footers against the records.
+    /// `progress` is called after each segment.
+    pub fn verify(&self, mut progress: impl FnMut(Progress)) -> Report {
+        let in_use = || self.segments.iter().filter(|segment| segment.summary().is_some());
+        let length = |segment: &Segment| segment.summary().map_or(0, |summary| summary.data_end);
+        let total = in_use().map(length).sum();
+        let mut report = Report {
+            claims: self.decided.undecided.len() as u64,
+            problems: self.problems.clone(),
+            ..Report::default()
+        };
+        progress(Progress { done: 0, total });
+        for segment in in_use() {
+            self.verify_segment(segment, &mut report);
+            report.segments += 1;
+            report.bytes += length(segment);
+            progress(Progress { done: report.bytes, total });
+        }
+        report
+    }
+
+    fn verify_segment(&self, segment: &Segment, report: &mut Report) {
+        let image = segment.image();
+        let file = crate::log::file_name(segment.slot.number);
+        let mut problems: Vec<Problem> = Vec::new();
+        for (offset, error) in &image.failed {
+            let what = format!("the disk cannot read this: {error}");
+            problems.push(Problem { file: file.clone(), offset: *offset, what, key: None });
+        }
+        for entry in segment.entries() {
+            let location = Location::new(segment.slot.number, entry.offset);
+            if self.decided.lost.contains(&location) {
+                // Found and told of before.
+                continue;
+            }
+            match self.verify_entry(segment, &image, entry) {
+                Ok(()) => report.frames += 1,
+                Err(problem) => problems.push(problem),
+            }
+        }
+        // Used again while it was read: what it held had expired.
+        if !problems.is_empty() && segment.still_holds() {
+            report.problems.append(&mut problems);
+        }
+    }
+
+    fn verify_entry(
+        &self,
+        segment: &Segment,
+        image: &Image<'_>,
+        entry: &FooterEntry,
+    ) -> Result<(), Problem> {
+        let location = Location::new(segment.slot.number, entry.offset);
+        let problem = |what: &str| Problem {
+            key: key_at(segment, image, entry).map(|key| Box::new(key.owned())),
+            ..Problem::at(location, what)
+        };
+        let Some(frame) = segment.frame_in(image, entry) else {
+            return Err(problem(match entry.kind {
+                Kind::Tombstone => "a tombstone does not read back",
+                Kind::Failed => "the answer of a failure does not read back",
+                _ => "the record does not read back",
+            }));
+        };
+        if entry.kind != Kind::Void && self.hasher.hash(frame.key()) != entry.hash {
+            return Err(problem("the footer lists this record under another key"));
+        }
+        let drop_ms = segment.summary().map_or(0, |summary| summary.drop_ms);
+        if frame.header.expires_ms > drop_ms {
+            return Err(problem("the record outlives its segment"));
+        }
+        if frame.header.token >= self.superblock.token_limit {
+            return Err(problem("the record has a token that was never given out"));
+        }
+        Ok(())
+    }
+}
+
+/// The key of a frame whose header, at least, is whole.
+fn key_at<'a>(segment: &Segment, image: &'a Image<'_>, entry: &FooterEntry) -> Option<KeyRef<'a>> {
+    let bytes = image.bytes.get(entry.offset as usize..)?;
+    let fixed = bytes.first_chunk::<HEADER_BYTES>()?;
+    let header = Header::decode(fixed, bytes.len())?;
+    let names = bytes.get(HEADER_BYTES..header.head_at())?;
+    if !check_header(segment.slot.seed(), fixed, names) {
+        return None;
+    }
+    let (scope, key) = names.split_at(header.scope_len as usize);
+    KeyRef::from_parts(scope, key).ok()
+}

@@ -1,0 +1,193 @@
+//! What identifies a request: a key of the client's in a scope of the service's.
+
+use crate::{error::KeyError, limits::*};
+use smallvec::SmallVec;
+use std::fmt;
+
+/// The part of a request's identity that the service chooses: tenant, principal, operation.
+///
+/// The same key in two scopes is two requests. A scope is 0 to 255 bytes.
+///
+/// ```
+/// use onlyonce::Scope;
+/// let payments = Scope::of(["tenant-7", "payments"]);
+/// assert_ne!(payments, Scope::of(["tenant-7p", "ayments"]));
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Scope(SmallVec<[u8; 40]>);
+
+impl Scope {
+    /// The empty scope: all keys of the store are one name space. Say it aloud, choose it rarely.
+    pub fn global() -> Self {
+        Scope(SmallVec::new())
+    }
+
+    /// A scope of these very bytes; [`KeyError::ScopeTooLong`] beyond 255.
+    pub fn new(bytes: impl AsRef<[u8]>) -> Result<Self, KeyError> {
+        let bytes = bytes.as_ref();
+        if bytes.len() > SCOPE_BYTES_MAX {
+            return Err(KeyError::ScopeTooLong { len: bytes.len() });
+        }
+        Ok(Scope(SmallVec::from_slice(bytes)))
+    }
+
+    /// A scope of several parts, each delimited by its length, so that `["ab", "c"]` and
+    /// `["a", "bc"]` differ. What would be longer than 255 bytes is replaced by its BLAKE3 hash.
+    pub fn of<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
+        let mut bytes = SmallVec::<[u8; 40]>::new();
+        for part in parts {
+            let part = part.as_ref();
+            bytes.extend_from_slice(&(part.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(part);
+        }
+        if bytes.len() > SCOPE_BYTES_MAX {
+            bytes = SmallVec::from_slice(blake3::hash(&bytes).as_bytes());
+        }
+        Scope(bytes)
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Scope(\"{}\")", self.0.escape_ascii())
+    }
+}
+
+/// The identity of a request, borrowed: (scope, key). A key is 1 to 255 bytes of any value.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyRef<'a> {
+    scope: &'a [u8],
+    key: &'a [u8],
+}
+
+impl<'a> KeyRef<'a> {
+    /// A key in a scope; [`KeyError`] if the key is empty or longer than 255 bytes.
+    pub fn new(scope: &'a Scope, key: &'a (impl AsRef<[u8]> + ?Sized)) -> Result<Self, KeyError> {
+        Self::from_parts(scope.as_bytes(), key.as_ref())
+    }
+
+    pub(crate) fn from_parts(scope: &'a [u8], key: &'a [u8]) -> Result<Self, KeyError> {
+        match key.len() {
+            0 => Err(KeyError::Empty),
+            1..=KEY_BYTES_MAX if scope.len() <= SCOPE_BYTES_MAX => Ok(KeyRef { scope, key }),
+            1..=KEY_BYTES_MAX => Err(KeyError::ScopeTooLong { len: scope.len() }),
+            len => Err(KeyError::TooLong { len }),
+        }
+    }
+
+    /// The service's part.
+    pub fn scope(&self) -> &'a [u8] {
+        self.scope
+    }
+
+    /// The client's part.
+    pub fn key(&self) -> &'a [u8] {
+        self.key
+    }
+
+    pub(crate) fn owned(self) -> OwnedKey {
+        OwnedKey::from(self)
+    }
+}
+
+impl fmt::Debug for KeyRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\" in \"{}\"", self.key.escape_ascii(), self.scope.escape_ascii())
+    }
+}
+
+/// Scope and key of up to so many bytes together need no allocation.
+const INLINE: usize = 72;
+
+/// The identity of a request, owned; without an allocation for scopes and keys of usual length.
+#[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OwnedKey {
+    scope_len: u8,
+    bytes: SmallVec<[u8; INLINE]>,
+}
+
+impl OwnedKey {
+    /// Borrowed again.
+    pub fn as_ref(&self) -> KeyRef<'_> {
+        let (scope, key) = self.bytes.split_at(self.scope_len as usize);
+        KeyRef { scope, key }
+    }
+
+    /// The service's part.
+    pub fn scope(&self) -> &[u8] {
+        self.as_ref().scope
+    }
+
+    /// The client's part.
+    pub fn key(&self) -> &[u8] {
+        self.as_ref().key
+    }
+}
+
+impl From<KeyRef<'_>> for OwnedKey {
+    fn from(key: KeyRef<'_>) -> Self {
+        let (scope, len) = (key.scope.len(), key.scope.len() + key.key.len());
+        let join = |joined: &mut [u8]| {
+            joined[..scope].copy_from_slice(key.scope);
+            joined[scope..len].copy_from_slice(key.key);
+        };
+        let bytes = if len <= INLINE {
+            let mut joined = [0; INLINE];
+            join(&mut joined);
+            SmallVec::from_buf_and_len(joined, len)
+        } else {
+            let mut joined = vec![0; len];
+            join(&mut joined);
+            SmallVec::from_vec(joined)
+        };
+        OwnedKey { scope_len: scope as u8, bytes }
+    }
+}
+
+// By hand, because a derived one would copy byte by byte.
+impl Clone for OwnedKey {
+    fn clone(&self) -> Self {
+        OwnedKey { scope_len: self.scope_len, bytes: SmallVec::from_slice(&self.bytes) }
+    }
+}
+
+impl fmt::Debug for OwnedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_ref().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_bounded_and_exact() {
+        let scope = Scope::global();
+        assert_eq!(KeyRef::new(&scope, ""), Err(KeyError::Empty));
+        assert!(KeyRef::new(&scope, &[0u8; 255]).is_ok());
+        assert_eq!(KeyRef::new(&scope, &[0u8; 256]), Err(KeyError::TooLong { len: 256 }));
+        assert_ne!(KeyRef::new(&scope, "a"), KeyRef::new(&scope, "A"));
+        assert_ne!(KeyRef::new(&scope, "a"), KeyRef::new(&scope, "a "));
+    }
+
+    #[test]
+    fn scope_and_key_do_not_run_together() {
+        let (a, ab) = (Scope::new("a").unwrap(), Scope::new("ab").unwrap());
+        assert_ne!(KeyRef::new(&a, "bc").unwrap().owned(), KeyRef::new(&ab, "c").unwrap().owned());
+    }
+
+    #[test]
+    fn long_scopes_are_hashed_and_stay_distinct() {
+        let long = "x".repeat(300);
+        let (a, b) = (Scope::of([&long, "1"]), Scope::of([&long, "2"]));
+        assert_ne!(a, b);
+        assert_eq!(a.as_bytes().len(), 32);
+        assert_eq!(Scope::new(&long), Err(KeyError::ScopeTooLong { len: 300 }));
+    }
+}

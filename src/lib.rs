@@ -1,0 +1,182 @@
+//! An embedded idempotency store: a retried request executes once, and its answer is replayed.
+//!
+//! Clients retry. A server that runs a retried `POST` twice charges twice. The cure: the client
+//! sends an idempotency key; the server **claims** the key atomically, executes once, **persists
+//! key and response before it answers**, and **replays** that response to every retry inside the
+//! deduplication window. This crate is the store for that, embedded in the service.
+//!
+//! ```
+//! use onlyonce::{Begin, Fingerprint, KeyRef, Scope, Store};
+//!
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path();
+//! # fn charge(_idempotency_key: &str) -> Vec<u8> { b"charged".to_vec() }
+//! let store = Store::open(path)?;
+//! let scope = Scope::of(["tenant-7", "payments"]);
+//! let key = KeyRef::new(&scope, "8e03978e-40d5-43e8-bc93-6894a57f9324")?;
+//! let request = Fingerprint::of(["POST", "/payments", "{\"amount\":42}"]);
+//!
+//! match store.begin(key, request)? {
+//!     Begin::Execute(mut claim) => {
+//!         let response = charge(&claim.derive_key("charge"));
+//!         claim.complete(&response)?; // on the disk before anybody is answered
+//!     }
+//!     Begin::Replay(record) => println!("as before: {:?}", record.response()),
+//!     Begin::InFlight(pending) => println!("409, retry after {:?}", pending.retry_after()),
+//!     Begin::Interrupted(stuck) => println!("unknown: {}", stuck.reason()),
+//!     Begin::Mismatch { .. } => println!("422: the key was used for another request"),
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The way of a request
+//!
+//! `begin` finds the key in the `index` or grants a claim, which stands in a cell of the claims
+//! file (`cells`). The holder `complete`s it: the record is appended to the `log` (its `head`, a
+//! mapped `ring`, drained into segments), becomes durable with its group (`lane`), and is visible
+//! from then on. `replay` reads it. `expire` ends leases, and with `keep` brings segments back
+//! whose records have expired. After a crash `recover` finds out what was promised.
+//!
+//! # Where things are
+//!
+//! | to | look at |
+//! |---|---|
+//! | open a store | [`Store::open`], [`Options`], [`Durability`] |
+//! | claim, complete, replay, step by step | [`Store::begin`], [`Begin`], [`Claim`], [`Record`] |
+//! | do it all in one call | [`Store::once`], [`Once`] |
+//! | wait for a key that is in flight | [`Pending::wait`] |
+//! | find out what became of an attempt that died | [`Once::settle`], [`Interrupted`], [`Reason`] |
+//! | await instead of block, on any runtime | [`AsyncStore`] |
+//! | tell requests apart | [`Scope`], [`KeyRef`], [`Fingerprint`] |
+//! | look at keys | [`Store::entries`], [`Store::get`], [`Entry`] |
+//! | decide about them, as an operator | [`Store::resolve`], [`Resolution`] |
+//! | watch a store | [`Store::stats`], [`Stats`]; features `metrics`, `tracing`, `admin` |
+//! | back up, and look at a directory | [`Store::backup`], [`backup`], [`inspect`] |
+//! | test without sleeping, and without a disk | [`ManualClock`], [`storage`] |
+//! | write another backend | [`spi`] |
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `tower`, `axum` | `http`: a layer that makes any `http` service's retries safe |
+//! | `postgres` | `postgres`: the same promises over a PostgreSQL cluster, for several machines |
+//! | `metrics` | `metrics`: counters, gauges and histograms for the crate of that name |
+//! | `tracing` | events and spans |
+//! | `admin` | `admin`: a service with an API and a page, over a live store |
+//! | `cli` | the command `onlyonce` |
+//! | `testing` | `testing`: checks a service's own handlers |
+//! | `conformance` | `conformance`: checks a backend |
+//!
+//! The guides are in the directory `docs`: idempotency from the beginning, design, format,
+//! durability, operations, testing, performance.
+//!
+//! # What survives
+//!
+//! See [`Durability`]. In short: with the default, claims, takeovers, checkpoints, completions and
+//! releases that a call has returned from survive a loss of power; a claim whose holder died is
+//! [`Begin::Interrupted`], at once, and never silently granted again. Renewals are not kept: the
+//! end of a process ends its leases.
+
+#![deny(unsafe_code)]
+
+#[cfg(feature = "admin")]
+pub mod admin;
+mod adopt;
+mod any_store;
+mod async_store;
+mod backend;
+pub mod backup;
+mod begin;
+mod blocking;
+mod broken;
+mod cells;
+mod claim;
+mod clock;
+mod complete;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod copied;
+mod crc;
+mod drive;
+mod engine;
+mod entries;
+mod error;
+mod expire;
+mod fingerprint;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod guard;
+#[cfg(feature = "tower")]
+pub mod http;
+mod index;
+pub mod inspect;
+mod keep;
+mod key;
+mod lane;
+mod lease;
+mod limits;
+mod log;
+mod measure;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(any(feature = "admin", feature = "cli"))]
+#[doc(hidden)]
+pub mod names;
+mod observe;
+mod once;
+mod options;
+mod outcome;
+mod pending;
+mod poison;
+mod position;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+mod recover;
+mod replay;
+mod resolve;
+mod sharded;
+mod slots;
+mod stats;
+pub mod storage;
+mod store;
+mod superblock;
+mod sync;
+#[cfg(feature = "testing")]
+pub mod testing;
+#[cfg(any(feature = "admin", feature = "cli"))]
+mod text;
+mod threads;
+mod token;
+mod tokens;
+mod wait;
+mod wheel;
+
+pub use any_store::AnyStore;
+pub use async_store::AsyncStore;
+pub use backend::{Completion, IdempotencyStore, Terms};
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use entries::{Entry, Filter, State};
+pub use error::{BeginError, ClaimError, Full, KeyError, KeyState, OpenError, Retry};
+pub use fingerprint::Fingerprint;
+pub use guard::{Begin, Claim, Interrupted, Pending};
+pub use key::{KeyRef, OwnedKey, Scope};
+pub use once::{NotRun, Once, Ran, Settled, WorkError};
+pub use options::{Durability, Options, Recovery};
+pub use outcome::{Reason, Record, Retention};
+pub use resolve::Resolution;
+pub use sharded::{Phase, SLOTS, ShardedStore, SlotMap, slot_of};
+pub use stats::Stats;
+pub use store::Store;
+pub use token::Token;
+
+/// The words that backends speak; users of a store don't need them.
+pub mod spi {
+    pub use crate::backend::{
+        Abandon, Found, Grant, IdempotencyStore, Request, Running, Stuck, Ticket, Verb,
+    };
+}
+
+/// The example of the README is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,388 @@
+//! Where records are appended: a ring in front of a segment, one head for each class of
+//! retention.
+//!
+//! A byte's *position* is its place in everything that this head ever appended in this life. The
+//! positions reserved, written, drained and durable follow each other in this order.
+//!
+//! The main class's ring is a mapped file, so that a record is in the kernel's hands as soon as
+//! it is copied. The others' rings are plain memory; there a record is in the kernel's hands when
+//! it is drained, and [`Head::drain`] is called before it is acknowledged.
+//!
+//! Lock order: tail, then extents. The drain lock is taken before extents and never with tail.
+
+use super::{
+    Busy, Shared,
+    footer::{DATA_START, FOOTER_ENTRY_BYTES, FooterEntry, Summary, TRAILER_BYTES},
+    frame::{Encoded, Kind, Placed},
+    ring::Ring,
+    slot::Slot,
+};
+use crate::{
+    broken::{self, Broken},
+    lane::Lane,
+    observe::{Timed, events},
+    poison::Poisoned,
+    position::Location,
+    storage::Region,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+        yield_now,
+    },
+    wait::{Bell, Event},
+};
+use std::{collections::VecDeque, sync::Arc};
+
+/// Positions start here, so that a position minus the start of data is never negative.
+pub(crate) const FIRST_POSITION: u64 = DATA_START;
+
+/// Undrained bytes at which the draining thread is woken.
+const DRAIN_BYTES: u64 = 256 << 10;
+
+#[derive(Debug)]
+pub(crate) struct Head {
+    class: u8,
+    ring: Ring,
+    tail: Mutex<Tail>,
+    /// Segments that still have bytes to receive, oldest first.
+    extents: Mutex<VecDeque<Extent>>,
+    draining: Mutex<Draining>,
+    drained: AtomicU64,
+    /// Store time of the oldest write that no sync has covered; 0 if there is none.
+    dirty_since: AtomicU64,
+    /// The same for what a running sync is about to cover.
+    syncing_since: AtomicU64,
+    pub lane: Lane,
+    /// Rung when a draining thread has something to do.
+    pub drain_bell: Arc<Bell>,
+    /// The ring has room again.
+    pub room: Event,
+}
+
+#[derive(Debug)]
+struct Tail {
+    position: u64,
+    open: Option<Open>,
+}
+
+/// The segment that is being filled.
+#[derive(Debug)]
+struct Open {
+    slot: Arc<Slot>,
+    entries: Vec<FooterEntry>,
+    /// Offset of the next record.
+    at: u64,
+    newest_ms: u64,
+    drop_ms: u64,
+}
+
+#[derive(Debug)]
+struct Extent {
+    slot: Arc<Slot>,
+    /// Set when the segment is full.
+    full: Option<Full>,
+}
+
+/// A segment that takes no more records.
+#[derive(Debug)]
+pub(crate) struct Full {
+    pub slot: Arc<Slot>,
+    pub entries: Vec<FooterEntry>,
+    pub summary: Summary,
+}
+
+#[derive(Debug)]
+struct Draining {
+    /// Segments written to since the last sync, oldest first, with the offset reached.
+    touched: Vec<(Arc<Slot>, u64)>,
+    full: Vec<Full>,
+}
+
+/// A record that has its place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Appended {
+    pub location: Location,
+    pub class: u8,
+    /// Where it ends: durable when the head's durable position reaches this.
+    pub end: u64,
+    /// Bytes taken in the segment, footer entry included.
+    pub used: u64,
+}
+
+/// What the segment's bookkeeping needs to know of a record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Listing {
+    pub hash: u64,
+    pub kind: Kind,
+    pub time_ms: u64,
+    pub expires_ms: u64,
+}
+
+impl Open {
+    fn fits(&self, frame: usize) -> bool {
+        let footer = (self.entries.len() + 1) * FOOTER_ENTRY_BYTES + TRAILER_BYTES;
+        self.at + (frame + footer) as u64 <= self.slot.bytes
+    }
+
+    fn used(&self) -> i64 {
+        (self.at - DATA_START) as i64 + (self.entries.len() * FOOTER_ENTRY_BYTES) as i64
+    }
+
+    fn finish(self, life: u32) -> Full {
+        let Open { slot, entries, at, newest_ms, drop_ms } = self;
+        let summary = Summary { life, data_end: at, drop_ms, newest_ms };
+        Full { slot, entries, summary }
+    }
+}
+
+impl Head {
+    pub fn new(class: u8, ring: Region, lane: Lane, drain_bell: Arc<Bell>) -> Self {
+        Head {
+            class,
+            ring: Ring::new(ring, FIRST_POSITION),
+            tail: Mutex::new(Tail { position: FIRST_POSITION, open: None }),
+            extents: Mutex::default(),
+            draining: Mutex::new(Draining { touched: Vec::new(), full: Vec::new() }),
+            drained: AtomicU64::new(FIRST_POSITION),
+            dirty_since: AtomicU64::new(0),
+            syncing_since: AtomicU64::new(0),
+            lane,
+            drain_bell,
+            room: Event::new(),
+        }
+    }
+
+    /// Gives the frame its place and copies it there. Never waits: says what is lacking instead.
+    ///
+    /// `roll` allows a new segment to be taken; without it only the open one is tried.
+    pub fn append(
+        &self,
+        shared: &Shared,
+        frame: &mut Encoded,
+        listing: Listing,
+        roll: bool,
+        now: u64,
+    ) -> Result<Appended, Busy> {
+        let len = frame.len() as u64;
+        let room = self.room.count();
+        let mut tail = self.tail.lock();
+        shared.poison.check()?;
+        if !tail.open.as_ref().is_some_and(|open| open.fits(frame.len())) {
+            if !roll {
+                return Err(Busy::NoSegment);
+            }
+            self.roll(shared, &mut tail)?;
+            if !tail.open.as_ref().is_some_and(|open| open.fits(frame.len())) {
+                return Err(Busy::NoSegment);
+            }
+        }
+        let position = tail.position;
+        let lapped = position + len > self.drained() + self.ring.bytes();
+        if lapped && !broken::is(Broken::LapUndrained) {
+            return Err(Busy::Ring { class: self.class, since: room });
+        }
+        tail.position += len;
+        let open = tail.open.as_mut().expect("rolled above");
+        let offset = open.at;
+        open.at += len;
+        let entry = FooterEntry { hash: listing.hash, offset, kind: listing.kind, len: len as u32 };
+        open.entries.push(entry);
+        open.newest_ms = open.newest_ms.max(listing.time_ms);
+        open.drop_ms = open.drop_ms.max(listing.expires_ms);
+        open.slot.raise_drop(listing.expires_ms);
+        let (seed, number) = (open.slot.seed(), open.slot.number);
+        drop(tail);
+
+        let durable = self.lane.durable();
+        let placed = Placed { seed, class: self.class, life: shared.life, position, durable };
+        self.ring
+            .write(position, frame.place(&placed))
+            .map_err(|error| shared.poison.trip("writing the ring", &error))?;
+        if self.dirty_since.load(Ordering::Relaxed) == 0 {
+            self.became_dirty(shared, now);
+        }
+        if position / DRAIN_BYTES != (position + len) / DRAIN_BYTES {
+            self.drain_bell.ring();
+        }
+        Ok(Appended {
+            location: Location::new(number, offset),
+            class: self.class,
+            end: position + len,
+            used: len + FOOTER_ENTRY_BYTES as u64,
+        })
+    }
+
+    /// Closes the open segment and takes another into use.
+    fn roll(&self, shared: &Shared, tail: &mut Tail) -> Result<(), Busy> {
+        let slot = shared.space.take(self.class).ok_or(Busy::NoSegment)?;
+        slot.activate(shared.life, self.class, tail.position)
+            .map_err(|error| shared.poison.trip("taking a segment into use", &error))?;
+        events::rolled(slot.number, self.class);
+        self.close_open(shared, tail);
+        self.extents.lock().push_back(Extent { slot: slot.clone(), full: None });
+        tail.open =
+            Some(Open { slot, entries: Vec::new(), at: DATA_START, newest_ms: 0, drop_ms: 0 });
+        Ok(())
+    }
+
+    /// The open segment takes no more records. What it had over (or under: a full segment has
+    /// used part of the largest frame's margin) leaves the account.
+    fn close_open(&self, shared: &Shared, tail: &mut Tail) {
+        let Some(open) = tail.open.take() else { return };
+        shared.space.adjust(open.used() - open.slot.usable(shared.frame_max));
+        let full = open.finish(shared.life);
+        let mut extents = self.extents.lock();
+        let extent = extents.iter_mut().rev().find(|e| e.slot.number == full.slot.number);
+        extent.expect("an open segment has its extent until it is full and drained").full =
+            Some(full);
+        self.lane.wake_worker();
+    }
+
+    /// Closes the open segment if `condition` holds for it (its slot, and bytes used) and says
+    /// whether it did. It is handed on as full by the next commit.
+    pub fn close_if(&self, shared: &Shared, condition: impl FnOnce(&Slot, i64) -> bool) -> bool {
+        let mut tail = self.tail.lock();
+        let close = tail.open.as_ref().is_some_and(|open| condition(&open.slot, open.used()));
+        if close {
+            self.close_open(shared, &mut tail);
+        }
+        close
+    }
+
+    /// Whether a closed segment waits for a commit.
+    pub fn has_closed(&self) -> bool {
+        self.extents.lock().front().is_some_and(|extent| extent.full.is_some())
+    }
+
+    /// Everything below this position is in the segments' files.
+    pub fn drained(&self) -> u64 {
+        self.drained.load(Ordering::Acquire)
+    }
+
+    /// Everything up to here has been given out.
+    pub fn reserved(&self) -> u64 {
+        self.tail.lock().position
+    }
+
+    /// The segment that is being filled, and the offset at which its next record will lie.
+    pub fn open_at(&self) -> Option<(u32, u64)> {
+        let tail = self.tail.lock();
+        tail.open.as_ref().map(|open| (open.slot.number, open.at))
+    }
+
+    /// Copies bytes out of the ring; torn if they have been lapped.
+    pub fn load(&self, position: u64, into: &mut [u8]) {
+        self.ring.load(position, into);
+    }
+
+    /// Moves what is written without a gap into the segments.
+    pub fn drain(&self, shared: &Shared) -> Result<u64, Poisoned> {
+        let mut draining = self.draining.lock();
+        self.drain_locked(shared, &mut draining)
+    }
+
+    fn drain_locked(&self, shared: &Shared, draining: &mut Draining) -> Result<u64, Poisoned> {
+        shared.poison.check()?;
+        let before = self.drained();
+        let mut position = before;
+        let written = self.ring.written_from(position);
+        loop {
+            let Some((slot, full)) = self.next_extent() else {
+                break;
+            };
+            let upto = full.unwrap_or(u64::MAX).min(written);
+            if upto > position {
+                let offset = position - slot.base();
+                self.ring
+                    .drain_to(position, upto - position, &*slot.file, offset)
+                    .map_err(|error| shared.poison.trip("writing a segment", &error))?;
+                let reached = upto - slot.base();
+                match draining.touched.last_mut() {
+                    Some((last, at)) if last.number == slot.number => *at = reached,
+                    _ => draining.touched.push((slot.clone(), reached)),
+                }
+                slot.set_drained(reached);
+                position = upto;
+                self.drained.store(position, Ordering::Release);
+            }
+            if full != Some(position) {
+                break;
+            }
+            let extent = self.extents.lock().pop_front().expect("seen above");
+            draining.full.extend(extent.full);
+        }
+        if position > before {
+            self.room.notify();
+        }
+        Ok(position)
+    }
+
+    /// The oldest segment with bytes to receive, and the position at which it is full.
+    fn next_extent(&self) -> Option<(Arc<Slot>, Option<u64>)> {
+        let extents = self.extents.lock();
+        let extent = extents.front()?;
+        let end = extent.full.as_ref().map(|f| extent.slot.base() + f.summary.data_end);
+        Some((extent.slot.clone(), end))
+    }
+
+    /// Drains and syncs everything written before the call. Returns the position that is now
+    /// durable, and the segments that have become full on the way.
+    pub fn commit(&self, shared: &Shared) -> Result<(u64, Vec<Full>), Poisoned> {
+        self.syncing_since.store(self.dirty_since.swap(0, Ordering::SeqCst), Ordering::SeqCst);
+        let target = self.reserved();
+        let (position, touched, full) = loop {
+            let mut draining = self.draining.lock();
+            let position = self.drain_locked(shared, &mut draining)?;
+            if position >= target {
+                let touched = std::mem::take(&mut draining.touched);
+                break (position, touched, std::mem::take(&mut draining.full));
+            }
+            drop(draining);
+            // Somebody is in the middle of copying a frame; that takes no longer than a copy.
+            yield_now();
+        };
+        if broken::is(Broken::FooterBeforeContent) {
+            let seal = |full: &Full| full.slot.seal(&full.entries, &full.summary);
+            full.iter()
+                .try_for_each(seal)
+                .map_err(|error| shared.poison.trip("sealing a segment", &error))?;
+        }
+        for (slot, reached) in touched {
+            if broken::is(Broken::SkipSegmentSync) {
+                slot.raise_durable(reached);
+                continue;
+            }
+            let started = shared.timings.start();
+            let synced = slot.file.sync();
+            shared.timings.end(Timed::LogSync, started);
+            synced.map_err(|error| shared.poison.trip("syncing a segment", &error))?;
+            slot.raise_durable(reached);
+        }
+        self.syncing_since.store(0, Ordering::SeqCst);
+        Ok((position, full))
+    }
+
+    fn became_dirty(&self, shared: &Shared, now: u64) {
+        let since = now.max(1);
+        let first = self.dirty_since.compare_exchange(0, since, Ordering::SeqCst, Ordering::SeqCst);
+        if first.is_ok() && shared.buffered {
+            self.lane.wake_worker();
+        }
+    }
+
+    /// Store time of the oldest write that may still be lost with power.
+    pub fn oldest_at_risk(&self) -> Option<u64> {
+        match self.syncing_since.load(Ordering::SeqCst) {
+            0 => self.dirty_since(),
+            since => Some(since),
+        }
+    }
+
+    /// Store time of the oldest write that no sync has covered or is about to.
+    pub fn dirty_since(&self) -> Option<u64> {
+        match self.dirty_since.load(Ordering::SeqCst) {
+            0 => None,
+            since => Some(since),
+        }
+    }
+}

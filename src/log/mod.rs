@@ -1,0 +1,228 @@
+//! The log: records appended, read at a location, durable up to a position.
+
+mod footer;
+pub(crate) mod frame;
+mod head;
+mod ring;
+pub(crate) mod scan;
+mod slot;
+mod space;
+
+pub(crate) use footer::{
+    ActiveSince, DATA_START, FooterEntry, HeaderError, SEGMENT_HEADER_BYTES, SEGMENT_VERSION,
+    SegmentHeader, Summary, TRAILER_BYTES, encode as encode_footer,
+};
+pub(crate) use frame::{Draft, Encoded, Frame, Kind, largest_frame};
+pub(crate) use head::{Appended, Full, Head, Listing};
+pub(crate) use slot::{Slot, Slots, Use, file_name};
+pub(crate) use space::Space;
+
+use crate::{
+    broken::{self, Broken},
+    copied::Copied,
+    key::KeyRef,
+    lane::Lane,
+    limits::CLASSES,
+    observe::Timings,
+    poison::{Poison, Poisoned},
+    position::Location,
+    storage::{Region, heap_region},
+    wait::Bell,
+};
+use frame::{HEADER_BYTES, Header, check_body, check_header};
+use std::sync::{Arc, OnceLock};
+
+/// The class of the store's own retention.
+pub(crate) const MAIN_CLASS: u8 = 0;
+
+/// The class that a record of this retention belongs to. Placement only: short of space any
+/// segment takes any record.
+pub(crate) fn class_of(retention_ms: u64, main_ms: u64) -> u8 {
+    if retention_ms == main_ms {
+        return MAIN_CLASS;
+    }
+    let seconds = (retention_ms / 1000).max(1);
+    1 + (seconds.ilog2() as u8).min(CLASSES as u8 - 2)
+}
+
+/// What is lacking for an append to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Busy {
+    /// The ring of this class is full; wait for its room to be counted past `since`.
+    Ring {
+        class: u8,
+        since: u64,
+    },
+    /// No free segment (or, asked not to take one, no room in the open one).
+    NoSegment,
+    Poisoned,
+}
+
+impl From<Poisoned> for Busy {
+    fn from(_: Poisoned) -> Self {
+        Busy::Poisoned
+    }
+}
+
+/// What the parts of the log share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub life: u32,
+    pub frame_max: u64,
+    /// Somebody has to be told of the first write after a sync.
+    pub buffered: bool,
+    pub space: Space,
+    pub poison: Arc<Poison>,
+    pub timings: Timings,
+}
+
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub shared: Shared,
+    pub slots: Slots,
+    heads: [OnceLock<Head>; CLASSES],
+    /// Largest record plus margin: the size of the rings that are made on demand.
+    small_ring: u64,
+    class_bell: Arc<Bell>,
+}
+
+impl Log {
+    pub fn new(
+        shared: Shared,
+        slots: Slots,
+        ring: Region,
+        main_lane: Lane,
+        drain_bell: Arc<Bell>,
+        class_bell: Arc<Bell>,
+    ) -> Self {
+        let heads = [const { OnceLock::new() }; CLASSES];
+        let main = Head::new(MAIN_CLASS, ring, main_lane, drain_bell);
+        assert!(heads[0].set(main).is_ok());
+        let small_ring = (2 * shared.frame_max).next_multiple_of(64).max(64 << 10);
+        Log { shared, slots, heads, small_ring, class_bell }
+    }
+
+    /// The head of a class; made when it is first used.
+    pub fn head(&self, class: u8) -> &Head {
+        self.heads[class as usize].get_or_init(|| {
+            let ring = heap_region(self.small_ring as usize);
+            let lane = Lane::new(self.class_bell.clone(), None);
+            Head::new(class, ring, lane, Arc::new(Bell::default()))
+        })
+    }
+
+    /// The heads that have been used.
+    pub fn heads(&self) -> impl Iterator<Item = (u8, &Head)> {
+        self.heads.iter().enumerate().filter_map(|(i, head)| Some((i as u8, head.get()?)))
+    }
+
+    /// Appends in the class wanted; short of free segments, wherever there is room.
+    pub fn append(
+        &self,
+        class: u8,
+        frame: &mut Encoded,
+        listing: Listing,
+        now: u64,
+    ) -> Result<Appended, Busy> {
+        let wanted = self.head(class).append(&self.shared, frame, listing, true, now);
+        if wanted.is_ok() || !matches!(wanted, Err(Busy::NoSegment)) {
+            return wanted;
+        }
+        for (other, head) in self.heads() {
+            let tried = match other == class {
+                true => continue,
+                false => head.append(&self.shared, frame, listing, false, now),
+            };
+            if !matches!(tried, Err(Busy::NoSegment)) {
+                return tried;
+            }
+        }
+        Err(Busy::NoSegment)
+    }
+
+    /// Whether the record at `location` would survive a loss of power.
+    pub fn is_durable(&self, location: Location) -> bool {
+        self.slots.get(location.slot()).is_some_and(|slot| location.offset() < slot.durable())
+    }
+
+    /// Whether the record at `location` survives the death of the process.
+    pub fn is_written(&self, location: Location) -> bool {
+        self.slots
+            .get(location.slot())
+            .is_some_and(|slot| slot.class() == MAIN_CLASS || location.offset() < slot.drained())
+    }
+
+    /// The class and position of the byte at `location`, to wait for it.
+    pub fn position_of(&self, location: Location) -> (u8, u64) {
+        let slot = self.slots.get(location.slot()).expect("locations name existing slots");
+        (slot.class(), slot.base() + location.offset())
+    }
+
+    /// Copies a frame out and checks it. `None` if it is not whole: damaged, or (without the lock
+    /// of the shard that names it) its segment has meanwhile been used again.
+    pub fn read(&self, location: Location) -> Option<Frame> {
+        let slot = self.slots.get(location.slot())?;
+        // Once from the ring, where an appender may have lapped it meanwhile; then it has been
+        // drained before and is in the segment.
+        (0..3).find_map(|_| self.try_read(slot, location.offset()))
+    }
+
+    fn try_read(&self, slot: &Slot, offset: u64) -> Option<Frame> {
+        let seed = slot.seed();
+        let room = slot.bytes.checked_sub(offset)? as usize;
+        let mut fixed = [0; HEADER_BYTES];
+        if room < HEADER_BYTES {
+            return None;
+        }
+        self.copy(slot, offset, &mut fixed);
+        let header = Header::decode(&fixed, room)?;
+        let names_len = header.head_at() - HEADER_BYTES;
+        let mut names = [0; crate::limits::SCOPE_BYTES_MAX + crate::limits::KEY_BYTES_MAX];
+        let names = &mut names[..names_len];
+        self.copy(slot, offset + HEADER_BYTES as u64, names);
+        // A whole frame that belongs elsewhere is damage too.
+        let misplaced = header.position != slot.base().wrapping_add(offset);
+        let trusts = broken::is(Broken::ServeLapped);
+        let whole = !misplaced && header.kind != Kind::Void && check_header(seed, &fixed, names);
+        if !whole && !trusts {
+            return None;
+        }
+        // Only now is the length believed.
+        let rest = Copied::new(header.len as usize - HEADER_BYTES, |copy| {
+            self.copy(slot, offset + HEADER_BYTES as u64, copy);
+        });
+        let whole = rest[..names_len] == *names && check_body(&header, &rest[names_len..]);
+        (whole || trusts).then_some(Frame { header, rest })
+    }
+
+    fn is_used(&self, class: u8) -> bool {
+        self.heads[class as usize].get().is_some()
+    }
+
+    fn copy(&self, slot: &Slot, offset: u64, into: &mut [u8]) {
+        let drained = offset + into.len() as u64 <= slot.drained();
+        if drained && !(broken::is(Broken::ServeLapped) && self.is_used(slot.class())) {
+            slot.load(offset, into);
+        } else if let Some(head) = self.heads[slot.class() as usize].get() {
+            head.load(slot.base() + offset, into);
+        } else {
+            into.fill(0);
+        }
+    }
+
+    /// Whether what lies at `location` claims to be this key's; without looking at its checksum.
+    pub fn names_unchecked(&self, location: Location, key: KeyRef<'_>) -> bool {
+        let mut fixed = [0; HEADER_BYTES];
+        let Some(slot) = self.slots.get(location.slot()) else { return false };
+        self.copy(slot, location.offset(), &mut fixed);
+        let lens = (key.scope().len() as u8, key.key().len() as u8);
+        let mut names = vec![0; key.scope().len() + key.key().len()];
+        self.copy(slot, location.offset() + HEADER_BYTES as u64, &mut names);
+        (fixed[15], fixed[16]) == lens && names == [key.scope(), key.key()].concat()
+    }
+
+    /// The seed of the frames in a slot now.
+    pub fn epoch(&self, slot: u32) -> Option<u32> {
+        self.slots.get(slot).map(|slot| slot.epoch())
+    }
+}

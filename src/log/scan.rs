@@ -1,0 +1,99 @@
+//! Finding frames in bytes whose footer is missing: what a crash left of a segment, or a ring.
+//!
+//! Every frame whose checksum, life and position fit is accepted, wherever it lies; what lies
+//! between accepted frames is reported, and whether that is damage or was never promised is for
+//! recovery to say, by the durable position:
+//!
+//! | bytes | below the durable position | above it |
+//! |---|---|---|
+//! | a whole frame, at its position | accept | accept |
+//! | a whole frame that says another position | damage | skip |
+//! | no whole frame, another one behind it | damage | hole: never acknowledged |
+//! | no whole frame up to the end | damage | the end |
+
+use super::frame::{HEADER_BYTES, Header, Seed, check_body, check_header};
+use crate::broken::{self, Broken};
+use std::ops::Range;
+
+/// A whole frame and where it lies in the scanned bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub offset: u64,
+    pub header: Header,
+}
+
+/// What a segment was found to hold.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    pub frames: Vec<Found>,
+    /// Unreadable bytes with accepted frames behind them.
+    pub holes: Vec<Range<u64>>,
+    /// Where the last accepted frame ends.
+    pub end: u64,
+}
+
+/// The whole frame at `at`, if there is one.
+fn frame_at(bytes: &[u8], at: usize, seed: Seed) -> Option<Header> {
+    let fixed = bytes.get(at..)?.first_chunk::<HEADER_BYTES>()?;
+    // A length of zero is never valid: skips blank space quickly.
+    if fixed[4..8] == [0; 4] {
+        return None;
+    }
+    let header = Header::decode(fixed, bytes.len() - at)?;
+    let names = &bytes[at + HEADER_BYTES..at + header.head_at()];
+    let body = &bytes[at + header.head_at()..at + header.len as usize];
+    (check_header(seed, fixed, names) && check_body(&header, body)).then_some(header)
+}
+
+/// Scans a segment's bytes from `from` on. `base` is its position minus its offset.
+pub(crate) fn scan_segment(bytes: &[u8], from: u64, seed: Seed, base: u64, life: u32) -> Scan {
+    let mut scan = Scan { end: from, ..Scan::default() };
+    let mut at = from;
+    let life_fits = |header: &Header| header.life == life || broken::is(Broken::LifeNotSeeded);
+    while at + HEADER_BYTES as u64 <= bytes.len() as u64 {
+        let header = frame_at(bytes, at as usize, seed)
+            .filter(|header| header.position == base + at && life_fits(header));
+        let Some(header) = header else {
+            at += 8;
+            continue;
+        };
+        if at > scan.end {
+            scan.holes.push(scan.end..at);
+        }
+        scan.frames.push(Found { offset: at, header });
+        at += header.padded() as u64;
+        scan.end = at;
+    }
+    scan
+}
+
+/// Scans a ring. `home` tells the seed of the segment that the frame of a life at a position
+/// belongs to. The offsets found are into `ring` followed by itself,
+/// which is returned too.
+pub(crate) fn scan_ring(
+    ring: &[u8],
+    home: impl Fn(u32, u64) -> Option<Seed>,
+) -> (Vec<Found>, Vec<u8>) {
+    let mut unrolled = ring.to_vec();
+    unrolled.extend_from_slice(ring);
+    let mut found = Vec::new();
+    for at in (0..ring.len()).step_by(8) {
+        let Some(fixed) = unrolled[at..].first_chunk::<HEADER_BYTES>() else {
+            break;
+        };
+        if fixed[4..8] == [0; 4] {
+            continue;
+        }
+        let Some(header) = Header::decode(fixed, unrolled.len() - at) else {
+            continue;
+        };
+        if header.position % ring.len() as u64 != at as u64 {
+            continue;
+        }
+        let seed = home(header.life, header.position);
+        if seed.and_then(|seed| frame_at(&unrolled, at, seed)).is_some() {
+            found.push(Found { offset: at as u64, header });
+        }
+    }
+    (found, unrolled)
+}

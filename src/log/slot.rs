@@ -1,0 +1,309 @@
+//! Segments: numbered slots, each a preallocated file that is written, sealed, expired as a whole
+//! and written again.
+
+use super::{
+    footer::{
+        self, ActiveSince, DATA_START, FOOTER_ENTRY_BYTES, Footer, FooterEntry, SegmentHeader,
+        Summary, TRAILER_BYTES,
+    },
+    frame::Seed,
+};
+use crate::{
+    broken::{self, Broken},
+    limits::SLOTS_MAX,
+    storage::{Region, Storage, StorageFile},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+};
+
+/// The file of slot `number`.
+pub(crate) fn file_name(number: u32) -> String {
+    format!("segment-{number:06}")
+}
+
+/// One slot. File and size never change; what it holds does, with each epoch.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub number: u32,
+    pub bytes: u64,
+    pub file: Arc<dyn StorageFile>,
+    map: Region,
+    store: u64,
+    /// Grows each time the slot goes back to the pool; seeds the frames' checksums.
+    epoch: AtomicU32,
+    /// Position of a byte minus its offset, in the head that fills this slot.
+    base: AtomicU64,
+    class: AtomicU32,
+    /// Bytes below this offset are in the file.
+    drained: AtomicU64,
+    /// Bytes below this offset are on the disk.
+    durable: AtomicU64,
+    /// When the last record in it has expired.
+    drop_ms: AtomicU64,
+    /// Where the records end that were recovered; 0 if it was filled in this life.
+    recovered_end: AtomicU64,
+    used: AtomicU32,
+}
+
+/// What a slot is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Use {
+    /// It holds nothing.
+    Free = 0,
+    /// Records are appended, or it is full and has no footer yet.
+    Filling = 1,
+    /// It has its footer.
+    Sealed = 2,
+}
+
+impl Slot {
+    pub fn new(
+        number: u32,
+        epoch: u32,
+        store: u64,
+        file: Arc<dyn StorageFile>,
+    ) -> io::Result<Self> {
+        Ok(Slot {
+            number,
+            bytes: file.size(),
+            map: file.map()?,
+            file,
+            store,
+            epoch: AtomicU32::new(epoch),
+            base: AtomicU64::new(0),
+            class: AtomicU32::new(0),
+            drained: AtomicU64::new(0),
+            durable: AtomicU64::new(0),
+            drop_ms: AtomicU64::new(0),
+            used: AtomicU32::new(Use::Free as u32),
+            recovered_end: AtomicU64::new(0),
+        })
+    }
+
+    /// Creates the file of a slot and makes its header (free, `epoch`) durable; the directory
+    /// entry is the caller's to sync.
+    pub fn create(storage: &dyn Storage, number: u32, bytes: u64, store: u64) -> io::Result<Self> {
+        let file = storage.create(&file_name(number), bytes)?;
+        let slot = Slot::new(number, 1, store, file)?;
+        slot.file.write_at(0, &slot.header(None).encode())?;
+        if !broken::is(Broken::AppendToUnprepared) {
+            slot.file.sync()?;
+        }
+        Ok(slot)
+    }
+
+    pub fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    pub fn seed(&self) -> Seed {
+        Seed {
+            store: self.store,
+            slot: if broken::is(Broken::SlotNotSeeded) { 0 } else { self.number },
+            epoch: if broken::is(Broken::EpochNotSeeded) { 0 } else { self.epoch() },
+        }
+    }
+
+    pub fn class(&self) -> u8 {
+        self.class.load(Ordering::Relaxed) as u8
+    }
+
+    pub fn base(&self) -> u64 {
+        self.base.load(Ordering::Relaxed)
+    }
+
+    pub fn drained(&self) -> u64 {
+        self.drained.load(Ordering::Acquire)
+    }
+
+    pub fn set_drained(&self, offset: u64) {
+        self.drained.store(offset, Ordering::Release);
+    }
+
+    pub fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    pub fn raise_durable(&self, offset: u64) {
+        self.durable.fetch_max(offset, Ordering::AcqRel);
+    }
+
+    pub fn used_as(&self) -> Use {
+        match self.used.load(Ordering::Acquire) {
+            0 => Use::Free,
+            1 => Use::Filling,
+            _ => Use::Sealed,
+        }
+    }
+
+    fn use_as(&self, used: Use) {
+        self.used.store(used as u32, Ordering::Release);
+    }
+
+    pub fn drop_ms(&self) -> u64 {
+        self.drop_ms.load(Ordering::Acquire)
+    }
+
+    pub fn raise_drop(&self, ms: u64) {
+        self.drop_ms.fetch_max(ms, Ordering::AcqRel);
+    }
+
+    /// Bytes of records in the file; of a slot that isn't free.
+    pub fn record_bytes(&self) -> u64 {
+        let end = match self.recovered_end.load(Ordering::Relaxed) {
+            0 => self.drained(),
+            end => end,
+        };
+        end.saturating_sub(DATA_START)
+    }
+
+    /// Bytes that records (footer entries included) may take so that even the largest frame
+    /// still fits: what the account of free space counts.
+    pub fn usable(&self, frame_max: u64) -> i64 {
+        (self.bytes - DATA_START - TRAILER_BYTES as u64) as i64 - frame_max as i64
+    }
+
+    /// The header of this slot when it is free.
+    pub fn free_header(&self, epoch: u32) -> SegmentHeader {
+        SegmentHeader { epoch, ..self.header(None) }
+    }
+
+    fn header(&self, active: Option<ActiveSince>) -> SegmentHeader {
+        SegmentHeader {
+            slot: self.number,
+            store: self.store,
+            epoch: self.epoch(),
+            bytes: self.bytes,
+            active,
+        }
+    }
+
+    /// Takes the slot into use. The header is not synced here: the first group's sync covers it
+    /// together with the first records, and before that nothing was promised.
+    pub fn activate(&self, life: u32, class: u8, position: u64) -> io::Result<()> {
+        let base = position - DATA_START;
+        self.reactivate(ActiveSince { life, class, base })?;
+        self.base.store(base, Ordering::Relaxed);
+        self.class.store(u32::from(class), Ordering::Relaxed);
+        self.drop_ms.store(0, Ordering::Relaxed);
+        self.recovered_end.store(0, Ordering::Relaxed);
+        self.durable.store(DATA_START, Ordering::Release);
+        self.drained.store(DATA_START, Ordering::Release);
+        self.use_as(Use::Filling);
+        Ok(())
+    }
+
+    /// Writes the header of a slot in use.
+    pub fn reactivate(&self, since: ActiveSince) -> io::Result<()> {
+        self.file.write_at(0, &self.header(Some(since)).encode())
+    }
+
+    /// All that was recovered is in the file and on the disk.
+    pub fn recovered(&self, summary: &Summary, base: u64) {
+        self.base.store(base, Ordering::Relaxed);
+        self.drop_ms.store(summary.drop_ms, Ordering::Relaxed);
+        self.recovered_end.store(summary.data_end, Ordering::Relaxed);
+        self.durable.store(self.bytes, Ordering::Release);
+        self.drained.store(self.bytes, Ordering::Release);
+        self.use_as(Use::Sealed);
+    }
+
+    /// Makes the slot fit for the pool: with the next epoch no frame of the last one passes.
+    /// Durable when this returns.
+    pub fn recycle(&self) -> io::Result<()> {
+        let next = SegmentHeader { epoch: self.epoch() + 1, ..self.header(None) };
+        self.file.write_at(0, &next.encode())?;
+        if !broken::is(Broken::SkipRecycleSync) {
+            self.file.sync()?;
+        }
+        self.epoch.store(next.epoch, Ordering::Release);
+        self.use_as(Use::Free);
+        Ok(())
+    }
+
+    /// Writes the header of a free slot again. Durable when this returns.
+    pub fn confirm_free(&self) -> io::Result<()> {
+        self.file.write_at(0, &self.header(None).encode())?;
+        self.file.sync()
+    }
+
+    /// Writes the footer; the content must be durable already. Durable when this returns.
+    pub fn seal(&self, entries: &[FooterEntry], summary: &Summary) -> io::Result<()> {
+        let bytes = footer::encode(self.seed(), entries, summary);
+        self.file.write_at(self.bytes - bytes.len() as u64, &bytes)?;
+        if !broken::is(Broken::SkipSealSync) {
+            self.file.sync()?;
+        }
+        self.use_as(Use::Sealed);
+        Ok(())
+    }
+
+    /// Reads the footer, by read calls.
+    pub fn footer(&self) -> io::Result<Option<(Vec<FooterEntry>, Summary)>> {
+        let footer = self.read_footer()?;
+        Ok(footer.map(|footer| (footer.entries().collect(), footer.summary)))
+    }
+
+    /// Reads the footer, by read calls, and leaves its entries as they are.
+    pub fn read_footer(&self) -> io::Result<Option<Footer>> {
+        let mut trailer = [0; TRAILER_BYTES];
+        self.file.read_at(self.bytes - TRAILER_BYTES as u64, &mut trailer)?;
+        let Some(count) = footer::claimed_entries(&trailer, self.seed()) else {
+            return Ok(None);
+        };
+        let len = u64::from(count) * FOOTER_ENTRY_BYTES as u64 + TRAILER_BYTES as u64;
+        if len > self.bytes - DATA_START {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; len as usize];
+        self.file.read_at(self.bytes - len, &mut bytes)?;
+        Ok(Footer::decode(self.seed(), bytes, self.bytes))
+    }
+
+    /// Copies bytes out of the map. The caller has checked the range against `bytes`.
+    pub fn load(&self, offset: u64, into: &mut [u8]) {
+        self.map.load(offset as usize, into);
+    }
+}
+
+const CHUNK: usize = 256;
+
+/// The slots of one range of numbers; made when the first of them is added.
+type Chunk = Box<[OnceLock<Arc<Slot>>]>;
+
+/// All slots, by number. Slots are added and never removed, so that a lookup takes no lock.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    chunks: Box<[OnceLock<Chunk>]>,
+}
+
+impl Slots {
+    pub fn new() -> Self {
+        let chunks = (SLOTS_MAX as usize).div_ceil(CHUNK);
+        Slots { chunks: (0..chunks).map(|_| OnceLock::new()).collect() }
+    }
+
+    pub fn get(&self, number: u32) -> Option<&Arc<Slot>> {
+        let chunk = self.chunks.get(number as usize / CHUNK)?.get()?;
+        chunk[number as usize % CHUNK].get()
+    }
+
+    pub fn add(&self, slot: Arc<Slot>) {
+        let number = slot.number as usize;
+        let chunk = self.chunks[number / CHUNK]
+            .get_or_init(|| (0..CHUNK).map(|_| OnceLock::new()).collect());
+        let new = chunk[number % CHUNK].set(slot).is_ok();
+        debug_assert!(new, "slot numbers are given once");
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        self.chunks
+            .iter()
+            .filter_map(OnceLock::get)
+            .flat_map(|c| c.iter().filter_map(OnceLock::get))
+    }
+}

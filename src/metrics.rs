@@ -1,0 +1,235 @@
+//! A store's figures for the crate [`metrics`], and so for Prometheus and its like.
+//! Feature `metrics`.
+//!
+//! The store counts by itself; a [`Publisher`] hands over what it has counted, whenever it is
+//! asked to: before each scrape, or every few seconds.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! let store = onlyonce::Store::open(dir.path())?;
+//! let mut publisher = onlyonce::metrics::Publisher::new(&store);
+//! // In the handler of `GET /metrics`, before the recorder renders; or in a loop:
+//! publisher.publish();
+//! # Ok(()) }
+//! ```
+//!
+//! Names, labels and what to do about them are in `docs/operations.md`. Without a recorder
+//! nothing happens. Times are taken from the first `Publisher::new` on.
+
+use crate::{
+    observe::{Counts, Timed},
+    stats::Stats,
+    store::{Store, WeakStore},
+};
+use ::metrics::{
+    Label, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+};
+use ::metrics::{SharedString, histogram};
+
+/// Bounds of buckets for the histograms whose names end in `_seconds`: 1 us to 10 s.
+pub const SECONDS_BUCKETS: [f64; 22] = [
+    1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2,
+    5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// Bounds of buckets for `onlyonce_group_size`.
+pub const GROUP_BUCKETS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+use Kind::*;
+
+/// Every name, with its kind, unit and what it means.
+const NAMES: [(&str, Kind, Unit, &str); 24] = [
+    ("onlyonce_begins_total", Counter, Unit::Count, "Begins, by outcome."),
+    ("onlyonce_ends_total", Counter, Unit::Count, "Ends of attempts, by how."),
+    ("onlyonce_fenced_total", Counter, Unit::Count, "Holders fenced: perhaps executed twice."),
+    (
+        "onlyonce_interrupted_expired_total",
+        Counter,
+        Unit::Count,
+        "Interrupted keys that expired unresolved: a retry executes again.",
+    ),
+    (
+        "onlyonce_began_after_expiry_total",
+        Counter,
+        Unit::Count,
+        "Claims granted just after the record of the key had expired.",
+    ),
+    ("onlyonce_segments_recycled_total", Counter, Unit::Count, "Segments that became free again."),
+    ("onlyonce_keys", Gauge, Unit::Count, "Keys, by state."),
+    ("onlyonce_oldest_seconds", Gauge, Unit::Seconds, "Age of the oldest undecided key, by state."),
+    ("onlyonce_holders", Gauge, Unit::Count, "Handles of claims that exist."),
+    ("onlyonce_waiters", Gauge, Unit::Count, "Callers that wait for a key in flight."),
+    ("onlyonce_segments", Gauge, Unit::Count, "Segments, by state."),
+    ("onlyonce_log_bytes", Gauge, Unit::Bytes, "Bytes of records in segments, by state."),
+    ("onlyonce_segment_bytes", Gauge, Unit::Bytes, "Bytes that segments take on the disk."),
+    ("onlyonce_capacity_bytes", Gauge, Unit::Bytes, "Bytes that segments may take."),
+    (
+        "onlyonce_space_free_bytes",
+        Gauge,
+        Unit::Bytes,
+        "Bytes in existing segments, neither used nor promised to claims.",
+    ),
+    ("onlyonce_claim_cells_free", Gauge, Unit::Count, "Cells of the claims file that are free."),
+    ("onlyonce_index_bytes", Gauge, Unit::Bytes, "Memory that the index takes."),
+    ("onlyonce_poisoned", Gauge, Unit::Count, "1: a write or sync failed, open the store again."),
+    ("onlyonce_clock_held", Gauge, Unit::Count, "1: the wall clock is not believed."),
+    ("onlyonce_damaged_places", Gauge, Unit::Count, "Damage that the opening passed over."),
+    ("onlyonce_life", Gauge, Unit::Count, "How often the store has been opened."),
+    ("onlyonce_recovery_seconds", Gauge, Unit::Seconds, "What the opening took."),
+    ("onlyonce_step_seconds", Histogram, Unit::Seconds, "Time of a step, by step."),
+    ("onlyonce_group_size", Histogram, Unit::Count, "Callers in a group commit."),
+];
+
+/// What is timed, and as which `step` it is published.
+const STEPS: [(Timed, &str); 6] = [
+    (Timed::Begin, "begin"),
+    (Timed::Complete, "complete"),
+    (Timed::Replay, "replay"),
+    (Timed::CommitWait, "commit_wait"),
+    (Timed::LogSync, "sync_log"),
+    (Timed::ClaimsSync, "sync_claims"),
+];
+
+/// At most so many samples of a histogram are handed over at once. If there are more, the share
+/// of each value stays right, their number doesn't; the counters tell that.
+const SAMPLES_MAX: u64 = 100_000;
+
+/// Hands a store's figures to the recorder of the crate [`metrics`]. One for each
+/// store; two of one store would hand over each sample twice.
+///
+/// It doesn't keep the store open.
+#[derive(Debug)]
+pub struct Publisher {
+    store: WeakStore,
+    labels: Vec<Label>,
+    /// Samples that have been handed over.
+    published: [Counts; Timed::ALL.len()],
+}
+
+impl Publisher {
+    /// Figures without a label for the store. From now on the store takes times.
+    pub fn new(store: &Store) -> Self {
+        Self::with_labels(store, Vec::new())
+    }
+
+    /// Figures with a label `store`, for processes with several.
+    pub fn named(store: &Store, name: impl Into<SharedString>) -> Self {
+        Self::with_labels(store, vec![Label::new("store", name)])
+    }
+
+    fn with_labels(store: &Store, labels: Vec<Label>) -> Self {
+        store.engine().timings.watch();
+        for (name, kind, unit, meaning) in NAMES {
+            match kind {
+                Counter => describe_counter!(name, unit, meaning),
+                Gauge => describe_gauge!(name, unit, meaning),
+                Histogram => describe_histogram!(name, unit, meaning),
+            }
+        }
+        Publisher { store: store.downgrade(), labels, published: Default::default() }
+    }
+
+    /// Hands over what there is now. `false`: there is no handle of the store any more.
+    ///
+    /// Takes the lock of each shard of the index in turn: some tens of microseconds in all.
+    pub fn publish(&mut self) -> bool {
+        let Some(store) = self.store.upgrade() else {
+            return false;
+        };
+        self.publish_stats(&store.stats());
+        let timings = &store.engine().timings;
+        for (timed, step) in STEPS {
+            let labels = self.labelled("step", step);
+            let samples = histogram!("onlyonce_step_seconds", labels);
+            self.hand_over(timed, timings.counts(timed), samples, 1e-9);
+        }
+        let samples = histogram!("onlyonce_group_size", self.labels.clone());
+        self.hand_over(Timed::GroupSize, timings.counts(Timed::GroupSize), samples, 1.0);
+        true
+    }
+
+    fn hand_over(&mut self, timed: Timed, now: Counts, into: ::metrics::Histogram, unit: f64) {
+        let new = now.since(&self.published[timed as usize]);
+        let one_for = new.total().div_ceil(SAMPLES_MAX).max(1);
+        for (value, count) in new.filled() {
+            into.record_many(value as f64 * unit, count.div_ceil(one_for) as usize);
+        }
+        self.published[timed as usize] = now;
+    }
+
+    fn labelled(&self, key: &'static str, value: &'static str) -> Vec<Label> {
+        let own = Label::from_static_parts(key, value);
+        self.labels.iter().cloned().chain([own]).collect()
+    }
+
+    fn publish_stats(&self, stats: &Stats) {
+        let count = |name: &'static str, labels, value| counter!(name, labels).absolute(value);
+        let show = |name: &'static str, value: f64| gauge!(name, self.labels.clone()).set(value);
+        for (outcome, value) in [
+            ("granted", stats.granted),
+            ("taken_over", stats.taken_over),
+            ("replayed", stats.replayed),
+            ("in_flight", stats.saw_in_flight),
+            ("interrupted", stats.saw_interrupted),
+            ("mismatch", stats.mismatched),
+            ("full", stats.refused_full),
+        ] {
+            count("onlyonce_begins_total", self.labelled("outcome", outcome), value);
+        }
+        for (how, value) in [
+            ("completed", stats.completed),
+            ("failed", stats.failed),
+            ("released", stats.released),
+            ("abandoned", stats.abandoned),
+            ("lease_passed", stats.leases_passed),
+        ] {
+            count("onlyonce_ends_total", self.labelled("how", how), value);
+        }
+        for (name, value) in [
+            ("onlyonce_fenced_total", stats.fenced),
+            ("onlyonce_interrupted_expired_total", stats.interrupted_expired),
+            ("onlyonce_began_after_expiry_total", stats.began_after_expiry),
+            ("onlyonce_segments_recycled_total", stats.segments_recycled),
+        ] {
+            count(name, self.labels.clone(), value);
+        }
+        for (name, state, value) in [
+            ("onlyonce_keys", "in_flight", stats.in_flight as f64),
+            ("onlyonce_keys", "interrupted", stats.interrupted as f64),
+            ("onlyonce_keys", "completed", stats.records as f64),
+            ("onlyonce_oldest_seconds", "in_flight", stats.oldest_in_flight_ms as f64 / 1e3),
+            ("onlyonce_oldest_seconds", "interrupted", stats.oldest_interrupted_ms as f64 / 1e3),
+            (
+                "onlyonce_segments",
+                "live",
+                stats.segments.saturating_sub(stats.segments_free) as f64,
+            ),
+            ("onlyonce_segments", "pooled", stats.segments_free as f64),
+            ("onlyonce_log_bytes", "live", stats.bytes_live as f64),
+            ("onlyonce_log_bytes", "dead", stats.bytes_dead as f64),
+        ] {
+            gauge!(name, self.labelled("state", state)).set(value);
+        }
+        show("onlyonce_holders", stats.holders as f64);
+        show("onlyonce_waiters", stats.waiters as f64);
+        show("onlyonce_segment_bytes", stats.segment_bytes as f64);
+        show("onlyonce_capacity_bytes", stats.capacity as f64);
+        show("onlyonce_space_free_bytes", stats.space_free as f64);
+        show("onlyonce_claim_cells_free", stats.cells_free as f64);
+        show("onlyonce_index_bytes", stats.index_bytes as f64);
+        show("onlyonce_poisoned", f64::from(u8::from(stats.poisoned.is_some())));
+        show("onlyonce_clock_held", f64::from(u8::from(stats.clock_held)));
+        show("onlyonce_damaged_places", stats.damaged_places as f64);
+        show("onlyonce_life", f64::from(stats.life));
+        show("onlyonce_recovery_seconds", stats.recovery_ms as f64 / 1e3);
+    }
+}

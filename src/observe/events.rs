@@ -1,0 +1,152 @@
+//! Events, as `docs/operations.md` lists them. Their target is `onlyonce`.
+//!
+//! A key is never written out: `key` is its hash under the store's own secret, the same in all
+//! events of a store, its admin service included, and nothing that a reader of logs could try
+//! keys against.
+
+#![cfg_attr(not(feature = "tracing"), allow(unused_variables, dead_code))]
+
+use crate::{stats::Count, token::Token};
+use std::fmt;
+
+/// A key's hash, as it is written into logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyHash(pub u64);
+
+impl fmt::Display for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+macro_rules! event {
+    ($level:ident, $($what:tt)*) => {{
+        #[cfg(feature = "tracing")]
+        {
+            tracing::$level!(target: "onlyonce", $($what)*);
+        }
+    }};
+}
+
+/// Something happened to a key that is counted, and that nobody need be called for.
+pub(crate) fn counted(hash: u64, count: Count) {
+    let key = KeyHash(hash);
+    match count {
+        Count::Granted => event!(trace, %key, "claim granted"),
+        Count::TakenOver => event!(debug, %key, "claim granted by takeover"),
+        Count::Replayed => event!(trace, %key, "replayed"),
+        Count::SawInFlight => event!(debug, %key, "found in flight"),
+        Count::SawInterrupted => event!(debug, %key, "found interrupted"),
+        Count::Completed => event!(trace, %key, "completed"),
+        Count::Failed => event!(debug, %key, "failed, outcome unknown"),
+        Count::Released => event!(debug, %key, "released"),
+        Count::Abandoned => event!(warn, %key, "claim dropped undecided"),
+        Count::LeasePassed => event!(warn, %key, "lease passed, the holder is silent"),
+        Count::RefusedFull => event!(debug, %key, "claim refused, the store is full"),
+        // Said by `recycled`.
+        Count::Recycled => {}
+        // Said by `alarm`.
+        Count::Mismatched | Count::Fenced | Count::InterruptedExpired | Count::BeganAfterExpiry => {
+        }
+    }
+}
+
+/// Something that may mean money. `token`: of the claim that it is about.
+pub(crate) fn alarm(count: Count, hash: u64, token: Option<Token>) {
+    let key = KeyHash(hash);
+    #[cfg(feature = "tracing")]
+    let token = token.map(Token::get);
+    match count {
+        Count::Mismatched => event!(debug, %key, token, "key used for another request"),
+        Count::Fenced => event!(
+            error, %key, token,
+            "a holder was fenced: the operation may have taken effect twice"
+        ),
+        Count::InterruptedExpired => event!(
+            error, %key, token,
+            "an interrupted key expired unresolved: a retry executes again"
+        ),
+        Count::BeganAfterExpiry => event!(
+            warn, %key, token,
+            "a claim was granted for a key whose record had just expired"
+        ),
+        other => counted(hash, other),
+    }
+}
+
+/// A group commit is over.
+pub(crate) fn committed(lane: u8, callers: usize, position: u64) {
+    event!(trace, lane, callers, position, "group commit");
+}
+
+/// A class has taken a free segment into use.
+pub(crate) fn rolled(segment: u32, class: u8) {
+    event!(debug, segment, class, "segment taken into use");
+}
+
+/// A segment was made.
+pub(crate) fn created(segment: u32, bytes: u64) {
+    event!(info, segment, bytes, "segment created");
+}
+
+/// There was no room for another segment.
+pub(crate) fn starved(bytes: u64) {
+    event!(error, bytes, "no room on the disk for another segment");
+}
+
+/// A full segment has its footer.
+pub(crate) fn sealed(segment: u32) {
+    event!(debug, segment, "segment sealed");
+}
+
+/// A segment whose records have all expired is free again.
+pub(crate) fn recycled(segment: u32) {
+    event!(debug, segment, "segment recycled");
+}
+
+/// What an opening found.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub life: u32,
+    pub records: u64,
+    pub interrupted: u64,
+    pub segments: u64,
+    pub took_ms: u64,
+}
+
+/// A store was opened.
+pub(crate) fn opened(place: &str, found: &Opened) {
+    let Opened { life, records, interrupted, segments, took_ms } = *found;
+    event!(info, place, life, records, interrupted, segments, took_ms, "store opened");
+}
+
+/// An opening passed over damage.
+pub(crate) fn salvaged(damaged_places: u64) {
+    event!(error, damaged_places, "opened past damage: keys may have been lost");
+}
+
+/// The wall clock was not believed.
+pub(crate) fn clock_held(now_ms: u64) {
+    event!(error, now_ms, "the wall clock jumped too far ahead and is not believed");
+}
+
+/// The first failed write or sync.
+pub(crate) fn poisoned(why: &str) {
+    event!(error, why, "poisoned: nothing is acknowledged until the store is opened again");
+}
+
+/// An operator has decided about a key.
+pub(crate) fn resolved(hash: u64, decision: &'static str) {
+    let key = KeyHash(hash);
+    event!(info, %key, decision, "resolved by an operator");
+}
+
+/// No more claims are granted.
+pub(crate) fn draining(holders: u64) {
+    event!(info, holders, "draining: no more claims are granted");
+}
+
+/// A store was closed.
+pub(crate) fn closed(place: &str, in_order: bool) {
+    event!(info, place, in_order, "store closed");
+}

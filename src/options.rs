@@ -1,0 +1,351 @@
+//! Every tunable of a store, with its unit, default and bound; checked once, at open.
+
+use crate::{
+    clock::{Clock, SystemClock},
+    error::OpenError,
+    limits::*,
+    log::largest_frame,
+    outcome::Retention,
+};
+use std::{sync::Arc, time::Duration};
+
+/// When a call returns, and what then survives which crash.
+///
+/// | | panic, dropped future | kill -9, abort | power loss, kernel crash |
+/// |---|---|---|---|
+/// | completion, checkpoint; `Synced` or `SyncedCompletions` | kept | kept | kept |
+/// | completion, checkpoint; `Buffered` | kept | kept | the last `max_delay` may be lost |
+/// | claim; `Synced` | Interrupted | Interrupted | Interrupted |
+/// | claim; otherwise | Interrupted | Interrupted | may be absent: a retry may execute again |
+/// | release; `Synced` | kept | kept | kept |
+/// | release; otherwise | kept | kept | may return as Interrupted, never as Completed |
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Claims, takeovers, checkpoints, completions and releases are on stable storage (one sync
+    /// covers all who wait) before the call returns, and only then visible to others.
+    #[default]
+    Synced,
+    /// Completions and checkpoints as with `Synced`; claims and releases are written without
+    /// waiting for the disk. Choose it if the effect is itself idempotent, by `derive_key` or a
+    /// unique column, or make single claims durable with `ensure_durable`.
+    SyncedCompletions,
+    /// Everything is in the kernel's hands when the call returns, and on the disk at most
+    /// `max_delay` later.
+    Buffered {
+        /// The longest time that an acknowledged write may be missing from the disk, at least
+        /// one millisecond. Writers wait when the disk falls behind it.
+        max_delay: Duration,
+    },
+}
+
+impl Durability {
+    /// How the superblock says it: 1 `Synced`, 2 `SyncedCompletions`, 3 `Buffered` with the
+    /// milliseconds above the lowest byte.
+    pub(crate) fn code(self) -> u32 {
+        match self {
+            Durability::Synced => 1,
+            Durability::SyncedCompletions => 2,
+            Durability::Buffered { max_delay } => 3 | (max_delay.as_millis() as u32) << 8,
+        }
+    }
+
+    pub(crate) fn from_code(code: u32) -> Option<Self> {
+        match code & 0xff {
+            1 => Some(Durability::Synced),
+            2 => Some(Durability::SyncedCompletions),
+            3 => {
+                let max_delay = Duration::from_millis(u64::from(code >> 8));
+                Some(Durability::Buffered { max_delay })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What opening does about damage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recovery {
+    /// Refuses to open, naming file and place. Nothing is changed. (The bodies of sealed records
+    /// are not read at open: a key whose record turns out damaged later answers
+    /// [`BeginError::Damaged`](crate::BeginError::Damaged).)
+    #[default]
+    Strict,
+    /// Opens with what can be read. Keys whose record is known to be damaged answer
+    /// [`BeginError::Damaged`](crate::BeginError::Damaged). Records that lie in a missing file,
+    /// or in a damaged part that doesn't tell its keys, are lost: their keys can be claimed
+    /// again.
+    Salvage,
+}
+
+/// How to open a store.
+///
+/// ```no_run
+/// use onlyonce::{Durability, Options};
+/// use std::time::Duration;
+/// let store = Options::new()
+///     .durability(Durability::Synced)
+///     .retention(Duration::from_secs(7 * 24 * 3600))
+///     .open("./idempotency")?;
+/// # Ok::<(), onlyonce::OpenError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Options {
+    pub(crate) durability: Durability,
+    pub(crate) recovery: Recovery,
+    pub(crate) lease: Duration,
+    pub(crate) retention: Retention,
+    pub(crate) interrupted_retention: Option<Duration>,
+    pub(crate) execution_limit: Duration,
+    pub(crate) max_attempts: u32,
+    pub(crate) max_response: usize,
+    pub(crate) max_claims: u32,
+    pub(crate) capacity: u64,
+    pub(crate) segment_bytes: u64,
+    pub(crate) ring_bytes: Option<u64>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock_jump_max: Duration,
+    pub(crate) accept_clock: bool,
+    pub(crate) background: bool,
+    pub(crate) hash_bits: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            durability: Durability::default(),
+            recovery: Recovery::default(),
+            lease: Duration::from_secs(60),
+            retention: Retention::of(Duration::from_secs(24 * 3600)),
+            interrupted_retention: None,
+            execution_limit: Duration::from_secs(15 * 60),
+            max_attempts: 5,
+            max_response: 256 << 10,
+            max_claims: 16 << 10,
+            capacity: 8 << 30,
+            segment_bytes: SEGMENT_BYTES_MAX,
+            ring_bytes: None,
+            clock: Arc::new(SystemClock),
+            clock_jump_max: Duration::from_secs(31 * 24 * 3600),
+            accept_clock: false,
+            background: true,
+            hash_bits: 64,
+        }
+    }
+}
+
+impl Options {
+    /// The defaults named at each method.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What survives which crash. Default: [`Durability::Synced`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// What to do about damage at open. Default: [`Recovery::Strict`].
+    pub fn recovery(mut self, recovery: Recovery) -> Self {
+        self.recovery = recovery;
+        self
+    }
+
+    /// How long a holder may be silent. Default: 60 s; 1 ms to 30 days.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// How long completed records are known. Default: 24 h both windows; at least the lease, at
+    /// most ten years.
+    pub fn retention(mut self, retention: impl Into<Retention>) -> Self {
+        self.retention = retention.into();
+        self
+    }
+
+    /// How long an interrupted key is kept for somebody to decide. Default: the longer of the
+    /// claim's retention and seven days; 1 ms to ten years.
+    pub fn interrupted_retention(mut self, window: Duration) -> Self {
+        self.interrupted_retention = Some(window);
+        self
+    }
+
+    /// For how long an execution is kept alive by the library itself. Default: 15 min; from the
+    /// lease to 30 days.
+    pub fn execution_limit(mut self, limit: Duration) -> Self {
+        self.execution_limit = limit;
+        self
+    }
+
+    /// How many attempts at one key `take_over` grants, the first included. Default: 5; at least 1.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = attempts;
+        self
+    }
+
+    /// Largest response in bytes, head included. Default: 256 KiB; at most a little less than
+    /// 16 MiB (four of the largest records fit a segment of 64 MiB) and a quarter of the ring that
+    /// the store was made with. Each claim reserves this much unless its `Terms::reserve` says
+    /// otherwise.
+    pub fn max_response(mut self, bytes: usize) -> Self {
+        self.max_response = bytes;
+        self
+    }
+
+    /// How many claims can be undecided at a time, interrupted ones included (rounded up to whole
+    /// pages). Default: 16,384; 1 to 4,194,304. Each takes 256 bytes of disk (more with a long key
+    /// or a checkpoint). Only a new store takes notice.
+    pub fn max_claims(mut self, claims: u32) -> Self {
+        self.max_claims = claims;
+        self
+    }
+
+    /// The most bytes that segments may take on the disk. Default: 8 GiB; at least one segment of
+    /// four of the largest responses, and of 1 MiB. They are created as needed and used again for
+    /// ever.
+    pub fn capacity(mut self, bytes: u64) -> Self {
+        self.capacity = bytes;
+        self
+    }
+
+    /// Size of the largest segments in bytes. Default: 64 MiB, which is also the most; raised to
+    /// what four of the largest frames take.
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    /// Size of the ring in bytes. Default: 4 MiB, or what four of the largest frames take. Only
+    /// a new store takes notice.
+    pub fn ring_bytes(mut self, bytes: u64) -> Self {
+        self.ring_bytes = Some(bytes);
+        self
+    }
+
+    /// Where time comes from. Default: [`SystemClock`].
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// How far the wall clock may be ahead of the last time that this store has seen, at open,
+    /// to be believed. Beyond it time goes on from there, so that nothing expires early; see
+    /// [`Options::accept_clock`] and `Stats::clock_held`. Default: 31 days.
+    pub fn clock_jump_max(mut self, jump: Duration) -> Self {
+        self.clock_jump_max = jump;
+        self
+    }
+
+    /// Believe the wall clock at this open, whatever it says (it still never goes back).
+    pub fn accept_clock(mut self, accept: bool) -> Self {
+        self.accept_clock = accept;
+        self
+    }
+
+    /// Without threads of its own the store does its housekeeping when
+    /// [`Store::housekeep`](crate::Store::housekeep) is called, and async callers lead their own
+    /// commits (blocking their thread): for simulation. Default: true.
+    #[doc(hidden)]
+    pub fn background(mut self, threads: bool) -> Self {
+        self.background = threads;
+        self
+    }
+
+    /// Uses only so many bits of a key's hash, so that tests can force collisions.
+    #[doc(hidden)]
+    pub fn hash_bits(mut self, bits: u32) -> Self {
+        self.hash_bits = bits.min(64);
+        self
+    }
+
+    /// Checks the options against each other and resolves the sizes.
+    pub(crate) fn check(&self) -> Result<Sizes, OpenError> {
+        let ms = |d: Duration| d.as_millis().min(u64::MAX as u128) as u64;
+        let lease = ms(self.lease);
+        if !(1..=LEASE_MAX_MS).contains(&lease) {
+            return Err(OpenError::options("the lease must be 1 ms to 30 days"));
+        }
+        check_retention(self.retention, lease).map_err(OpenError::options)?;
+        if let Some(window) = self.interrupted_retention
+            && !(1..=RETENTION_MAX_MS).contains(&ms(window))
+        {
+            return Err(OpenError::options("interrupted_retention must be 1 ms to ten years"));
+        }
+        if self.execution_limit < self.lease {
+            return Err(OpenError::options("execution_limit must be at least the lease"));
+        }
+        if ms(self.execution_limit) > LEASE_MAX_MS {
+            return Err(OpenError::options("execution_limit must be at most 30 days"));
+        }
+        if self.max_attempts == 0 || self.max_claims == 0 || self.max_claims > 1 << 22 {
+            return Err(OpenError::options(
+                "max_attempts must be 1 or more, max_claims 1 to 4,194,304",
+            ));
+        }
+        if let Durability::Buffered { max_delay } = self.durability
+            && !(Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&max_delay)
+        {
+            return Err(OpenError::options(
+                "max_delay must be 1 ms to an hour; with Synced there is none",
+            ));
+        }
+        if self.max_response > RESPONSE_BYTES_MAX {
+            return Err(OpenError::options("max_response must be at most 16 MiB"));
+        }
+        self.sizes()
+    }
+
+    fn sizes(&self) -> Result<Sizes, OpenError> {
+        let frame_max = largest_frame(self.max_response.max(HEAD_BYTES_MAX)) as u64;
+        // Four of the largest frames, with room for header and footer.
+        let four = (4 * frame_max + 8192).next_multiple_of(64 << 10);
+        let wanted = self.segment_bytes.max(four);
+        if wanted > SEGMENT_BYTES_MAX {
+            return Err(OpenError::options(
+                "segments have at most 64 MiB and hold four of the largest responses: \
+                 choose a smaller segment_bytes or max_response",
+            ));
+        }
+        let segment_max = wanted.next_multiple_of(4096);
+        let segment_min = four.max(MIB).min(segment_max);
+        if self.capacity < segment_min {
+            return Err(OpenError::options(format!(
+                "the capacity must be at least one segment, {segment_min} bytes with this \
+                 max_response",
+            )));
+        }
+        let ring = self.ring_bytes.unwrap_or(4 * MIB).max(four);
+        if ring > RING_BYTES_MAX {
+            return Err(OpenError::options("ring_bytes must be at most 1 GiB"));
+        }
+        let ring = ring.next_multiple_of(4096);
+        Ok(Sizes { frame_max, segment_min, segment_max, ring, cells: self.max_claims })
+    }
+}
+
+/// Sizes that follow from the options.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    pub frame_max: u64,
+    pub segment_min: u64,
+    pub segment_max: u64,
+    pub ring: u64,
+    pub cells: u32,
+}
+
+/// The rule for every retention, of a store, a claim or a completion.
+pub(crate) fn check_retention(retention: Retention, lease_ms: u64) -> Result<(), &'static str> {
+    let (replay, remember) = (retention.replay_for.as_millis(), retention.remember_for.as_millis());
+    if replay < 1 || replay < u128::from(lease_ms) {
+        return Err("a retention must be at least 1 ms and at least the lease");
+    }
+    if remember < replay {
+        return Err("remember_for must be at least replay_for");
+    }
+    if remember > u128::from(RETENTION_MAX_MS) {
+        return Err("a retention is at most ten years");
+    }
+    Ok(())
+}

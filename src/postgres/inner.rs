@@ -1,0 +1,184 @@
+//! What the calls of one store share.
+
+use super::{
+    begin::first,
+    changes::Changes,
+    keep_alive::KeptAlive,
+    options::PostgresOptions,
+    pool::Pool,
+    row::{Owner, Row},
+    schema::Names,
+    session::Standing,
+    statements::Statements,
+    tries::Tries,
+    trouble::Trouble,
+};
+use crate::{
+    backend::{Terms, Ticket},
+    error::BeginError,
+    key::{KeyRef, OwnedKey},
+    limits::LEASE_MAX_MS,
+    options::check_retention,
+    outcome::Retention,
+};
+use parking_lot::Mutex;
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
+
+/// A store's connections, statements, waiters and tasks.
+pub(super) struct Inner {
+    pub options: PostgresOptions,
+    pub names: Names,
+    pub sql: Statements,
+    pub pool: Pool,
+    pub runtime: Handle,
+    pub changes: Changes,
+    pub kept: KeptAlive,
+    /// The session that stands for this store.
+    pub standing: Option<Standing>,
+    closed: AtomicBool,
+    /// Ends of claims, and calls that nobody waits for any more, that are on their way.
+    ending: AtomicU64,
+    ended: Notify,
+    /// Tasks that end with the store.
+    pub tasks: Mutex<Vec<AbortHandle>>,
+}
+
+/// Terms of a claim, resolved by the store's own and checked. Milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GrantTerms {
+    pub lease: i64,
+    pub replay: i64,
+    pub remember: i64,
+    pub keep: i64,
+    pub reserve: i32,
+}
+
+impl Inner {
+    pub fn new(options: &PostgresOptions, pool: Pool) -> Self {
+        let names = Names::of(options);
+        let standing = options.holder_session.then(Standing::new);
+        let own = standing.as_ref().map(|standing| standing.id);
+        Inner {
+            sql: Statements::new(&names, options, own),
+            standing,
+            names,
+            pool,
+            runtime: Handle::current(),
+            changes: Changes::default(),
+            kept: KeptAlive::default(),
+            closed: AtomicBool::new(false),
+            ending: AtomicU64::new(0),
+            ended: Notify::new(),
+            tasks: Mutex::default(),
+            options: options.clone(),
+        }
+    }
+
+    pub fn check_open(&self) -> Result<(), Trouble> {
+        match self.closed.load(Ordering::SeqCst) {
+            true => Err(Trouble::Closed),
+            false => Ok(()),
+        }
+    }
+
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.pool.close();
+        self.tasks.lock().drain(..).for_each(|task| task.abort());
+        self.changes.wake_all();
+    }
+
+    /// Runs `ending` whether or not anybody waits for it.
+    pub fn end_behind(self: &Arc<Self>, ending: impl Future<Output = ()> + Send + 'static) {
+        self.ending.fetch_add(1, Ordering::SeqCst);
+        let inner = self.clone();
+        self.runtime.spawn(async move {
+            ending.await;
+            inner.ending.fetch_sub(1, Ordering::SeqCst);
+            inner.ended.notify_waiters();
+        });
+    }
+
+    /// Resolves when no end of a claim is on its way.
+    pub async fn all_ended(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.ending.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// How many ends of claims are on their way.
+    pub fn ending(&self) -> u64 {
+        self.ending.load(Ordering::SeqCst)
+    }
+
+    pub fn resolve(&self, terms: &Terms) -> Result<GrantTerms, BeginError> {
+        let options = &self.options;
+        let lease = millis(terms.lease.unwrap_or(options.lease));
+        if !(1..=LEASE_MAX_MS as i64).contains(&lease) {
+            return Err(BeginError::Terms { what: "a lease is 1 ms to 30 days" });
+        }
+        let retention = terms.retention.unwrap_or(options.retention);
+        check_retention(retention, lease as u64).map_err(|what| BeginError::Terms { what })?;
+        let most = options.max_response as u32;
+        let reserve = terms.reserve.unwrap_or(most);
+        if reserve > most {
+            return Err(BeginError::Terms { what: "reserve is more than max_response" });
+        }
+        Ok(GrantTerms {
+            lease,
+            replay: millis(retention.replay_for),
+            remember: millis(retention.remember_for),
+            keep: self.keep_ms(retention),
+            reserve: reserve as i32,
+        })
+    }
+
+    /// How long an interrupted key with this retention is kept.
+    pub fn keep_ms(&self, retention: Retention) -> i64 {
+        const WEEK_MS: i64 = 7 * 24 * 3_600_000;
+        match self.options.interrupted_retention {
+            Some(window) => millis(window),
+            None => millis(retention.remember_for).max(WEEK_MS),
+        }
+    }
+
+    /// What the table has of a key.
+    pub async fn look(&self, tries: &Tries, key: KeyRef<'_>) -> Result<Option<Row>, Trouble> {
+        let rows = self.query(tries, &self.sql.look, &[&key.scope(), &key.key()]).await?;
+        first(&rows)
+    }
+
+    /// A key has changed: whoever waits for it is told.
+    pub fn told(&self, key: &OwnedKey) {
+        self.changes.changed(hash(key.as_ref()), self.options.notify);
+    }
+
+    /// The claim has ended, or goes on without renewals.
+    pub fn let_go(&self, ticket: &Ticket) {
+        self.kept.remove(ticket.token, Owner::of(ticket));
+    }
+}
+
+/// Milliseconds, as many as a column takes.
+pub(super) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// What a key is told by when it has changed.
+pub(super) fn hash(key: KeyRef<'_>) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&[key.scope().len() as u8]).update(key.scope()).update(key.key());
+    u64::from_le_bytes(hasher.finalize().as_bytes()[..8].try_into().expect("eight bytes"))
+}

@@ -1,0 +1,262 @@
+//! Looking at keys without claiming them, and what an operator decides of them.
+
+use super::{
+    begin::first,
+    inner::{Inner, millis},
+    row::{Owner, Row, Says, ms, stored},
+    store::PostgresStore,
+    tries::Tries,
+    trouble::Trouble,
+    write::check_lengths,
+};
+use crate::{
+    backend::Completion,
+    entries::{Entry, Filter, State},
+    error::{BeginError, ClaimError},
+    key::{KeyRef, OwnedKey},
+    options::check_retention,
+    outcome::Retention,
+    resolve::Resolution,
+    sharded::slot_of,
+};
+use std::sync::Arc;
+
+/// A page of a listing.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Page {
+    /// The keys that were wanted, by scope and key.
+    pub entries: Vec<Entry>,
+    /// Where the next page begins; `None` after the last.
+    pub next: Option<OwnedKey>,
+}
+
+/// What an operator decides, owned, for a task of its own.
+enum Decision {
+    Complete { head: Vec<u8>, response: Option<Vec<u8>>, retention: Option<Retention> },
+    Free,
+    Forget,
+}
+
+impl PostgresStore {
+    /// What is known of a key. Claims nothing, changes nothing.
+    pub async fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, BeginError> {
+        let (inner, key) = (self.inner().clone(), key.owned());
+        let got = async move {
+            let mut tries = inner.tries();
+            loop {
+                match inner.look(&tries, key.as_ref()).await {
+                    Ok(row) => return Ok(row.and_then(|row| entry(row, key))),
+                    Err(trouble) => tries.again(trouble).await?,
+                }
+            }
+        };
+        self.spawn(got).await
+    }
+
+    /// The keys that `filter` wants, from after `after` (`None`: from the first), out of at most
+    /// `rows` rows of the table. A key that exists throughout a listing is listed exactly once,
+    /// as it is when its page is read.
+    pub async fn entries(
+        &self,
+        filter: Filter,
+        after: Option<OwnedKey>,
+        rows: u32,
+    ) -> Result<Page, BeginError> {
+        let inner = self.inner().clone();
+        let listed = async move {
+            let (mut tries, rows) = (inner.tries(), i64::from(rows.max(1)));
+            let (scope, key) =
+                after.as_ref().map_or((&[][..], &[][..]), |after| (after.scope(), after.key()));
+            loop {
+                match inner.query(&tries, &inner.sql.list, &[&scope, &key, &rows]).await {
+                    Ok(found) => return page(&found, &filter, rows),
+                    Err(trouble) => tries.again(trouble).await?,
+                }
+            }
+        };
+        self.spawn(listed).await
+    }
+
+    /// An operator decides what became of a key, under a new token: whoever holds it is fenced,
+    /// whoever waits for it is told. Committed when this returns.
+    ///
+    /// `force` is needed for a key in flight and to forget a completed one.
+    pub async fn resolve(
+        &self,
+        key: KeyRef<'_>,
+        resolution: Resolution<'_>,
+        force: bool,
+    ) -> Result<(), ClaimError> {
+        let (decision, fingerprint) = match resolution {
+            Resolution::Complete { fingerprint, completion } => {
+                let Completion { head, response, retention } = completion;
+                let limit = self.inner().options.max_response;
+                check_lengths(head, response.unwrap_or_default(), limit)?;
+                let (head, response) = (head.to_vec(), response.map(<[u8]>::to_vec));
+                (Decision::Complete { head, response, retention }, fingerprint)
+            }
+            Resolution::Free => (Decision::Free, None),
+            Resolution::Forget => (Decision::Forget, None),
+        };
+        let (inner, key) = (self.inner().clone(), key.owned());
+        let fingerprint = fingerprint.map(|print| stored(&print).to_vec());
+        let decided = async move {
+            let (owner, mut tries) = (Owner::new(), inner.tries());
+            loop {
+                let case = Case { key: &key, decision: &decision, owner };
+                match inner.try_resolve(&tries, &case, fingerprint.as_deref(), force).await {
+                    Ok(answer) => {
+                        inner.told(&key);
+                        return answer;
+                    }
+                    Err(trouble) => tries.again(trouble).await?,
+                }
+            }
+        };
+        self.spawn(decided).await
+    }
+}
+
+/// One decision about one key.
+struct Case<'a> {
+    key: &'a OwnedKey,
+    decision: &'a Decision,
+    owner: Owner,
+}
+
+impl Inner {
+    /// One try: reads the key, decides, and writes what was decided if the key is still the same.
+    async fn try_resolve(
+        &self,
+        tries: &Tries,
+        case: &Case<'_>,
+        fingerprint: Option<&[u8]>,
+        force: bool,
+    ) -> Result<Result<(), ClaimError>, Trouble> {
+        let row = self.look(tries, case.key.as_ref()).await?;
+        if row.as_ref().is_some_and(|row| row.is_by(case.owner)) {
+            // An earlier try of this call did it.
+            return Ok(Ok(()));
+        }
+        let says = row.as_ref().map_or(Says::Absent, Row::says);
+        let refused = |error| Ok(Err(error));
+        match (case.decision, says) {
+            (_, Says::Held) if !force => refused(ClaimError::NeedsForce { state: "in flight" }),
+            (Decision::Complete { .. }, Says::Completed) => refused(ClaimError::AlreadyCompleted),
+            (Decision::Complete { .. }, Says::Absent) => match fingerprint {
+                None => {
+                    let state = "absent, and an import needs the request's fingerprint";
+                    refused(ClaimError::NotApplicable { state })
+                }
+                Some(fingerprint) => self.decide(tries, case, None, fingerprint).await,
+            },
+            (Decision::Complete { .. }, _) => {
+                let row = row.expect("not absent");
+                let fingerprint = row.fingerprint.clone();
+                self.decide(tries, case, Some(&row), &fingerprint).await
+            }
+            (_, Says::Absent) => refused(ClaimError::NotApplicable { state: "absent" }),
+            (Decision::Free, Says::Completed) => {
+                refused(ClaimError::NotApplicable { state: "completed" })
+            }
+            (Decision::Forget, Says::Completed) if !force => {
+                refused(ClaimError::NeedsForce { state: "completed" })
+            }
+            _ => {
+                let row = row.expect("not absent");
+                let (scope, key) = (case.key.scope(), case.key.key());
+                let (token, owner) = (row.token, case.owner.0.to_vec());
+                let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+                    [&scope, &key, &token, &owner];
+                changed(self.execute(tries, &self.sql.free, &params).await?)
+            }
+        }
+    }
+
+    /// Completes a key, or imports an absent one.
+    async fn decide(
+        &self,
+        tries: &Tries,
+        case: &Case<'_>,
+        row: Option<&Row>,
+        fingerprint: &[u8],
+    ) -> Result<Result<(), ClaimError>, Trouble> {
+        let Decision::Complete { head, response, retention } = case.decision else {
+            unreachable!("what completes is a completion")
+        };
+        let own = row.map(|row| Retention {
+            replay_for: ms(row.replay_ms),
+            remember_for: ms(row.remember_ms),
+        });
+        let retention = retention.or(own).unwrap_or(self.options.retention);
+        if let Err(what) = check_retention(retention, 1) {
+            return Ok(Err(ClaimError::Terms { what }));
+        }
+        let (replay, remember) = (millis(retention.replay_for), millis(retention.remember_for));
+        let (scope, key) = (case.key.scope(), case.key.key());
+        let owner = case.owner.0.to_vec();
+        let done = match row {
+            Some(Row { token, .. }) => {
+                let params: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
+                    [&scope, &key, token, &owner, head, response, &replay, &remember];
+                self.execute(tries, &self.sql.decide, &params).await?
+            }
+            None => {
+                let slot = slot_of(case.key.as_ref()) as i16;
+                let params: [&(dyn tokio_postgres::types::ToSql + Sync); 9] =
+                    [&scope, &key, &owner, &fingerprint, head, response, &replay, &remember, &slot];
+                self.execute(tries, &self.sql.import, &params).await?
+            }
+        };
+        changed(done)
+    }
+}
+
+/// A statement that changed nothing found another key than was read.
+fn changed(rows: u64) -> Result<Result<(), ClaimError>, Trouble> {
+    match rows {
+        0 => Err(Trouble::Again("the key changed while it was decided".into())),
+        _ => Ok(Ok(())),
+    }
+}
+
+fn page(rows: &[tokio_postgres::Row], filter: &Filter, most: i64) -> Result<Page, BeginError> {
+    let bad = |error: tokio_postgres::Error| BeginError::Unavailable { what: error.to_string() };
+    let mut entries = Vec::new();
+    let mut last = None;
+    for listed in rows {
+        let (scope, key): (&[u8], &[u8]) =
+            (listed.try_get(24).map_err(bad)?, listed.try_get(25).map_err(bad)?);
+        let key = KeyRef::from_parts(scope, key);
+        let key = key.map_err(|error| BeginError::Unavailable { what: error.to_string() })?;
+        let row = first(std::slice::from_ref(listed))?.expect("there is one");
+        entries.extend(entry(row, key.owned()).filter(|entry| filter.wants(&entry.state)));
+        last = Some(key.owned());
+    }
+    let next = last.filter(|_| rows.len() as i64 == most);
+    Ok(Page { entries, next })
+}
+
+/// What a row says of its key to somebody who looks; `None`: the key is absent.
+fn entry(row: Row, key: OwnedKey) -> Option<Entry> {
+    let token = row.token()?;
+    let attempts = u32::try_from(row.attempt).unwrap_or(0);
+    let at = |ms: i64| u64::try_from(ms).unwrap_or(0);
+    let state = match row.says() {
+        Says::Absent => return None,
+        Says::Completed => State::Completed(row.record(token)),
+        Says::Held => State::InFlight {
+            running_for: row.running_for(),
+            checkpoint: row.checkpoint.map(Arc::from),
+        },
+        Says::Interrupted(reason) => State::Interrupted {
+            reason,
+            at: at(if row.state == 1 { row.lease_until } else { row.ended_at }),
+            holder_gone: row.holder_gone(),
+            checkpoint: row.checkpoint.map(Arc::from),
+            answer: row.response.map(Arc::from),
+        },
+    };
+    Some(Entry { key, token, attempts, state })
+}

@@ -1,0 +1,404 @@
+//! How to reach a cluster, and the terms of a store on it.
+
+use crate::{
+    error::OpenError,
+    limits::{LEASE_MAX_MS, RESPONSE_BYTES_MAX, RETENTION_MAX_MS},
+    options::check_retention,
+    outcome::Retention,
+};
+use std::{sync::Arc, time::Duration};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+
+/// What the cluster is said to be. There is no default: it decides what survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replication {
+    /// A commit waits for standbys (`synchronous_standby_names` is set, and `synchronous_commit`
+    /// neither `off` nor `local`): nothing acknowledged is lost with the primary. A server that
+    /// doesn't do so is refused, at the start and after each failover.
+    Replicated,
+    /// One server. What it has acknowledged survives its crash and a loss of power, and is lost
+    /// with its disk; a failover to an asynchronous standby can lose records and grant keys twice.
+    SingleServer,
+}
+
+/// How to open a store on a PostgreSQL cluster (version 13 or later).
+///
+/// ```no_run
+/// # async fn open() -> Result<(), onlyonce::OpenError> {
+/// use onlyonce::postgres::{PostgresOptions, Replication};
+/// let options = PostgresOptions::new(
+///     "host=db1,db2,db3 user=shop dbname=shop sslmode=require",
+///     Replication::Replicated,
+/// )
+/// .tls_roots(std::fs::read("/etc/ssl/cluster-ca.pem").expect("the authority's certificate"));
+/// options.migrate().await?;
+/// let store = options.connect().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct PostgresOptions {
+    pub(super) dsn: String,
+    pub(super) replication: Replication,
+    pub(super) schema: String,
+    pub(super) table: String,
+    pub(super) tls: Option<Arc<rustls::ClientConfig>>,
+    pub(super) tls_roots: Option<Vec<u8>>,
+    pub(super) connections: usize,
+    pub(super) connect_timeout: Duration,
+    pub(super) statement_limit: Duration,
+    pub(super) deadline: Duration,
+    pub(super) lock_timeout: Duration,
+    pub(super) lease: Duration,
+    pub(super) retention: Retention,
+    pub(super) interrupted_retention: Option<Duration>,
+    pub(super) execution_limit: Duration,
+    pub(super) max_attempts: u32,
+    pub(super) max_response: usize,
+    pub(super) strict_read: bool,
+    pub(super) notify: bool,
+    pub(super) holder_session: bool,
+    pub(super) sweep_every: Option<Duration>,
+    pub(super) clock_us: String,
+}
+
+impl PostgresOptions {
+    /// A store at `dsn`, a connection string in libpq's form (`host=a,b port=5432 user=…
+    /// dbname=…`) or as a URL, with all hosts of the cluster: whichever takes writes is found.
+    /// The other defaults are named at each method.
+    pub fn new(dsn: impl Into<String>, replication: Replication) -> Self {
+        PostgresOptions {
+            dsn: dsn.into(),
+            replication,
+            schema: "public".into(),
+            table: "onlyonce".into(),
+            tls: None,
+            tls_roots: None,
+            connections: 16,
+            connect_timeout: Duration::from_secs(2),
+            statement_limit: Duration::from_secs(3),
+            deadline: Duration::from_secs(10),
+            lock_timeout: Duration::from_millis(500),
+            lease: Duration::from_secs(60),
+            retention: Retention::of(Duration::from_secs(24 * 3600)),
+            interrupted_retention: None,
+            execution_limit: Duration::from_secs(15 * 60),
+            max_attempts: 5,
+            max_response: 256 << 10,
+            strict_read: false,
+            notify: true,
+            holder_session: false,
+            sweep_every: Some(Duration::from_secs(60)),
+            clock_us: "(date_part('epoch', clock_timestamp()) * 1e6)::bigint".into(),
+        }
+    }
+
+    /// The schema that holds the table; it must exist. Default: `public`.
+    pub fn schema(mut self, name: impl Into<String>) -> Self {
+        self.schema = name.into();
+        self
+    }
+
+    /// The table, at most 48 bytes. Names beginning with it are used for its index and for the
+    /// table of its version. Default: `onlyonce`.
+    pub fn table(mut self, name: impl Into<String>) -> Self {
+        self.table = name.into();
+        self
+    }
+
+    /// The TLS of connections, where the connection string's `sslmode` is `prefer` or `require`.
+    /// Without this and [`tls_roots`](Self::tls_roots) `prefer` means none.
+    pub fn tls(mut self, config: Arc<rustls::ClientConfig>) -> Self {
+        self.tls = Some(config);
+        self
+    }
+
+    /// TLS that accepts servers certified by one of these authorities (PEM), under the name in
+    /// the connection string.
+    pub fn tls_roots(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.tls_roots = Some(pem.into());
+        self
+    }
+
+    /// How many connections calls may use at a time, at least 1. Listening for changes, the
+    /// sweeper and the [holder's session](Self::holder_session) take one more each. Default: 16.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// How long one host may take to accept a connection. Default: 2 s.
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// How long one try of a statement may take before its connection is given up and the
+    /// statement is repeated on another one. Default: 3 s; more than
+    /// [`lock_timeout`](Self::lock_timeout).
+    pub fn statement_limit(mut self, limit: Duration) -> Self {
+        self.statement_limit = limit;
+        self
+    }
+
+    /// For how long a call is repeated, failovers included, before it answers `Unavailable`.
+    /// Default: 10 s; at least the statement limit.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How long a `begin` waits for somebody's transaction that has the key in its hands before it
+    /// answers "in flight". Default: 500 ms; at least 1 ms.
+    pub fn lock_timeout(mut self, limit: Duration) -> Self {
+        self.lock_timeout = limit;
+        self
+    }
+
+    /// How long a holder may be silent. Default: 60 s; 1 ms to 30 days.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// How long completed records are known. Default: 24 h both windows; at least the lease, at
+    /// most ten years.
+    pub fn retention(mut self, retention: impl Into<Retention>) -> Self {
+        self.retention = retention.into();
+        self
+    }
+
+    /// How long an interrupted key is kept for somebody to decide. Default: the longer of the
+    /// claim's retention and seven days; 1 ms to ten years.
+    pub fn interrupted_retention(mut self, window: Duration) -> Self {
+        self.interrupted_retention = Some(window);
+        self
+    }
+
+    /// For how long an execution is kept alive by the library itself. Default: 15 min; from the
+    /// lease to 30 days.
+    pub fn execution_limit(mut self, limit: Duration) -> Self {
+        self.execution_limit = limit;
+        self
+    }
+
+    /// How many attempts at one key `take_over` grants, the first included. Default: 5; at least
+    /// 1.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = attempts;
+        self
+    }
+
+    /// Largest response in bytes, head included. Default: 256 KiB; at most 16 MiB.
+    pub fn max_response(mut self, bytes: usize) -> Self {
+        self.max_response = bytes;
+        self
+    }
+
+    /// Answers that were read (replays above all) wait until a quorum of standbys has everything
+    /// that was seen. Without it a commit whose wait for the standbys was cancelled on the server
+    /// (by an administrator, by a restart) can be seen, answered from, and then be lost with the
+    /// primary. Costs a commit for each answer. Default: false.
+    pub fn strict_read(mut self, strict: bool) -> Self {
+        self.strict_read = strict;
+        self
+    }
+
+    /// Tells other processes that wait for a key when it has changed, by `NOTIFY`, in batches.
+    /// Without it (also behind a connection pooler) they ask again now and then. Default: true.
+    pub fn notify(mut self, notify: bool) -> Self {
+        self.notify = notify;
+        self
+    }
+
+    /// Keeps one more connection, whose session stands for this store: as long as it lasts the
+    /// store's holders are known to live, and when it has ended they are known to be gone. A claim
+    /// whose lease has passed is then `holder_gone`, so that `settle`, `resume` and the HTTP layer
+    /// go on with it by themselves; and a key is not forgotten while its holder's store lives.
+    ///
+    /// The end of a session is no proof that the process has stopped: whoever is cut off from the
+    /// server may still be at work, up to the end of its lease unnoticed by anybody and after it
+    /// beside somebody else. It is fenced in everything that it tells the store, and in nothing
+    /// else. After a restart or a failover it is not known who lives until the holders have come
+    /// back, and "not known" is never "gone". `docs/backends.md` has the cases.
+    ///
+    /// Set it in every process that claims. Needs a connection of its own to the server: with a
+    /// pooler in between that shares connections it is refused, or found out and lost again.
+    /// Default: false.
+    pub fn holder_session(mut self, keep: bool) -> Self {
+        self.holder_session = keep;
+        self
+    }
+
+    /// How often this store tries to be the one that removes expired rows; `None`: never.
+    /// Default: every 60 s.
+    pub fn sweep_every(mut self, every: Option<Duration>) -> Self {
+        self.sweep_every = every;
+        self
+    }
+
+    /// Where time comes from: an SQL expression in microseconds since 1970. For tests.
+    #[doc(hidden)]
+    pub fn clock_us(mut self, expression: impl Into<String>) -> Self {
+        self.clock_us = expression.into();
+        self
+    }
+
+    /// The statements that create the tables under the names chosen.
+    pub fn schema_sql(&self) -> String {
+        super::schema::Names::of(self).create()
+    }
+
+    /// Checks the options against each other, and takes the connection string apart.
+    pub(super) fn check(&self) -> Result<Hosts, OpenError> {
+        let ms = |d: Duration| d.as_millis().min(u128::from(u64::MAX)) as u64;
+        let lease = ms(self.lease);
+        if !(1..=LEASE_MAX_MS).contains(&lease) {
+            return Err(OpenError::options("the lease must be 1 ms to 30 days"));
+        }
+        check_retention(self.retention, lease).map_err(OpenError::options)?;
+        if let Some(window) = self.interrupted_retention
+            && !(1..=RETENTION_MAX_MS).contains(&ms(window))
+        {
+            return Err(OpenError::options("interrupted_retention must be 1 ms to ten years"));
+        }
+        if self.execution_limit < self.lease || ms(self.execution_limit) > LEASE_MAX_MS {
+            return Err(OpenError::options("execution_limit must be from the lease to 30 days"));
+        }
+        if self.max_attempts == 0 || self.connections == 0 {
+            return Err(OpenError::options("max_attempts and connections must be 1 or more"));
+        }
+        if self.max_response > RESPONSE_BYTES_MAX {
+            return Err(OpenError::options("max_response must be at most 16 MiB"));
+        }
+        if self.lock_timeout < Duration::from_millis(1)
+            || self.lock_timeout >= self.statement_limit
+            || self.statement_limit > self.deadline
+        {
+            return Err(OpenError::options(
+                "lock_timeout must be 1 ms or more and less than statement_limit, which must be \
+                 at most the deadline",
+            ));
+        }
+        if self.sweep_every.is_some_and(|every| every < Duration::from_millis(1)) {
+            return Err(OpenError::options("sweep_every must be 1 ms or more"));
+        }
+        for name in [&self.schema, &self.table] {
+            if name.is_empty() || name.len() > 48 || name.contains('\0') {
+                return Err(OpenError::options("schema and table have 1 to 48 bytes"));
+            }
+        }
+        self.hosts()
+    }
+
+    fn hosts(&self) -> Result<Hosts, OpenError> {
+        let whole: tokio_postgres::Config = self
+            .dsn
+            .parse()
+            .map_err(|error| OpenError::options(format!("the connection string: {error}")))?;
+        let (names, addresses) = (whole.get_hosts(), whole.get_hostaddrs());
+        let count = names.len().max(addresses.len());
+        if count == 0 || (!names.is_empty() && !addresses.is_empty() && names.len() != count) {
+            return Err(OpenError::options("the connection string must name its hosts"));
+        }
+        let ports = whole.get_ports();
+        if ports.len() > 1 && ports.len() != count {
+            return Err(OpenError::options("the connection string must give one port, or each"));
+        }
+        let tls = self.tls_config()?;
+        let mode = match (&tls, whole.get_ssl_mode()) {
+            (None, SslMode::Require) => {
+                let what = "sslmode=require needs tls or tls_roots";
+                return Err(OpenError::options(what));
+            }
+            (None, _) => SslMode::Disable,
+            (Some(_), mode) => mode,
+        };
+        let mut place = String::new();
+        let hosts = (0..count).map(|i| {
+            let mut one = tokio_postgres::Config::new();
+            let port = *ports.get(i).or(ports.first()).unwrap_or(&5432);
+            one.port(port);
+            let name = match names.get(i) {
+                #[cfg(unix)]
+                Some(Host::Unix(path)) => {
+                    one.host_path(path);
+                    path.display().to_string()
+                }
+                Some(Host::Tcp(name)) => {
+                    one.host(name);
+                    name.clone()
+                }
+                None => addresses[i].to_string(),
+            };
+            if let Some(address) = addresses.get(i) {
+                one.hostaddr(*address);
+            }
+            place += &format!("{}{name}:{port}", if i == 0 { "" } else { "," });
+            if let Some(user) = whole.get_user() {
+                one.user(user);
+            }
+            if let Some(password) = whole.get_password() {
+                one.password(password);
+            }
+            if let Some(dbname) = whole.get_dbname() {
+                one.dbname(dbname);
+            }
+            if let Some(options) = whole.get_options() {
+                one.options(options);
+            }
+            one.application_name(whole.get_application_name().unwrap_or("onlyonce"));
+            one.ssl_mode(mode);
+            one.ssl_negotiation(whole.get_ssl_negotiation());
+            one.channel_binding(whole.get_channel_binding());
+            one.keepalives_idle(Duration::from_secs(30));
+            one.target_session_attrs(TargetSessionAttrs::ReadWrite);
+            one
+        });
+        let hosts = hosts.collect();
+        Ok(Hosts { hosts, place, tls })
+    }
+
+    fn tls_config(&self) -> Result<Option<Arc<rustls::ClientConfig>>, OpenError> {
+        let Some(pem) = &self.tls_roots else {
+            return Ok(self.tls.clone());
+        };
+        use rustls::pki_types::{CertificateDer, pem::PemObject};
+        let bad = |error: &dyn std::fmt::Display| OpenError::options(format!("tls_roots: {error}"));
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|error| bad(&error))?;
+            roots.add(certificate).map_err(|error| bad(&error))?;
+        }
+        if roots.is_empty() {
+            return Err(bad(&"no certificate in it"));
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| bad(&error))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Some(Arc::new(config)))
+    }
+}
+
+impl std::fmt::Debug for PostgresOptions {
+    /// Without the connection string: it may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresOptions")
+            .field("replication", &self.replication)
+            .field("schema", &self.schema)
+            .field("table", &self.table)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The hosts of a cluster, each as a configuration of its own.
+#[derive(Clone)]
+pub(super) struct Hosts {
+    pub hosts: Vec<tokio_postgres::Config>,
+    /// Their names, without secrets.
+    pub place: String,
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+}

@@ -1,0 +1,289 @@
+//! A row, and what it says of its key.
+
+use super::{inner::GrantTerms, session::Life};
+use crate::{
+    backend::{Found, Grant, Request, Running, Stuck, Ticket},
+    fingerprint::Fingerprint,
+    outcome::{Reason, Record, Retention},
+    token::Token,
+};
+use std::{sync::Arc, time::Duration};
+
+/// Identifies the call that was granted a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Owner(pub [u8; 16]);
+
+impl Owner {
+    /// Nobody else's.
+    pub fn new() -> Self {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).expect("the system gives random bytes");
+        Owner(bytes)
+    }
+
+    /// As a ticket carries it.
+    pub fn note(self) -> [u64; 2] {
+        let (a, b) = self.0.split_at(8);
+        [a, b].map(|half| u64::from_le_bytes(half.try_into().expect("eight bytes")))
+    }
+
+    pub fn of(ticket: &Ticket) -> Self {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&ticket.note[0].to_le_bytes());
+        bytes[8..].copy_from_slice(&ticket.note[1].to_le_bytes());
+        Owner(bytes)
+    }
+}
+
+/// A fingerprint as it is stored.
+pub(super) fn stored(fingerprint: &Fingerprint) -> [u8; 17] {
+    let mut bytes = [0; 17];
+    bytes[0] = fingerprint.scheme();
+    bytes[1..].copy_from_slice(fingerprint.as_bytes());
+    bytes
+}
+
+/// Duration of so many milliseconds, none if negative.
+pub(super) fn ms(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+}
+
+/// What the table has of a key.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub state: i16,
+    pub token: i64,
+    pub owner: Vec<u8>,
+    pub fingerprint: Vec<u8>,
+    pub attempt: i32,
+    reason: Option<i16>,
+    after: Option<i16>,
+    pub holder: bool,
+    lease_ms: i64,
+    pub replay_ms: i64,
+    pub remember_ms: i64,
+    reserve: i32,
+    pub started_at: i64,
+    pub lease_until: i64,
+    pub expires_at: i64,
+    pub ended_at: i64,
+    replay_until: i64,
+    pub checkpoint: Option<Vec<u8>>,
+    pub head: Option<Vec<u8>>,
+    pub response: Option<Vec<u8>>,
+    /// When it was read, by the server's clock.
+    pub now: i64,
+    /// The statement granted the claim that it shows.
+    pub granted: bool,
+    /// What is known of a holder who is silent.
+    pub life: Life,
+}
+
+/// The claim on a key that had no row, as its owner has just made it.
+pub(super) fn first_grant(
+    token: i64,
+    request: &Request,
+    owner: Owner,
+    terms: &GrantTerms,
+) -> Option<Grant> {
+    let ticket = Ticket {
+        key: request.key.clone(),
+        fingerprint: request.fingerprint,
+        token: Token::new(u64::try_from(token).ok()?)?,
+        attempt: 1,
+        retention: Retention { replay_for: ms(terms.replay), remember_for: ms(terms.remember) },
+        lease: ms(terms.lease),
+        reserve: u32::try_from(terms.reserve).unwrap_or(0),
+        note: owner.note(),
+    };
+    Some(Grant { ticket, checkpoint: None, after: None })
+}
+
+/// What a row says.
+#[derive(Debug)]
+pub(super) enum Says {
+    /// Nothing any more: the key is absent.
+    Absent,
+    Held,
+    Interrupted(Reason),
+    Completed,
+}
+
+impl Row {
+    /// A row of the columns that the statements list.
+    pub fn of(row: &tokio_postgres::Row) -> Result<Self, tokio_postgres::Error> {
+        Ok(Row {
+            state: row.try_get(0)?,
+            token: row.try_get(1)?,
+            owner: row.try_get(2)?,
+            fingerprint: row.try_get(3)?,
+            attempt: row.try_get(4)?,
+            reason: row.try_get(5)?,
+            after: row.try_get(6)?,
+            holder: row.try_get(7)?,
+            lease_ms: row.try_get(8)?,
+            replay_ms: row.try_get(9)?,
+            remember_ms: row.try_get(10)?,
+            reserve: row.try_get(11)?,
+            started_at: row.try_get(12)?,
+            lease_until: row.try_get(13)?,
+            expires_at: row.try_get(14)?,
+            ended_at: row.try_get(15)?,
+            replay_until: row.try_get(16)?,
+            checkpoint: row.try_get(17)?,
+            head: row.try_get(18)?,
+            response: row.try_get(19)?,
+            now: row.try_get(20)?,
+            granted: row.try_get(21)?,
+            life: Life::of(row.try_get(22)?),
+        })
+    }
+
+    pub fn says(&self) -> Says {
+        match self.state {
+            _ if self.expires_at <= self.now && self.life != Life::Lives => Says::Absent,
+            1 if self.lease_until > self.now => Says::Held,
+            1 => Says::Interrupted(Reason::LeasePassed),
+            2 => Says::Interrupted(self.reason.and_then(reason).unwrap_or(Reason::Crashed)),
+            3 => Says::Completed,
+            _ => Says::Absent,
+        }
+    }
+
+    /// Nobody has the claim in hand any more.
+    pub fn holder_gone(&self) -> bool {
+        !self.holder || self.life == Life::Gone
+    }
+
+    pub fn is_by(&self, owner: Owner) -> bool {
+        self.owner == owner.0
+    }
+
+    pub fn token(&self) -> Option<Token> {
+        Token::new(u64::try_from(self.token).ok()?)
+    }
+
+    pub fn record(&self, token: Token) -> Record {
+        let retained = self.now < self.replay_until;
+        let response = self.response.as_deref().filter(|_| retained);
+        let at = |ms: i64| u64::try_from(ms).unwrap_or(0);
+        let head = self.head.as_deref().unwrap_or_default();
+        Record::from_parts(token, head, response, at(self.ended_at), at(self.expires_at))
+    }
+
+    pub fn running_for(&self) -> Duration {
+        ms(self.now - self.started_at)
+    }
+
+    /// The claim that the row shows, for its owner.
+    pub fn grant(self, request: &Request, owner: Owner) -> Option<Grant> {
+        let ticket = Ticket {
+            key: request.key.clone(),
+            fingerprint: request.fingerprint,
+            token: self.token()?,
+            attempt: u32::try_from(self.attempt).unwrap_or(1),
+            retention: Retention {
+                replay_for: ms(self.replay_ms),
+                remember_for: ms(self.remember_ms),
+            },
+            lease: ms(self.lease_ms),
+            reserve: u32::try_from(self.reserve).unwrap_or(0),
+            note: owner.note(),
+        };
+        let after = self.after.and_then(reason);
+        Some(Grant { ticket, checkpoint: self.checkpoint.map(Arc::from), after })
+    }
+
+    /// What somebody who asks for the key is told; `None`: it is absent.
+    pub fn found(self, request: &Request, owner: Owner) -> Option<Found> {
+        let says = self.says();
+        let is_ours = self.is_by(owner) && self.state == 1;
+        if self.granted || (is_ours && !matches!(says, Says::Absent)) {
+            return self.grant(request, owner).map(Found::Granted);
+        }
+        if matches!(says, Says::Absent) {
+            return None;
+        }
+        if self.fingerprint != stored(&request.fingerprint) {
+            let scheme = self.fingerprint.first().copied().unwrap_or(0);
+            return Some(Found::Mismatch { scheme });
+        }
+        let token = self.token()?;
+        Some(match says {
+            Says::Absent => return None,
+            Says::Held => Found::InFlight(Running { token, running_for: self.running_for() }),
+            Says::Completed => Found::Replay(self.record(token)),
+            Says::Interrupted(reason) => Found::Interrupted(Stuck {
+                token,
+                reason,
+                holder_gone: self.holder_gone(),
+                attempts: u32::try_from(self.attempt).unwrap_or(0),
+                checkpoint: self.checkpoint.map(Arc::from),
+                answer: self.response.map(Arc::from),
+            }),
+        })
+    }
+}
+
+fn reason(number: i16) -> Option<Reason> {
+    Reason::from_byte(u8::try_from(number).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{backend::Terms, key::*};
+
+    #[test]
+    fn an_owner_travels_in_a_ticket() {
+        let owner = Owner([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
+        let scope = Scope::global();
+        let request = Request {
+            key: KeyRef::new(&scope, "k").unwrap().owned(),
+            fingerprint: Fingerprint::of(["a"]),
+            terms: Terms::default(),
+        };
+        let row = Row { token: 7, granted: true, ..row() };
+        let Some(Found::Granted(grant)) = row.found(&request, owner) else { panic!() };
+        assert_eq!(Owner::of(&grant.ticket), owner);
+        assert_eq!(grant.ticket.token.get(), 7);
+    }
+
+    fn row() -> Row {
+        Row {
+            state: 1,
+            token: 1,
+            owner: vec![],
+            fingerprint: vec![],
+            attempt: 1,
+            reason: None,
+            after: None,
+            holder: true,
+            lease_ms: 10,
+            replay_ms: 100,
+            remember_ms: 100,
+            reserve: 10,
+            started_at: 0,
+            lease_until: 10,
+            expires_at: 110,
+            ended_at: 0,
+            replay_until: 0,
+            checkpoint: None,
+            head: None,
+            response: None,
+            now: 0,
+            granted: false,
+            life: Life::Unknown,
+        }
+    }
+
+    #[test]
+    fn leases_and_retentions_end_at_their_first_instant() {
+        assert!(matches!(Row { now: 9, ..row() }.says(), Says::Held));
+        let passed = Row { now: 10, ..row() }.says();
+        assert!(matches!(passed, Says::Interrupted(Reason::LeasePassed)));
+        assert!(matches!(Row { now: 109, ..row() }.says(), Says::Interrupted(_)));
+        assert!(matches!(Row { now: 110, ..row() }.says(), Says::Absent));
+        assert!(matches!(Row { state: 3, now: 109, ..row() }.says(), Says::Completed));
+    }
+}

@@ -1,0 +1,64 @@
+-- The tables of onlyonce, schema version 2 (upgrade_2.sql brings version 1 to it). `PostgresOptions::migrate` runs this file with the names
+-- that were chosen; run it by hand (psql -1 -f schema.sql) where migrations are done by others.
+--
+-- Times are milliseconds since 1970 by the server's clock, windows are milliseconds.
+
+CREATE TABLE onlyonce (
+    scope bytea NOT NULL,
+    key bytea NOT NULL,
+    -- The call that was granted the last claim: what makes its statements repeatable.
+    owner bytea NOT NULL,
+    -- Number of the scheme (one byte), then sixteen bytes.
+    fingerprint bytea NOT NULL,
+    token bigint NOT NULL,
+    -- The terms of the claim.
+    lease_ms bigint NOT NULL,
+    replay_ms bigint NOT NULL,
+    remember_ms bigint NOT NULL,
+    -- How long the key is kept when it is interrupted.
+    keep_ms bigint NOT NULL,
+    started_at bigint NOT NULL,
+    lease_until bigint NOT NULL,
+    -- When it was interrupted or completed.
+    ended_at bigint NOT NULL DEFAULT 0,
+    -- The response is replayed until then.
+    replay_until bigint NOT NULL DEFAULT 0,
+    -- From then on the key is absent, whether or not the row is still there. In no index, so that
+    -- no call but the first claim has to touch one.
+    expires_at bigint NOT NULL,
+    reserve integer NOT NULL,
+    attempt integer NOT NULL DEFAULT 1,
+    -- The hour since 1970 at which the sweeper looks at the row: a hint, written with the claim.
+    sweep_hour integer NOT NULL,
+    -- Where the key lies in a fixed map of slots, for moving parts of the table elsewhere.
+    slot smallint NOT NULL,
+    -- 0 released, 1 held, 2 interrupted, 3 completed.
+    state smallint NOT NULL DEFAULT 1,
+    -- Why it is interrupted; why the attempt before this one was.
+    reason smallint,
+    after smallint,
+    -- Somebody still has the claim in hand, as far as is known.
+    holder boolean NOT NULL DEFAULT true,
+    -- The session that stands for the holder's store, if there is one: an advisory lock's number.
+    session bigint,
+    -- Taken over, or checkpointed, at least once: a release no longer frees the key.
+    history boolean NOT NULL DEFAULT false,
+    checkpoint bytea,
+    head bytea,
+    -- Of a completed key the response (NULL: done, not retained), of a failed one its answer.
+    response bytea,
+    PRIMARY KEY (scope, key)
+) WITH (fillfactor = 50);
+
+CREATE INDEX onlyonce_due ON onlyonce (sweep_hour);
+
+-- In which run of which server each session was made last. Its lock is held as long as it lasts.
+CREATE TABLE onlyonce_sessions (
+    id bigint PRIMARY KEY,
+    era text NOT NULL,
+    -- When the sweeper found that it had ended.
+    ended_at bigint
+);
+
+CREATE TABLE onlyonce_schema (version integer NOT NULL);
+INSERT INTO onlyonce_schema VALUES (2);

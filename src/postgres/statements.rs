@@ -1,0 +1,285 @@
+//! The statements, each one transaction of its own, each repeatable by the same owner.
+//!
+//! Time is read by the server, after it has the row's lock: in `SET`, never in the row proposed
+//! for insertion, which is made before. An answer that grants nothing writes nothing, not even a
+//! row lock: a key that may have no row is inserted with `DO NOTHING`, one that may have a row is
+//! read first, and updated only when it is absent.
+
+use super::{options::PostgresOptions, schema::Names, session};
+
+/// What `row` decodes, in this order.
+const COLUMNS: &str = "state, token, owner, fingerprint, attempt, reason, after, holder, lease_ms, \
+    replay_ms, remember_ms, reserve, started_at, lease_until, expires_at, ended_at, replay_until, \
+    checkpoint, head, response";
+
+/// All columns.
+const ALL: &str = "scope, key, owner, fingerprint, token, lease_ms, replay_ms, remember_ms, \
+    keep_ms, started_at, lease_until, ended_at, replay_until, expires_at, reserve, attempt, \
+    sweep_hour, slot, state, reason, after, holder, session, history, checkpoint, head, response";
+
+/// The statements for one table.
+#[derive(Debug)]
+pub(super) struct Statements {
+    /// Scope, key, owner, fingerprint, lease, replay, remember, keep (ms), reserve, slot: a key
+    /// that has no row. Cheapest, and what most keys are; writes nothing if there is one.
+    pub claim: String,
+    /// The same in somebody's transaction, whose locks it waits for as long as the store's
+    /// statements do, and which has its own `lock_timeout` again if it was granted.
+    pub claim_in: String,
+    /// The same for any key: grants it if it is absent, or answers what it is.
+    pub begin: String,
+    /// Scope, key, owner, fingerprint, token seen, attempts allowed.
+    pub take_over: String,
+    /// Scope, key.
+    pub look: String,
+    /// Scope, key, token, owner, head, response, replay, remember (ms).
+    pub complete: String,
+    /// Scope, key, token, owner, answer, keep (ms).
+    pub fail: String,
+    /// Scope, key, token, owner.
+    pub release: String,
+    /// Scope, key, token, owner, checkpoint (NULL: renew), lease (ms).
+    pub renew: String,
+    /// Scope, key, token, owner, reason.
+    pub abandon: String,
+    /// Arrays of scopes, keys, tokens, owners, leases (ms).
+    pub keep_alive: String,
+    /// Rows at the most.
+    pub sweep: String,
+    /// Scope, key, token before, owner after.
+    pub free: String,
+    /// Scope, key, token before, owner after, head, response, replay, remember (ms).
+    pub decide: String,
+    /// Scope, key, owner, fingerprint, head, response, replay, remember (ms), slot.
+    pub import: String,
+    /// Scope and key after which to go on, rows at the most.
+    pub list: String,
+    /// First and last slot, scope and key after which to go on, rows at the most.
+    pub slots: String,
+    /// Rows as JSON.
+    pub put: String,
+    /// First and last slot, rows at the most.
+    pub delete_slots: String,
+    /// The listeners' lock, the server process that is not meant.
+    pub listeners: String,
+    /// Channel, payload.
+    pub notify: String,
+    /// Session: it is held, here and now.
+    pub register: String,
+    /// Sessions that have ended are noted, and forgotten much later.
+    pub sweep_sessions: String,
+}
+
+impl Statements {
+    /// `own` is the store's own session.
+    pub fn new(names: &Names, options: &PostgresOptions, own: Option<i64>) -> Self {
+        let (table, sessions) = (&names.table, &names.sessions);
+        let us = format!("({})", options.clock_us);
+        let now = format!("({us} / 1000)");
+        let barrier = match options.strict_read {
+            // A commit that waits for the quorum.
+            true => "pg_logical_emit_message(true, 'onlyonce', '')",
+            false => "NULL",
+        };
+        let (session, life) = (session::recorded(own), session::life(sessions, &now));
+        let held = format!("UPDATE {table} SET");
+        let ours =
+            "WHERE scope = $1 AND key = $2 AND token = $3 AND owner = $4 AND state IN (1, 2)";
+        let anew = format!(
+            "token = greatest(t.token + 1, {us}), lease_until = {now} + excluded.lease_ms, \
+             started_at = {now}, expires_at = {now} + excluded.lease_ms + excluded.keep_ms, \
+             sweep_hour = ({now} + excluded.remember_ms) / 3600000 + 2"
+        );
+        let kept: String = ["owner", "fingerprint", "lease_ms", "replay_ms", "remember_ms"]
+            .iter()
+            .chain(&["keep_ms", "reserve", "session"])
+            .map(|column| format!("{column} = excluded.{column}, "))
+            .collect();
+        let proposed = format!("excluded.{}", ALL.replace(", ", ", excluded."));
+        let first = format!(
+            "INSERT INTO {table} (scope, key, owner, fingerprint, lease_ms, replay_ms, \
+                 remember_ms, keep_ms, reserve, slot, token, started_at, lease_until, expires_at, \
+                 sweep_hour, session)"
+        );
+        let proposed_first = format!(
+            "$1::bytea, $2::bytea, $3::bytea, $4::bytea, $5::bigint, $6::bigint, $7::bigint, \
+             $8::bigint, $9::integer, $10::smallint, {us}, {now}, {now} + $5, {now} + $5 + $8, \
+             ({now} + $7) / 3600000 + 2, {session}"
+        );
+        let first_as_t = first.replace(" (scope, key, owner", " AS t (scope, key, owner");
+        let limit = options.lock_timeout.as_millis();
+        Statements {
+            claim: format!(
+                "{first} VALUES ({proposed_first}) ON CONFLICT (scope, key) DO NOTHING \
+                 RETURNING token"
+            ),
+            claim_in: format!(
+                "{first} SELECT {proposed_first} FROM (SELECT \
+                     set_config('onlyonce.was', current_setting('lock_timeout'), true), \
+                     set_config('lock_timeout', '{limit}', true)) AS waits \
+                 ON CONFLICT (scope, key) DO NOTHING \
+                 RETURNING token, \
+                     set_config('lock_timeout', current_setting('onlyonce.was'), true)"
+            ),
+            begin: format!(
+                "WITH seen AS MATERIALIZED (\
+                     SELECT *, {life} AS life FROM {table} AS t WHERE scope = $1 AND key = $2\
+                 ), fresh AS (\
+                     {first_as_t} SELECT {proposed_first} \
+                     WHERE NOT EXISTS (SELECT FROM seen WHERE expires_at > {now} OR life = 1) \
+                     ON CONFLICT (scope, key) DO UPDATE SET {kept} {anew}, \
+                         ended_at = 0, replay_until = 0, attempt = 1, state = 1, reason = NULL, \
+                         after = NULL, holder = true, history = false, checkpoint = NULL, \
+                         head = NULL, response = NULL \
+                     WHERE t.expires_at <= {now} AND t.owner <> excluded.owner AND {life} <> 1 \
+                     RETURNING *\
+                 ) \
+                 SELECT {COLUMNS}, {now}, true, 0, NULL FROM fresh UNION ALL \
+                 SELECT {COLUMNS}, {now}, false, life, {barrier} FROM seen \
+                     WHERE NOT EXISTS (SELECT FROM fresh)"
+            ),
+            take_over: format!(
+                "UPDATE {table} AS t SET token = greatest(token + 1, {us}), owner = $3, \
+                     attempt = attempt + 1, history = true, holder = true, \
+                     session = {session}, started_at = {now}, \
+                     lease_until = {now} + lease_ms, expires_at = {now} + lease_ms + keep_ms, \
+                     after = CASE state WHEN 2 THEN reason ELSE 4 END, \
+                     state = 1, reason = NULL, response = NULL \
+                 WHERE scope = $1 AND key = $2 AND token = $5 AND fingerprint = $4 \
+                     AND (expires_at > {now} OR {life} = 1) AND attempt < $6 \
+                     AND (state = 2 OR (state = 1 AND lease_until <= {now})) \
+                 RETURNING {COLUMNS}, {now}, true, 0"
+            ),
+            look: format!(
+                "SELECT {COLUMNS}, {now}, false, {life}, {barrier} FROM {table} AS t \
+                 WHERE scope = $1 AND key = $2"
+            ),
+            complete: format!(
+                "{held} state = 3, head = $5, response = $6, ended_at = {now}, \
+                     replay_until = {now} + $7::bigint, expires_at = {now} + $8::bigint, \
+                     checkpoint = NULL, reason = NULL, holder = false {ours}"
+            ),
+            fail: format!(
+                "{held} state = 2, reason = 6, response = $5, ended_at = {now}, \
+                     expires_at = {now} + $6::bigint {ours} AND response IS NULL"
+            ),
+            release: format!(
+                "{held} state = CASE WHEN history THEN 2 ELSE 0 END, reason = 5, holder = false, \
+                     ended_at = {now}, expires_at = CASE WHEN history THEN {now} + keep_ms ELSE 0 \
+                     END {ours}"
+            ),
+            renew: format!(
+                "{held} state = 1, reason = NULL, response = NULL, session = {session}, \
+                     checkpoint = coalesce($5::bytea, checkpoint), \
+                     history = history OR $5::bytea IS NOT NULL, \
+                     lease_until = CASE WHEN state = 1 THEN greatest(lease_until, {now} + $6::bigint) \
+                         ELSE {now} + $6::bigint END, \
+                     expires_at = CASE WHEN state = 1 THEN greatest(lease_until, {now} + $6::bigint) \
+                         ELSE {now} + $6::bigint END + keep_ms {ours}"
+            ),
+            // A lease that had passed is what interrupted the key, not the drop after it.
+            abandon: format!(
+                "{held} holder = false, state = 2, \
+                     reason = CASE WHEN state = 2 THEN reason WHEN lease_until <= {now} THEN 4 \
+                         ELSE $5::smallint END, \
+                     ended_at = CASE WHEN state = 2 THEN ended_at \
+                         ELSE least(lease_until, {now}) END, \
+                     expires_at = CASE WHEN state = 2 THEN ended_at \
+                         ELSE least(lease_until, {now}) END + keep_ms {ours} AND holder"
+            ),
+            keep_alive: format!(
+                "UPDATE {table} AS t SET lease_until = greatest(t.lease_until, {now} + k.lease), \
+                     session = {session}, expires_at = greatest(t.lease_until, {now} + k.lease) + t.keep_ms \
+                 FROM unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::bytea[], $5::bigint[]) \
+                     AS k (scope, key, token, owner, lease) \
+                 WHERE t.scope = k.scope AND t.key = k.key AND t.token = k.token \
+                     AND t.owner = k.owner AND t.state = 1"
+            ),
+            sweep: format!(
+                "WITH due AS MATERIALIZED (\
+                     SELECT ctid AS at FROM {table} WHERE sweep_hour <= {now} / 3600000 \
+                     ORDER BY sweep_hour LIMIT $1 FOR UPDATE SKIP LOCKED\
+                 ), gone AS (\
+                     DELETE FROM {table} AS t WHERE ctid = ANY (ARRAY (SELECT at FROM due)) \
+                     AND expires_at + {MARGIN_MS} <= {now} AND {life} <> 1 RETURNING 1\
+                 ), later AS (\
+                     UPDATE {table} AS t SET sweep_hour = \
+                         greatest(expires_at + {MARGIN_MS}, {now}) / 3600000 + 1 \
+                     WHERE ctid = ANY (ARRAY (SELECT at FROM due)) \
+                     AND (expires_at + {MARGIN_MS} > {now} OR {life} = 1) RETURNING 1\
+                 ) \
+                 SELECT (SELECT count(*) FROM due), (SELECT count(*) FROM gone), \
+                     (SELECT count(*) FROM later)"
+            ),
+            free: format!(
+                "UPDATE {table} SET token = greatest(token + 1, {us}), owner = $4, state = 0, \
+                     holder = false, expires_at = 0, checkpoint = NULL, head = NULL, \
+                     response = NULL \
+                 WHERE scope = $1 AND key = $2 AND token = $3"
+            ),
+            decide: format!(
+                "UPDATE {table} SET token = greatest(token + 1, {us}), owner = $4, state = 3, \
+                     head = $5, response = $6, ended_at = {now}, replay_until = {now} + $7::bigint, \
+                     expires_at = {now} + $8::bigint, checkpoint = NULL, reason = NULL, \
+                     holder = false \
+                 WHERE scope = $1 AND key = $2 AND token = $3"
+            ),
+            import: format!(
+                "INSERT INTO {table} AS t (scope, key, owner, fingerprint, lease_ms, replay_ms, \
+                     remember_ms, keep_ms, reserve, slot, token, started_at, lease_until, \
+                     expires_at, sweep_hour, ended_at, replay_until, attempt, state, holder, head, \
+                     response) \
+                 VALUES ($1, $2, $3, $4, 0, $7, $8, 0, 0, $9, {us}, {now}, {now}, \
+                     {now} + $8::bigint, ({now} + $8::bigint) / 3600000 + 2, {now}, \
+                     {now} + $7::bigint, 0, 3, false, $5, $6) \
+                 ON CONFLICT (scope, key) DO UPDATE SET {kept} {anew_import}, \
+                     attempt = 0, state = 3, reason = NULL, after = NULL, holder = false, \
+                     history = false, checkpoint = NULL, head = excluded.head, \
+                     response = excluded.response \
+                 WHERE t.expires_at <= {now} AND {life} <> 1",
+                anew_import = format_args!(
+                    "token = greatest(t.token + 1, {us}), lease_until = {now}, started_at = {now}, \
+                     ended_at = {now}, replay_until = {now} + $7::bigint, \
+                     expires_at = {now} + $8::bigint, \
+                     sweep_hour = ({now} + $8::bigint) / 3600000 + 2"
+                ),
+            ),
+            list: format!(
+                "SELECT {COLUMNS}, {now}, false, life, NULL::text, scope, key FROM (\
+                     SELECT *, {life} AS life FROM {table} AS t WHERE (scope, key) > ($1, $2) \
+                     ORDER BY scope, key\
+                 ) AS listed WHERE expires_at > {now} OR life = 1 \
+                 ORDER BY scope, key LIMIT $3"
+            ),
+            slots: format!(
+                "SELECT scope, key, row_to_json(t)::text FROM {table} AS t \
+                 WHERE slot BETWEEN $1 AND $2 AND (scope, key) > ($3, $4) \
+                 ORDER BY scope, key LIMIT $5"
+            ),
+            put: format!(
+                "INSERT INTO {table} AS t ({ALL}) SELECT {ALL} \
+                 FROM json_populate_recordset(NULL::{table}, $1::text::json) \
+                 ON CONFLICT (scope, key) DO UPDATE SET ({ALL}) = ROW ({proposed}) \
+                 WHERE t.token < excluded.token"
+            ),
+            delete_slots: format!(
+                "DELETE FROM {table} WHERE ctid = ANY (ARRAY (SELECT ctid FROM {table} \
+                 WHERE slot BETWEEN $1 AND $2 LIMIT $3))"
+            ),
+            listeners: "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' \
+                        AND database = (SELECT oid FROM pg_database \
+                            WHERE datname = current_database()) \
+                        AND classid = ($1::bigint >> 32 & 4294967295)::oid \
+                        AND objid = ($1::bigint & 4294967295)::oid AND objsubid = 1 \
+                        AND granted AND pid <> $2)"
+                .into(),
+            notify: "SELECT pg_notify($1, $2)".into(),
+            register: session::register(sessions),
+            sweep_sessions: session::sweep(sessions, &now),
+        }
+    }
+}
+
+/// How long after its expiry a row is removed, at the earliest: tokens go on rising after that as
+/// long as no server's clock is further behind the one that gave out the last.
+pub(super) const MARGIN_MS: i64 = 10 * 60 * 1000;

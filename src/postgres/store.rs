@@ -1,0 +1,215 @@
+//! The public handle: connect, the verbs, sweep, drain, close.
+
+use super::{
+    begin::Delivery,
+    inner::Inner,
+    options::PostgresOptions,
+    pool::{Pool, Sessions},
+    sweep::Swept,
+    trouble::Trouble,
+    write::Deed,
+};
+use crate::{
+    backend::{Abandon, Found, IdempotencyStore, Request, Ticket, Verb},
+    error::{BeginError, ClaimError, OpenError},
+    token::Token,
+};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{task::JoinHandle, time::timeout};
+
+/// An idempotency store on a PostgreSQL cluster. Clones are handles of the same store; the last
+/// one closes it. See the [module](super).
+#[derive(Clone)]
+pub struct PostgresStore(Arc<Owner>);
+
+/// Ends the store's tasks with its last handle.
+struct Owner(Arc<Inner>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let inner = self.0.clone();
+        if inner.ending() == 0 {
+            return inner.close();
+        }
+        // What was abandoned is still told to the server.
+        self.0.runtime.spawn(async move {
+            inner.all_ended().await;
+            inner.close();
+        });
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PostgresStore({} at {})", self.inner().names.table, self.place())
+    }
+}
+
+impl PostgresOptions {
+    /// Opens the store: reaches a server that takes writes, checks that it keeps what the
+    /// cluster was said to be, and that the tables are there in this version.
+    ///
+    /// Must be called on a tokio runtime with time and I/O, on which the store's connections run
+    /// as long as it is open. Its futures can be polled anywhere.
+    pub async fn connect(&self) -> Result<PostgresStore, OpenError> {
+        let sessions = Sessions::new(self)?;
+        let place = sessions.place().to_owned();
+        let pool = Pool::new(sessions, self.connections);
+        let inner = Arc::new(Inner::new(self, pool));
+        let session = inner.pool.sessions.connect().await;
+        let session = session.map_err(|trouble| trouble.opening(&place))?;
+        inner.names.check(&session, &place).await?;
+        let store = PostgresStore(Arc::new(Owner(inner)));
+        let stands = store.inner().start_standing().await;
+        stands.map_err(|trouble| trouble.opening(&place))?;
+        store.inner().start_keeping();
+        store.inner().start_sweeping();
+        if self.notify {
+            store.inner().start_telling();
+        }
+        Ok(store)
+    }
+}
+
+impl PostgresStore {
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.0.0
+    }
+
+    fn place(&self) -> &str {
+        self.inner().pool.sessions.place()
+    }
+
+    /// Removes rows that expired at least ten minutes ago; `None` if another store is at it. The
+    /// store does this by itself now and then. [`BeginError::Unavailable`] if no server answers.
+    pub async fn sweep(&self) -> Result<Option<Swept>, BeginError> {
+        let inner = self.inner().clone();
+        let sweeping = async move { inner.sweep().await };
+        let mut task = Attended(self.inner().runtime.spawn(sweeping));
+        Ok((&mut task.0).await.unwrap_or(Err(Trouble::Closed))?)
+    }
+
+    /// Waits until what dropped claims have left to be told has reached the server, and calls
+    /// whose future was dropped half way have ended, for `at_most`; how many have not. For an
+    /// orderly shutdown, before the last handle is dropped.
+    pub async fn drain(&self, at_most: Duration) -> u64 {
+        let inner = self.inner().clone();
+        let draining = async move {
+            let _ = timeout(at_most, inner.all_ended()).await;
+            inner.ending()
+        };
+        let mut task = Attended(self.inner().runtime.spawn(draining));
+        (&mut task.0).await.unwrap_or_else(|_| self.inner().ending())
+    }
+
+    /// Whether the [session](PostgresOptions::holder_session) that stands for this store lasts, as
+    /// far as is known here; `false` without one. An execution that may have outlived its lease
+    /// can ask before an effect that nothing fences: with neither lease nor session somebody else
+    /// may be at it.
+    pub fn holds_session(&self) -> bool {
+        self.inner().standing.as_ref().is_some_and(|standing| standing.is_held())
+    }
+
+    /// Closes the store: other handles of it answer `Closed` from now on, and whoever still holds a
+    /// claim is taken for gone when its lease passes, if the store has a session.
+    pub fn close(&self) {
+        self.inner().close();
+    }
+
+    /// A call that runs to its end even if nobody waits for it any more; then the store's last
+    /// handle and [`drain`](Self::drain) wait for it.
+    pub(super) fn spawn<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = T> + Send + 'static,
+    ) -> Call<T> {
+        Call { call: Some(Box::pin(call)), begun: false, inner: self.inner().clone() }
+    }
+
+    async fn begin_or_take_over(
+        &self,
+        request: &Request,
+        seen: Option<Token>,
+    ) -> Result<Found, BeginError> {
+        let (inner, request) = (self.inner().clone(), request.clone());
+        let call = async move {
+            let found = inner.begin(&request, seen).await?;
+            Ok(Delivery::new(&inner, found))
+        };
+        self.spawn(call).await.map(Delivery::arrived)
+    }
+}
+
+/// A call on its way: in its caller's task, and, if that drops it half way, in one of its own.
+pub(super) struct Call<T: Send + 'static> {
+    call: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
+    begun: bool,
+    inner: Arc<Inner>,
+}
+
+impl<T: Send + 'static> Future for Call<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let this = &mut *self;
+        this.begun = true;
+        // The caller may be on another runtime, or on none.
+        let _entered = this.inner.runtime.enter();
+        let call = this.call.as_mut().expect("polled after its end");
+        let value = std::task::ready!(call.as_mut().poll(context));
+        this.call = None;
+        Poll::Ready(value)
+    }
+}
+
+impl<T: Send + 'static> Drop for Call<T> {
+    fn drop(&mut self) {
+        if self.begun
+            && let Some(call) = self.call.take()
+        {
+            self.inner.end_behind(async move { drop(call.await) });
+        }
+    }
+}
+
+/// A task that ends when nobody waits for it.
+struct Attended<T>(JoinHandle<T>);
+
+impl<T> Drop for Attended<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl IdempotencyStore for PostgresStore {
+    async fn begin(&self, request: &Request) -> Result<Found, BeginError> {
+        self.begin_or_take_over(request, None).await
+    }
+
+    async fn take_over(&self, request: &Request, seen: Token) -> Result<Found, BeginError> {
+        self.begin_or_take_over(request, Some(seen)).await
+    }
+
+    async fn write(&self, ticket: &Ticket, verb: Verb<'_>) -> Result<(), ClaimError> {
+        let deed = Deed::of(ticket, verb)?;
+        let (inner, ticket) = (self.inner().clone(), ticket.clone());
+        self.spawn(async move { inner.write(&ticket, &deed).await }).await
+    }
+
+    async fn changed(&self, request: &Request, seen: Token, at_most: Duration) -> bool {
+        let (inner, request) = (self.inner().clone(), request.clone());
+        let watching = async move { inner.changed(&request, seen, at_most).await };
+        let mut task = Attended(self.inner().runtime.spawn(watching));
+        (&mut task.0).await.unwrap_or(false)
+    }
+
+    fn abandon(&self, ticket: &Ticket, how: Abandon) {
+        self.inner().abandon(ticket, how);
+    }
+}

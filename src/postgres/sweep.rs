@@ -1,0 +1,75 @@
+//! Rows whose key has long been absent are removed. Nothing depends on it but the table's size.
+
+use super::{inner::Inner, trouble::Trouble};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{sleep, timeout};
+
+/// Rows of one statement.
+const BATCH: i64 = 2000;
+
+/// What a sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Swept {
+    /// Rows removed.
+    pub removed: u64,
+    /// Rows that are due later than their claim had said (a longer retention, an interruption).
+    pub postponed: u64,
+}
+
+impl Inner {
+    /// Removes what is due; `None` if another store is at it.
+    pub async fn sweep(&self) -> Result<Option<Swept>, Trouble> {
+        self.check_open()?;
+        // A session of its own: the lock ends with it, however this ends.
+        let session = self.pool.sessions.connect().await?;
+        let of = |error: tokio_postgres::Error| Trouble::of(&error);
+        let lock = self.names.lock.wrapping_add(1);
+        let locked = session.query_one("SELECT pg_try_advisory_lock($1)", &[&lock]).await;
+        if !locked.map_err(of)?.get::<_, bool>(0) {
+            return Ok(None);
+        }
+        let statement = session.prepare(&self.sql.sweep).await.map_err(of)?;
+        let mut swept = Swept::default();
+        loop {
+            let row = session.query_one(&statement, &[&BATCH]).await.map_err(of)?;
+            let [due, gone, later] = [0, 1, 2].map(|i| row.get::<_, i64>(i));
+            swept.removed += gone as u64;
+            swept.postponed += later as u64;
+            // What somebody held was skipped.
+            if due < BATCH || gone + later == 0 {
+                session.batch_execute(&self.sql.sweep_sessions).await.map_err(of)?;
+                return Ok(Some(swept));
+            }
+        }
+    }
+
+    /// Starts the task that sweeps now and then.
+    pub fn start_sweeping(self: &Arc<Self>) {
+        let Some(every) = self.options.sweep_every else { return };
+        let inner = self.clone();
+        let sweeping = self.runtime.spawn(async move {
+            loop {
+                sleep(spread(every)).await;
+                // A server that hangs must not keep the lock's session for ever.
+                match timeout(every.max(Duration::from_secs(60)), inner.sweep()).await {
+                    Ok(Ok(Some(swept))) if swept != Swept::default() => {
+                        tracing::debug!(swept.removed, swept.postponed, "expired rows removed");
+                    }
+                    Ok(Ok(_)) => {}
+                    Ok(Err(trouble)) => tracing::debug!(why = trouble.what(), "not swept"),
+                    Err(_) => tracing::debug!("not swept in time"),
+                }
+            }
+        });
+        self.tasks.lock().push(sweeping.abort_handle());
+    }
+}
+
+/// Between a half and the whole of it, so that many stores don't come together.
+fn spread(every: Duration) -> Duration {
+    let mut random = [0; 4];
+    getrandom::fill(&mut random).expect("the system gives random bytes");
+    let share = f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX);
+    every.mul_f64(0.5 + share / 2.0)
+}

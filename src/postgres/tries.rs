@@ -1,0 +1,147 @@
+//! A call is repeated until it has an answer, an error that stays, or no time left.
+
+use super::{inner::Inner, pool::Borrowed, trouble::Trouble};
+use std::time::Duration;
+use tokio::time::{Instant, error::Elapsed, sleep, timeout_at};
+use tokio_postgres::types::ToSql;
+
+/// Parameters of a statement.
+pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// The tries of one call.
+pub(super) struct Tries {
+    until: Instant,
+    limit: Duration,
+    count: u32,
+    /// An earlier try may have taken effect.
+    pub unknown: bool,
+}
+
+impl Tries {
+    pub fn new(deadline: Duration, limit: Duration) -> Self {
+        Tries { until: Instant::now() + deadline, limit, count: 0, unknown: false }
+    }
+
+    /// When the present try is over.
+    pub fn this_one(&self) -> Instant {
+        self.until.min(Instant::now() + self.limit)
+    }
+
+    /// Waits for the next try, longer each time; or says that there is none.
+    pub async fn again(&mut self, trouble: Trouble) -> Result<(), Trouble> {
+        self.unknown |= trouble.is_unknown();
+        let pause = pause(self.count);
+        self.count += 1;
+        if !trouble.is_transient() || Instant::now() + pause >= self.until {
+            return Err(match trouble {
+                // It is not known that nothing happened.
+                Trouble::Full if self.unknown => Trouble::Lost(trouble.what()),
+                trouble => trouble,
+            });
+        }
+        tracing::debug!(why = trouble.what(), "trying again");
+        sleep(pause).await;
+        Ok(())
+    }
+}
+
+/// 10 ms, doubled each time up to 640 ms, of which a half is random: those who failed together
+/// don't come back together.
+fn pause(count: u32) -> Duration {
+    let most = 10_u64 << count.min(6);
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).expect("the system gives random bytes");
+    let random = u64::from_le_bytes(random) % (most * 500);
+    Duration::from_micros(most * 500 + random)
+}
+
+impl Inner {
+    /// The tries of a call that begins now.
+    pub fn tries(&self) -> Tries {
+        Tries::new(self.options.deadline, self.options.statement_limit)
+    }
+
+    /// One try of a statement that answers rows, on any connection.
+    pub async fn query(
+        &self,
+        tries: &Tries,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<Vec<tokio_postgres::Row>, Trouble> {
+        let until = tries.this_one();
+        let session = self.session(until).await?;
+        let asked = async {
+            let statement = session.prepare_cached(sql).await?;
+            session.query(&statement, params).await
+        };
+        let answered = timeout_at(until, asked).await;
+        self.answered(session, answered)
+    }
+
+    /// One try of a statement that changes rows: how many it did.
+    pub async fn execute(
+        &self,
+        tries: &Tries,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<u64, Trouble> {
+        let until = tries.this_one();
+        let session = self.session(until).await?;
+        let asked = async {
+            let statement = session.prepare_cached(sql).await?;
+            session.execute(&statement, params).await
+        };
+        let answered = timeout_at(until, asked).await;
+        self.answered(session, answered)
+    }
+
+    /// A connection for somebody who ends it well.
+    pub async fn session(&self, until: Instant) -> Result<Borrowed, Trouble> {
+        self.check_open()?;
+        self.pool.get(until).await
+    }
+
+    /// What an answer means, also for the connection it came from.
+    fn answered<T>(
+        &self,
+        session: Borrowed,
+        answered: Result<Result<T, tokio_postgres::Error>, Elapsed>,
+    ) -> Result<T, Trouble> {
+        match answered {
+            Ok(Ok(answer)) => {
+                session.give_back();
+                Ok(answer)
+            }
+            Ok(Err(error)) => {
+                let trouble = Trouble::of(&error);
+                match &trouble {
+                    trouble if trouble.leaves_connection() => session.give_back(),
+                    // It has become a standby: what is left of the pool leads there too.
+                    Trouble::ReadOnly(_) => self.pool.forget(),
+                    _ => {}
+                }
+                Err(trouble)
+            }
+            Err(_) => {
+                // Whoever is silent may have lost the network, and the other connections with it.
+                self.pool.forget();
+                Err(Trouble::Lost("the server did not answer in time".into()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_stay_bounded() {
+        for count in [0, 3, 6, 60] {
+            let most = Duration::from_millis(10 << count.min(6));
+            for _ in 0..100 {
+                assert!((most / 2..=most).contains(&pause(count)));
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! A holder's calls, fenced by token and owner.
+
+use super::{
+    inner::{Inner, millis},
+    row::{Owner, Row, Says},
+    tries::Tries,
+    trouble::Trouble,
+};
+use crate::{
+    backend::{Abandon, Ticket, Verb},
+    error::ClaimError,
+    limits::{CHECKPOINT_BYTES_MAX, HEAD_BYTES_MAX},
+    options::check_retention,
+    outcome::{Reason, Retention},
+};
+use std::sync::Arc;
+
+/// A verb with its bytes, for a task of its own.
+#[derive(Debug)]
+pub(super) enum Deed {
+    Complete { head: Vec<u8>, response: Option<Vec<u8>>, retention: Retention },
+    Fail(Vec<u8>),
+    Release,
+    Checkpoint(Vec<u8>),
+    Renew,
+    EnsureDurable,
+}
+
+impl Deed {
+    /// What is to be done, if its sizes and terms can be kept.
+    pub fn of(ticket: &Ticket, verb: Verb<'_>) -> Result<Deed, ClaimError> {
+        Ok(match verb {
+            Verb::Complete(completion) => {
+                let retention = completion.retention.unwrap_or(ticket.retention);
+                check_retention(retention, 1).map_err(|what| ClaimError::Terms { what })?;
+                let response = completion.response;
+                check_size(ticket, completion.head, response.unwrap_or_default())?;
+                let head = completion.head.to_vec();
+                Deed::Complete { head, response: response.map(<[u8]>::to_vec), retention }
+            }
+            Verb::Fail(answer) => {
+                check_size(ticket, &[], answer)?;
+                Deed::Fail(answer.to_vec())
+            }
+            Verb::Release => Deed::Release,
+            Verb::Checkpoint(bytes) if bytes.len() > CHECKPOINT_BYTES_MAX => {
+                let (what, limit) = ("the checkpoint", CHECKPOINT_BYTES_MAX);
+                return Err(ClaimError::TooLong { what, len: bytes.len(), limit });
+            }
+            Verb::Checkpoint(bytes) => Deed::Checkpoint(bytes.to_vec()),
+            Verb::Renew => Deed::Renew,
+            Verb::EnsureDurable => Deed::EnsureDurable,
+        })
+    }
+
+    /// Whether the holder has nothing more to do afterwards that would need its lease.
+    fn ends(&self) -> bool {
+        matches!(self, Deed::Complete { .. } | Deed::Fail(_) | Deed::Release)
+    }
+}
+
+/// A response must fit what its claim has been promised; a head what is always kept.
+pub(super) fn check_size(ticket: &Ticket, head: &[u8], body: &[u8]) -> Result<(), ClaimError> {
+    check_lengths(head, body, ticket.reserve as usize)
+}
+
+pub(super) fn check_lengths(head: &[u8], body: &[u8], limit: usize) -> Result<(), ClaimError> {
+    if head.len() > HEAD_BYTES_MAX {
+        let what = "the head";
+        return Err(ClaimError::TooLong { what, len: head.len(), limit: HEAD_BYTES_MAX });
+    }
+    let len = head.len() + body.len();
+    match len > limit && !body.is_empty() {
+        true => Err(ClaimError::ResponseTooLarge { len, limit }),
+        false => Ok(()),
+    }
+}
+
+impl Inner {
+    /// Does what the holder says; repeated until it is known what became of it.
+    pub async fn write(self: &Arc<Self>, ticket: &Ticket, deed: &Deed) -> Result<(), ClaimError> {
+        let mut tries = self.tries();
+        loop {
+            let trouble = match self.try_write(&tries, ticket, deed).await {
+                Ok(true) => break,
+                Ok(false) => match self.look(&tries, ticket.key.as_ref()).await {
+                    Ok(row) => match judge(row, ticket, deed, tries.unknown) {
+                        Some(Ok(())) => break,
+                        Some(refused) => return refused,
+                        None => Trouble::Again("the key changed while it was written".into()),
+                    },
+                    Err(trouble) => trouble,
+                },
+                Err(trouble) => trouble,
+            };
+            tries.again(trouble).await?;
+        }
+        if deed.ends() {
+            self.let_go(ticket);
+            self.told(&ticket.key);
+        }
+        Ok(())
+    }
+
+    /// One try: whether the row was ours to change.
+    async fn try_write(
+        &self,
+        tries: &Tries,
+        ticket: &Ticket,
+        deed: &Deed,
+    ) -> Result<bool, Trouble> {
+        let (scope, key) = (&ticket.key.scope(), &ticket.key.key());
+        let (token, owner) = (&(ticket.token.get() as i64), &Owner::of(ticket).0.to_vec());
+        let sql = &self.sql;
+        let changed = match deed {
+            Deed::Complete { head, response, retention } => {
+                let (replay, remember) =
+                    (&millis(retention.replay_for), &millis(retention.remember_for));
+                self.execute(
+                    tries,
+                    &sql.complete,
+                    &[scope, key, token, owner, head, response, replay, remember],
+                )
+                .await?
+            }
+            Deed::Fail(answer) => {
+                let keep = &self.keep_ms(ticket.retention);
+                self.execute(tries, &sql.fail, &[scope, key, token, owner, answer, keep]).await?
+            }
+            Deed::Release => self.execute(tries, &sql.release, &[scope, key, token, owner]).await?,
+            Deed::Checkpoint(bytes) => {
+                let lease = &millis(ticket.lease);
+                self.execute(tries, &sql.renew, &[scope, key, token, owner, bytes, lease]).await?
+            }
+            Deed::Renew => {
+                let (none, lease) = (&None::<Vec<u8>>, &millis(ticket.lease));
+                self.execute(tries, &sql.renew, &[scope, key, token, owner, none, lease]).await?
+            }
+            // A granted claim is as durable as anything here.
+            Deed::EnsureDurable => 0,
+        };
+        Ok(changed > 0)
+    }
+
+    /// The handle is gone. Never waits; may be lost.
+    pub fn abandon(self: &Arc<Self>, ticket: &Ticket, how: Abandon) {
+        self.let_go(ticket);
+        let (inner, ticket) = (self.clone(), ticket.clone());
+        self.end_behind(async move {
+            let ended = match how {
+                Abandon::Undelivered => {
+                    inner.write(&ticket, &Deed::Release).await.map_err(|error| error.to_string())
+                }
+                Abandon::Dropped => inner.interrupt(&ticket, Reason::Dropped).await,
+                Abandon::Panicked => inner.interrupt(&ticket, Reason::Panicked).await,
+            };
+            if let Err(why) = ended {
+                tracing::debug!(token = ticket.token.get(), why, "left to its lease");
+            }
+        });
+    }
+
+    async fn interrupt(&self, ticket: &Ticket, reason: Reason) -> Result<(), String> {
+        let mut tries = self.tries();
+        let (scope, key) = (&ticket.key.scope(), &ticket.key.key());
+        let (token, owner) = (&(ticket.token.get() as i64), &Owner::of(ticket).0.to_vec());
+        let reason = &i16::from(reason as u8);
+        loop {
+            let abandon = &self.sql.abandon;
+            match self.execute(&tries, abandon, &[scope, key, token, owner, reason]).await {
+                Ok(_) => break,
+                Err(trouble) => tries.again(trouble).await.map_err(|trouble| trouble.what())?,
+            }
+        }
+        self.told(&ticket.key);
+        Ok(())
+    }
+}
+
+/// What a statement that changed no row means, by what the row is now; `None`: try again.
+pub(super) fn judge(
+    row: Option<Row>,
+    ticket: &Ticket,
+    deed: &Deed,
+    unknown: bool,
+) -> Option<Result<(), ClaimError>> {
+    let ours =
+        row.filter(|row| row.token == ticket.token.get() as i64 && row.is_by(Owner::of(ticket)));
+    let Some(row) = ours else {
+        return Some(Err(ClaimError::Fenced));
+    };
+    match (row.state, deed) {
+        // An earlier try of this call may have been what released it.
+        (0, Deed::Release) if unknown => Some(Ok(())),
+        (3, _) if matches!(row.says(), Says::Absent) => Some(Err(ClaimError::Fenced)),
+        (3, Deed::Complete { head, response, .. }) => {
+            let same = row.head.as_ref() == Some(head) && row.response == *response;
+            Some(same.then_some(()).ok_or(ClaimError::DifferentResponse))
+        }
+        (3, _) => Some(Err(ClaimError::AlreadyCompleted)),
+        (1 | 2, Deed::EnsureDurable) => Some(Ok(())),
+        (2, Deed::Fail(answer)) => {
+            let kept = row.response?;
+            Some((kept == *answer).then_some(()).ok_or(ClaimError::DifferentResponse))
+        }
+        (1 | 2, _) => None,
+        _ => Some(Err(ClaimError::Fenced)),
+    }
+}

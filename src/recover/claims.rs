@@ -1,0 +1,251 @@
+//! What the claims file holds, and what becomes of it.
+
+use super::{
+    CLAIMS_FILE, create, read_file,
+    records::{Decisions, Frames},
+};
+use crate::{
+    broken::{self, Broken},
+    cells::{
+        Cells, Found,
+        format::{self, Header, HeaderError},
+    },
+    claim::{Held, Phase},
+    engine::Engine,
+    error::OpenError,
+    index::{Answer, HeldTerms, Undecided},
+    key::OwnedKey,
+    lane::Lane,
+    log::file_name,
+    observe::Timings,
+    options::Sizes,
+    outcome::Reason,
+    poison::{Poison, Poisoned},
+    stats::Count,
+    storage::{Storage, StorageFile},
+    superblock::Superblock,
+};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::Arc,
+};
+
+fn damaged(offset: u64, what: &'static str) -> OpenError {
+    OpenError::Damaged { file: CLAIMS_FILE.into(), offset, what }
+}
+
+/// What the bytes of a claims file hold. An error if it is not this store's, or not whole.
+pub(crate) fn decode(bytes: &[u8], superblock: &Superblock) -> Result<format::Contents, OpenError> {
+    let header = bytes.first_chunk().ok_or(damaged(0, "the claims file has been cut short"))?;
+    let header = Header::decode(header).map_err(|error| match error {
+        HeaderError::Damaged => damaged(0, "the claims file's header is not whole"),
+        HeaderError::Newer(found) => {
+            OpenError::Newer { file: CLAIMS_FILE.into(), found, known: format::CLAIMS_VERSION }
+        }
+    })?;
+    if header.store != superblock.store {
+        return Err(OpenError::Foreign { file: CLAIMS_FILE.into() });
+    }
+    if header.cells as usize * format::CELL_BYTES != bytes.len() {
+        return Err(damaged(bytes.len() as u64, "the claims file has been cut short"));
+    }
+    Ok(format::decode_all(superblock.store, bytes))
+}
+
+/// The claims file, read.
+pub(super) struct ClaimsFile {
+    file: Arc<dyn StorageFile>,
+    bytes: Vec<u8>,
+    contents: format::Contents,
+    pub damaged_places: u64,
+}
+
+pub(super) fn read(
+    storage: &dyn Storage,
+    superblock: &Superblock,
+    sizes: &Sizes,
+    salvage: bool,
+) -> Result<ClaimsFile, OpenError> {
+    let io = |doing: &str| OpenError::io(format!("{doing} the claims file"));
+    let mut made_anew = 0;
+    let file = match storage.open(CLAIMS_FILE) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && salvage => {
+            let file =
+                create::create_claims(storage, superblock.store, sizes).map_err(io("creating"))?;
+            storage.sync_dir().map_err(io("creating"))?;
+            made_anew = 1;
+            file
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(OpenError::Missing { file: CLAIMS_FILE.into() });
+        }
+        Err(error) => return Err(io("opening")(error)),
+    };
+    let bytes = read_file(&*file, CLAIMS_FILE)?;
+    let contents = decode(&bytes, superblock)?;
+    if let Some(offset) = contents.damaged.first()
+        && !salvage
+    {
+        return Err(damaged(*offset, "a claim does not read back"));
+    }
+    let damaged_places = contents.damaged.len() as u64 + made_anew;
+    Ok(ClaimsFile { file, bytes, contents, damaged_places })
+}
+
+impl ClaimsFile {
+    /// The durable position noted for a class, if the note is of that life.
+    pub fn durable_hint(&self, superblock: &Superblock, life: u32, class: u8) -> Option<u64> {
+        format::read_durable(&self.bytes, superblock.store, life, class)
+    }
+
+    pub fn newest_ms(&self) -> u64 {
+        self.contents.newest_ms
+    }
+
+    pub fn time_hint(&self, superblock: &Superblock) -> u64 {
+        format::read_time(&self.bytes, superblock.store).unwrap_or(0)
+    }
+
+    /// Opens it for use.
+    pub fn open(
+        &self,
+        superblock: &Superblock,
+        shadowed: bool,
+        poison: Arc<Poison>,
+        timings: Timings,
+        lane: Lane,
+    ) -> Result<Cells, OpenError> {
+        Cells::new(self.file.clone(), superblock.store, shadowed, poison, timings, lane)
+    }
+
+    /// Writes the whole file again and syncs it: what was only in the page cache, cleared cells
+    /// included, is then on the disk.
+    pub fn rewrite(&self) -> io::Result<()> {
+        if !broken::is(Broken::SyncInsteadOfWriting) {
+            self.file.write_at(0, &self.bytes)?;
+        }
+        self.file.sync()
+    }
+}
+
+/// An undecided key, to be taken into the new life.
+pub(crate) struct Kept {
+    found: Found,
+    interrupted: (Reason, u64),
+    answer: Option<Arc<[u8]>>,
+}
+
+impl Engine {
+    /// Which claims are still undecided: those whose key has neither a record nor another claim
+    /// with a token as high.
+    pub(super) fn decide_claims(
+        &self,
+        claims: &ClaimsFile,
+        frames: &Frames<'_>,
+        decisions: &Decisions,
+    ) -> Result<Vec<Kept>, OpenError> {
+        let now = self.now();
+        let mut newest: HashMap<&OwnedKey, &Found> = HashMap::new();
+        for found in &claims.contents.claims {
+            let known = newest.entry(&found.key).or_insert(found);
+            if (known.token < found.token) != broken::is(Broken::LowestTokenWins) {
+                *known = found;
+            }
+        }
+        let mut kept = Vec::new();
+        for found in newest.into_values() {
+            let recorded = match frames.highest_token(&self.index, found.key.as_ref())? {
+                Ok(recorded) => recorded.max(decisions.buried.get(&found.key).copied()),
+                // The damaged record may be this key's completion: with the claim gone, the key
+                // answers that it is damaged.
+                Err(_) if frames.salvage => continue,
+                Err(location) => {
+                    return Err(OpenError::Damaged {
+                        file: file_name(location.slot()),
+                        offset: location.offset(),
+                        what: "a record that an undecided claim needs does not read back",
+                    });
+                }
+            };
+            if recorded.is_some_and(|token| token >= found.token.get()) {
+                continue;
+            }
+            let failure = decisions.failures.get(&found.token.get());
+            let interrupted = match (failure, found.interrupted) {
+                (_, Some(noted)) => noted,
+                // Since when isn't known: the holder may have gone on after it had failed, and
+                // renewals are not written. From now, then, and noted below.
+                (Some(_), None) => (Reason::Failed, now),
+                (None, None) => (Reason::Crashed, now),
+            };
+            let answer = failure.map(|(answer, _)| answer.clone());
+            kept.push(Kept { found: found.clone(), interrupted, answer });
+        }
+        Ok(kept)
+    }
+
+    /// Takes the undecided claims into the new life, all interrupted, and writes down since when.
+    pub(super) fn adopt_claims(&self, kept: Vec<Kept>) -> Result<(), Poisoned> {
+        let now = self.now();
+        let alive: HashSet<u32> =
+            kept.iter().flat_map(|k| k.found.chain.cells.iter().copied()).collect();
+        self.cells.adopt(alive.into_iter())?;
+        let mut expired = Vec::new();
+        for Kept { found, interrupted, answer } in kept {
+            let (reason, at) = interrupted;
+            let noted = found.interrupted.is_some();
+            let hash = self.index.hash(found.key.as_ref());
+            let mut undecided = Undecided {
+                hash,
+                held: Held {
+                    token: found.token,
+                    fingerprint: found.fingerprint,
+                    attempt: found.attempt,
+                    started_ms: found.started_ms,
+                    lease_ms: found.lease_ms,
+                    phase: Phase::Interrupted { reason, at },
+                    holder_lives: false,
+                    history: found.history,
+                },
+                terms: HeldTerms {
+                    replay_ms: found.replay_ms,
+                    remember_ms: found.remember_ms,
+                    // What can be promised with today's options.
+                    reserve: found.reserve.min(self.config.max_response as u32),
+                },
+                key: found.key,
+                chain: found.chain,
+                version: found.version,
+                checkpoint: found.checkpoint,
+                answer: answer.map(|bytes| Answer { bytes, location: None }),
+                adopted: false,
+                waiters: Default::default(),
+                timer: None,
+            };
+            if undecided.held.expired(now, self.interrupted_ms(undecided.terms.remember_ms)) {
+                let token = Some(undecided.held.token);
+                self.alarm(Count::InterruptedExpired, hash, undecided.key.as_ref(), token);
+                expired.push(undecided.chain);
+                continue;
+            }
+            if !noted {
+                undecided.version += 1;
+                // Without a free cell the time of the interruption begins anew at the next
+                // opening; nothing else is lost.
+                if let Some(chain) = self.write_cells(&undecided)? {
+                    let old = std::mem::replace(&mut undecided.chain, chain);
+                    self.cells.clear_after_this(old);
+                }
+            }
+            let mut shard = self.index.shard(hash);
+            let at = shard.hold(undecided);
+            self.rearm(&mut shard, at, now);
+        }
+        self.sync_claims()?;
+        // What they had replaced is gone from the disk.
+        expired.iter().try_for_each(|chain| self.cells.clear(chain))?;
+        self.sync_claims()
+    }
+}

@@ -1,0 +1,113 @@
+//! A store that isn't there yet.
+
+use super::{CLAIMS_FILE, RING_FILE, is_store_file, read_file};
+use crate::{
+    cells::Cells,
+    error::OpenError,
+    options::Sizes,
+    storage::{Storage, StorageFile},
+    superblock::{Superblock, SuperblockFile},
+};
+use std::{io, sync::Arc};
+
+/// Creates an empty store. The superblock's file comes first and its content last: a directory
+/// with a blank superblock and no segment is one whose creation was interrupted, and is begun
+/// anew.
+pub(super) fn create(
+    storage: &dyn Storage,
+    sizes: &Sizes,
+) -> Result<(SuperblockFile, Superblock), OpenError> {
+    let place = storage.place();
+    let names = storage.list().map_err(OpenError::io(format!("listing {place}")))?;
+    let blank_superblock = names.iter().any(|name| name == crate::superblock::FILE);
+    let theirs = |name: &&String| match blank_superblock {
+        true => name.starts_with("segment-"),
+        false => is_store_file(name),
+    };
+    if let Some(file) = names.iter().find(theirs) {
+        return Err(OpenError::NotAStore { place, file: file.clone() });
+    }
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::StorageFull => OpenError::NoSpace {
+            place: place.clone(),
+            bytes: sizes.ring + Cells::file_bytes(sizes.cells) + sizes.segment_min,
+        },
+        _ => OpenError::io(format!("creating a store in {place}"))(error),
+    };
+    let mut random = [0; 24];
+    getrandom::fill(&mut random)
+        .map_err(|error| failed(io::Error::other(format!("no randomness: {error}"))))?;
+    let superblock = Superblock {
+        number: 1,
+        store: u64::from_le_bytes(random[..8].try_into().unwrap()),
+        hash_seed: random[8..].try_into().unwrap(),
+        life: 0,
+        slots: 0,
+        ring_bytes: sizes.ring,
+        token_limit: 0,
+        time_ms: 0,
+        durability: 0,
+    };
+    let file = SuperblockFile::create(storage).map_err(failed)?;
+    storage.sync_dir().map_err(failed)?;
+    create_claims(storage, superblock.store, sizes).map_err(failed)?;
+    create_ring(storage, sizes.ring).map_err(failed)?;
+    storage.sync_dir().map_err(failed)?;
+    file.write(&superblock).map_err(failed)?;
+    Ok((file, superblock))
+}
+
+/// Creates an empty claims file.
+pub(super) fn create_claims(
+    storage: &dyn Storage,
+    store: u64,
+    sizes: &Sizes,
+) -> io::Result<Arc<dyn StorageFile>> {
+    let file = storage.create(CLAIMS_FILE, Cells::file_bytes(sizes.cells))?;
+    Cells::create(&*file, store)?;
+    Ok(file)
+}
+
+/// Creates the ring. It is written once here, so that its blocks are real ones from the start.
+pub(crate) fn create_ring(storage: &dyn Storage, bytes: u64) -> io::Result<Arc<dyn StorageFile>> {
+    let file = storage.create(RING_FILE, bytes)?;
+    file.write_at(0, &vec![0; bytes as usize])?;
+    file.sync()?;
+    Ok(file)
+}
+
+/// Opens the ring and reads it. One that is missing is made anew when salvaging.
+pub(super) fn open_ring(
+    storage: &dyn Storage,
+    superblock: &Superblock,
+    sizes: &Sizes,
+    salvage: bool,
+) -> Result<(Arc<dyn StorageFile>, Vec<u8>), OpenError> {
+    let doing = || OpenError::io("opening the ring");
+    match storage.open(RING_FILE) {
+        Ok(file) if file.size() != superblock.ring_bytes => Err(OpenError::Damaged {
+            file: RING_FILE.into(),
+            offset: file.size(),
+            what: "the ring has another size than it was made with",
+        }),
+        Ok(file) if file.size() < 4 * sizes.frame_max => Err(OpenError::options(format!(
+            "the ring of this store has {} bytes, and four of the largest responses must fit: \
+             choose a max_response of at most {}, or a new store",
+            file.size(),
+            (file.size() / 4).saturating_sub(1024)
+        ))),
+        Ok(file) => {
+            let bytes = read_file(&*file, RING_FILE)?;
+            Ok((file, bytes))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound && salvage => {
+            let file = create_ring(storage, superblock.ring_bytes).map_err(doing())?;
+            storage.sync_dir().map_err(doing())?;
+            Ok((file, Vec::new()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(OpenError::Missing { file: RING_FILE.into() })
+        }
+        Err(error) => Err(doing()(error)),
+    }
+}

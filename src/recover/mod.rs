@@ -1,0 +1,302 @@
+//! Opening a store.
+//!
+//! 1. Lock the directory; read the superblock (or create a store).
+//! 2. Read the claims file, the ring, and of each segment its footer, or, where there is none,
+//!    everything. **Nothing has been written until here**: a failed open changes nothing.
+//! 3. Decide: what was never promised is passed over, what was promised and doesn't read is
+//!    damage. Of two claims on one key, and of a claim and a record, the higher token wins.
+//! 4. Write again what isn't proven durable, in its own place, and sync it: the page cache may
+//!    hold what the disk never got. Seal what the last life left open. Write the claims file
+//!    again.
+//! 5. Begin a new life in the superblock: from then on every segment of an earlier life has a
+//!    footer, and one without is damaged. Answer.
+//!
+//! Each step may be repeated after a crash in it: rewriting puts the same bytes into the same
+//! places, and a segment that was sealed is read by its footer the next time.
+
+pub(crate) mod claims;
+mod create;
+mod records;
+pub(crate) mod segments;
+
+use crate::{
+    broken::{self, Broken},
+    clock::StoreTime,
+    engine::{Bells, Config, Engine, Expiring},
+    error::OpenError,
+    index::{Index, KeyHasher},
+    lane::{Lane, Turn},
+    limits::TIME_MAX_MS,
+    log::{Log, Shared, Slots, Space},
+    observe::{Timings, events},
+    options::{Options, Recovery, Sizes},
+    poison::{Poison, Poisoned},
+    stats::{Counters, Holders},
+    storage::{ForkGuard, Storage, StorageFile},
+    superblock::{Superblock, SuperblockFile},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    tokens::{self, Tokens},
+    wait::{Bell, Event},
+    wheel::TimingWheel,
+};
+pub(crate) use create::create_ring;
+use records::Frames;
+use segments::{Care, Segment};
+use std::{sync::Arc, time::Instant};
+
+pub(crate) const CLAIMS_FILE: &str = "claims";
+pub(crate) const RING_FILE: &str = "ring";
+
+/// The directory of an open store: its exclusive use ends when this is dropped.
+pub(crate) type DirectoryLock = Box<dyn Send + Sync>;
+
+/// Opens the store in `storage`.
+pub(crate) fn open(
+    options: &Options,
+    storage: Arc<dyn Storage>,
+) -> Result<(Arc<Engine>, DirectoryLock), OpenError> {
+    let started = Instant::now();
+    let sizes = options.check()?;
+    let lock = storage.lock().map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => OpenError::InUse { place: storage.place() },
+        _ => OpenError::io(format!("locking {}", storage.place()))(error),
+    })?;
+    let (file, superblock) = match SuperblockFile::open(&*storage)? {
+        Some(found) => found,
+        None => create::create(&*storage, &sizes)?,
+    };
+    let salvage = options.recovery == Recovery::Salvage;
+    let hasher = KeyHasher::new(superblock.hash_seed, options.hash_bits);
+    let read = Read::all(&*storage, &superblock, &sizes, hasher, salvage)?;
+    let engine = Opening { options, sizes, storage, file, superblock, hasher, read }.finish()?;
+    engine.opened(started.elapsed().as_millis() as u64);
+    Ok((engine, lock))
+}
+
+/// Everything that was read before the first write.
+struct Read {
+    claims: claims::ClaimsFile,
+    ring: Arc<dyn StorageFile>,
+    segments: Vec<Segment>,
+    damaged_places: u64,
+}
+
+impl Read {
+    fn all(
+        storage: &dyn Storage,
+        superblock: &Superblock,
+        sizes: &Sizes,
+        hasher: KeyHasher,
+        salvage: bool,
+    ) -> Result<Self, OpenError> {
+        let claims = claims::read(storage, superblock, sizes, salvage)?;
+        let (ring, ring_bytes) = create::open_ring(storage, superblock, sizes, salvage)?;
+        let hints = |life, class| claims.durable_hint(superblock, life, class);
+        let care = if salvage { Care::Salvage } else { Care::Strict };
+        let reader = segments::Reader { storage, superblock, hasher, care };
+        let (segments, damaged) = reader.read_all(&ring_bytes, hints)?;
+        // A ring that had to be made anew is one too.
+        let new_ring = u64::from(ring_bytes.is_empty());
+        let damaged_places = damaged.len() as u64 + claims.damaged_places + new_ring;
+        Ok(Read { claims, ring, segments, damaged_places })
+    }
+}
+
+/// Steps 3 and 4, with all that they need in hand.
+struct Opening<'a> {
+    options: &'a Options,
+    sizes: Sizes,
+    storage: Arc<dyn Storage>,
+    file: SuperblockFile,
+    superblock: Superblock,
+    hasher: KeyHasher,
+    read: Read,
+}
+
+impl Opening<'_> {
+    fn finish(self) -> Result<Arc<Engine>, OpenError> {
+        let Opening { options, sizes, storage, file, superblock, hasher, read } = self;
+        let salvage = options.recovery == Recovery::Salvage;
+        let newest = read.segments.iter().map(|s| s.newest_ms()).max().unwrap_or(0);
+        let hinted = read.claims.time_hint(&superblock);
+        let seen = newest.max(read.claims.newest_ms()).max(superblock.time_ms).max(hinted);
+        let seen = seen.min(TIME_MAX_MS);
+        let jump_max = u64::try_from(options.clock_jump_max.as_millis()).unwrap_or(u64::MAX);
+        let clock = options.clock.clone();
+        let seen = (seen > 0).then_some(seen);
+        let time = StoreTime::at_open(clock, seen, jump_max, options.accept_clock);
+
+        let first_token = Tokens::first(superblock.token_limit, time.clock().wall_ms());
+        let next = Superblock {
+            number: superblock.number + 1,
+            life: superblock.life + 1,
+            token_limit: match broken::is(Broken::TokensNotDurable) {
+                true => superblock.token_limit,
+                false => first_token + tokens::BLOCK,
+            },
+            time_ms: superblock.time_ms.max(time.now()),
+            durability: options.durability.code(),
+            ..superblock
+        };
+        let config = Config::new(options, sizes);
+        let shadowed = config.syncs_claims();
+        let bells = Bells::default();
+        // Where claims wait too, their lane and the main one take turns.
+        let turn = shadowed.then(|| Arc::new(Turn::new()));
+        let lane = |bell: &Arc<Bell>| Lane::new(bell.clone(), turn.clone());
+        let poison = Arc::new(Poison::default());
+        let timings: Timings = Default::default();
+        let index = Index::new(hasher, time.now());
+        let slots = Slots::new();
+        read.segments.iter().for_each(|segment| slots.add(segment.slot.clone()));
+        let shared = Shared {
+            life: next.life,
+            frame_max: sizes.frame_max,
+            buffered: config.max_delay_ms().is_some(),
+            space: Space::default(),
+            poison: poison.clone(),
+            timings: timings.clone(),
+        };
+        let ring = read.ring.map_mut().map_err(OpenError::io("mapping the ring"))?;
+        let log = Log::new(
+            shared,
+            slots,
+            ring,
+            lane(&bells.commit),
+            bells.drain.clone(),
+            bells.classes.clone(),
+        );
+        let mut engine = Engine {
+            config,
+            index,
+            log,
+            cells: read.claims.open(
+                &superblock,
+                shadowed,
+                poison.clone(),
+                timings.clone(),
+                lane(&bells.claims),
+            )?,
+            tokens: Tokens::new(first_token, first_token + tokens::BLOCK),
+            poison,
+            counters: Counters::new(),
+            timings,
+            superblock: Mutex::new((file, next)),
+            supply: Event::new(),
+            starved: AtomicBool::new(false),
+            wanted_space: AtomicU64::new(0),
+            to_seal: Mutex::default(),
+            expiring: Mutex::new(Expiring { wheel: TimingWheel::new(time.now()), due: vec![] }),
+            timeouts: Mutex::new(TimingWheel::new(time.now())),
+            keeping: Mutex::new(()),
+            copying: AtomicU32::new(0),
+            holders: Holders::new(),
+            handle_gone: Event::new(),
+            draining: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            told: AtomicBool::new(false),
+            time_noted: AtomicU64::new(time.now()),
+            fork: ForkGuard::new(),
+            damaged_places: read.damaged_places,
+            recovery_ms: AtomicU64::new(0),
+            time,
+            storage,
+            bells,
+        };
+        let frames = Frames { segments: &read.segments, salvage };
+        let decisions = records::index(&mut engine.index, &frames)?;
+        engine.damaged_places += decisions.damaged;
+        let claims = engine.decide_claims(&read.claims, &frames, &decisions)?;
+
+        // From here on it is written.
+        let io = |doing: &str| OpenError::io(format!("{doing} in {}", engine.storage.place()));
+        for segment in &read.segments {
+            segment.settle(superblock.life).map_err(io("writing a segment again"))?;
+            engine.adopt_segment(segment);
+        }
+        read.claims.rewrite().map_err(io("writing the claims file again"))?;
+        let poisoned = |_: Poisoned| OpenError::Io {
+            doing: format!("recovering {}", engine.storage.place()),
+            source: Arc::new(std::io::Error::other(engine.poison.why().unwrap_or_default())),
+        };
+        engine.adopt_claims(claims).map_err(poisoned)?;
+        engine.superblock.lock().0.write(&next).map_err(io("beginning a new life"))?;
+        engine.keep().map_err(poisoned)?;
+        Ok(Arc::new(engine))
+    }
+}
+
+impl Engine {
+    /// Says what an opening found.
+    fn opened(&self, took_ms: u64) {
+        self.recovery_ms.store(took_ms, Ordering::Relaxed);
+        let stats = self.stats();
+        events::opened(
+            &self.storage.place(),
+            &events::Opened {
+                life: stats.life,
+                records: stats.records,
+                interrupted: stats.interrupted,
+                segments: stats.segments,
+                took_ms,
+            },
+        );
+        if stats.damaged_places > 0 {
+            events::salvaged(stats.damaged_places);
+        }
+        if stats.clock_held {
+            events::clock_held(stats.now_ms);
+        }
+    }
+
+    /// A segment joins: to the pool if it is empty, else to those that wait for their expiry.
+    fn adopt_segment(&self, segment: &Segment) {
+        match segment.summary() {
+            None => {
+                let usable = segment.slot.usable(self.config.sizes.frame_max);
+                self.log.shared.space.give(segment.slot.clone(), usable);
+            }
+            Some(summary) => {
+                let base = segment.since().map_or(0, |since| since.base);
+                segment.slot.recovered(&summary, base);
+                self.expires_at(segment.slot.number, summary.drop_ms);
+            }
+        }
+    }
+}
+
+/// How many threads read segments, or fill the index.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get()).min(8)
+}
+
+/// Whether a name is one of a store's files.
+pub(crate) fn is_store_file(name: &str) -> bool {
+    name == CLAIMS_FILE || name == RING_FILE || name.starts_with("segment-")
+}
+
+/// Reads a file in pieces; those that can't be read stay as they are, and are returned by their
+/// offsets.
+pub(crate) fn read_pieces(file: &dyn StorageFile, into: &mut [u8]) -> Vec<(u64, std::io::Error)> {
+    const PIECE: usize = 4096;
+    let mut failed = Vec::new();
+    for (number, piece) in into.chunks_mut(PIECE).enumerate() {
+        let offset = (number * PIECE) as u64;
+        if let Err(error) = file.read_at(offset, piece) {
+            piece.fill(0);
+            failed.push((offset, error));
+        }
+    }
+    failed
+}
+
+/// Bytes of a file, by read calls.
+fn read_file(file: &dyn StorageFile, name: &str) -> Result<Vec<u8>, OpenError> {
+    let mut bytes = vec![0; file.size() as usize];
+    file.read_at(0, &mut bytes).map_err(OpenError::io(format!("reading {name}")))?;
+    Ok(bytes)
+}

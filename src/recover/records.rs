@@ -1,0 +1,194 @@
+//! Fills the index from what the segments list: all records, then what the tombstones take away.
+
+use super::segments::Segment;
+use crate::{
+    broken::{self, Broken},
+    error::OpenError,
+    index::{Index, Shard},
+    key::{KeyRef, OwnedKey},
+    limits::SHARDS,
+    log::{Frame, Kind, file_name},
+    position::Location,
+    sync::thread,
+};
+use smallvec::SmallVec;
+use std::{collections::HashMap, sync::Arc};
+
+/// What the log says of keys that have no record in it.
+#[derive(Default)]
+pub(super) struct Decisions {
+    /// By token: the answer that a failed holder left, and when.
+    pub failures: HashMap<u64, (Arc<[u8]>, u64)>,
+    /// The token of the tombstone of a key.
+    pub buried: HashMap<OwnedKey, u64>,
+    /// Those that don't read, which only salvage passes over.
+    pub damaged: u64,
+}
+
+impl Decisions {
+    /// A holder may have failed, gone on, and failed again: the last answer counts.
+    fn failed(&mut self, frame: &Frame) {
+        let (token, at) = (frame.header.token, frame.header.time_ms);
+        let known = self.failures.get(&token).is_some_and(|(_, known)| *known > at);
+        if !known {
+            self.failures.insert(token, (frame.body().into(), at));
+        }
+    }
+
+    fn buries(&mut self, frame: &Frame) {
+        let token = self.buried.entry(frame.key().owned()).or_insert(0);
+        *token = frame.header.token.max(*token);
+    }
+}
+
+/// The frames of all segments, before the log is there to read them.
+pub(super) struct Frames<'a> {
+    pub segments: &'a [Segment],
+    pub salvage: bool,
+}
+
+impl Frames<'_> {
+    /// `None` if it is damaged. A read that fails is not taken for that: what can't be read now may
+    /// be there the next time, and a tombstone would have killed it. Salvage takes what it can get.
+    pub fn at(&self, location: Location) -> Result<Option<Frame>, OpenError> {
+        // Slots are numbered without gaps, unless salvaging.
+        let at = self.segments.binary_search_by_key(&location.slot(), |s| s.slot.number);
+        let Ok(at) = at else { return Ok(None) };
+        match self.segments[at].frame_at(location.offset()) {
+            Err(_) if self.salvage => Ok(None),
+            Err(error) => {
+                Err(OpenError::io(format!("reading {}", file_name(location.slot())))(error))
+            }
+            Ok(frame) => Ok(frame),
+        }
+    }
+
+    /// The highest token of a record of this key; or the location of damage that may be one.
+    pub fn highest_token(
+        &self,
+        index: &Index,
+        key: KeyRef<'_>,
+    ) -> Result<Result<Option<u64>, Location>, OpenError> {
+        let hash = index.hash(key);
+        let mut highest = None;
+        for location in index.shard(hash).candidates(hash) {
+            let Some(frame) = self.at(location)? else {
+                return Ok(Err(location));
+            };
+            if frame.key() == key {
+                highest = highest.max(Some(frame.header.token));
+            }
+        }
+        Ok(Ok(highest))
+    }
+
+    fn listed(&self) -> impl Iterator<Item = (Kind, u64, Location)> {
+        self.segments.iter().flat_map(|segment| {
+            let slot = segment.slot.number;
+            let entries = segment.entries().iter();
+            entries.map(move |e| (e.kind, e.hash, Location::new(slot, e.offset)))
+        })
+    }
+
+    fn records(&self) -> impl Iterator<Item = (u64, Location)> {
+        self.listed().filter(|(kind, ..)| kind.is_record()).map(|(_, hash, at)| (hash, at))
+    }
+}
+
+pub(super) fn index(index: &mut Index, frames: &Frames<'_>) -> Result<Decisions, OpenError> {
+    let share = SHARDS.div_ceil(super::threads());
+    let mut shards: Vec<&mut Shard> = index.shards_mut().collect();
+    thread::scope(|scope| {
+        let shares = shards.chunks_mut(share).enumerate();
+        let shares: Vec<_> = shares
+            .map(|(nth, shards)| scope.spawn(move || index_records(shards, nth * share, frames)))
+            .collect();
+        let joined = shares.into_iter().map(|share| share.join().expect("indexing doesn't panic"));
+        joined.collect::<Result<(), OpenError>>()
+    })?;
+
+    let mut decisions = Decisions::default();
+    for (kind, _, location) in frames.listed() {
+        if kind.is_record() {
+            continue;
+        }
+        match (kind, frames.at(location)?) {
+            (Kind::Tombstone, Some(frame)) => {
+                bury(index, frames, &frame)?;
+                decisions.buries(&frame);
+            }
+            (Kind::Failed, Some(frame)) => decisions.failed(&frame),
+            (_, Some(_)) => {}
+            (_, None) if frames.salvage => decisions.damaged += 1,
+            (_, None) => {
+                return Err(OpenError::Damaged {
+                    file: file_name(location.slot()),
+                    offset: location.offset(),
+                    what: "a decision about a key does not read back",
+                });
+            }
+        }
+    }
+    Ok(decisions)
+}
+
+/// Adds the records of some shards, of which `first` is the first. The tables get their size at
+/// once: growing step by step would cost as much again as filling them.
+fn index_records(
+    shards: &mut [&mut Shard],
+    first: usize,
+    frames: &Frames<'_>,
+) -> Result<(), OpenError> {
+    let count = shards.len();
+    let mine = |hash: u64| Index::shard_of(hash).checked_sub(first).filter(|at| *at < count);
+    let mut records = vec![0; count];
+    frames.records().filter_map(|(hash, _)| mine(hash)).for_each(|at| records[at] += 1);
+    shards.iter_mut().zip(records).for_each(|(shard, records)| shard.reserve(records));
+    for (hash, location) in frames.records() {
+        if let Some(at) = mine(hash) {
+            index_record(shards[at], frames, hash, location)?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds a record. Of two of one key the higher token stays.
+fn index_record(
+    shard: &mut Shard,
+    frames: &Frames<'_>,
+    hash: u64,
+    location: Location,
+) -> Result<(), OpenError> {
+    let others: SmallVec<[_; 4]> = shard.candidates(hash).collect();
+    for other in others {
+        // Nearly always there is none; damaged ones are kept, and answer for themselves.
+        let (Some(new), Some(old)) = (frames.at(location)?, frames.at(other)?) else {
+            continue;
+        };
+        if new.key() != old.key() {
+            continue;
+        }
+        if (new.header.token < old.header.token) != broken::is(Broken::LowestTokenWins) {
+            return Ok(());
+        }
+        shard.remove(hash, other);
+    }
+    shard.insert(hash, location);
+    Ok(())
+}
+
+/// Removes the records that a tombstone kills.
+fn bury(index: &Index, frames: &Frames<'_>, tombstone: &Frame) -> Result<(), OpenError> {
+    let hash = index.hash(tombstone.key());
+    let mut shard = index.shard(hash);
+    let all: SmallVec<[_; 4]> = shard.candidates(hash).collect();
+    for location in all {
+        let killed = frames.at(location)?.is_some_and(|frame| {
+            frame.key() == tombstone.key() && frame.header.token < tombstone.header.token
+        });
+        if killed {
+            shard.remove(hash, location);
+        }
+    }
+    Ok(())
+}

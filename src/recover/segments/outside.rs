@@ -1,0 +1,129 @@
+//! Reading segments that somebody else may be writing to, or of a store that goes on meanwhile.
+
+use super::{super::read_pieces, Active, Contents, Open, Reader, Segment, read_slot};
+use crate::{
+    error::OpenError,
+    index::KeyHasher,
+    log::{self, ActiveSince, DATA_START, Slot, file_name, scan::scan_segment},
+};
+use std::sync::Arc;
+
+impl Reader<'_> {
+    /// Reads segments that somebody may be writing to. The newest first: what its frames say was
+    /// durable of older ones is then there when those are read.
+    pub(super) fn read_newest_first(
+        &self,
+        mut slots: Vec<(Arc<Slot>, Active)>,
+        damaged: &mut Vec<OpenError>,
+    ) -> Vec<Segment> {
+        let life = self.superblock.life;
+        slots.sort_by_key(|(_, active)| {
+            std::cmp::Reverse(active.map(|since| (since.life, since.base)))
+        });
+        let mut segments = Vec::new();
+        for (slot, active) in slots {
+            let contents = read_slot(&slot, active, life, true).and_then(|mut contents| {
+                if let Contents::Open(open) = &mut contents {
+                    open.read_again(&slot)?;
+                }
+                Ok(contents)
+            });
+            let contents = contents.or_else(|error| {
+                damaged.push(error);
+                read_in_pieces(&slot, active)
+            });
+            match contents {
+                // Taken into another use meanwhile: what it held had expired.
+                Ok(_) if !still_holds(&slot, active) => {
+                    segments.push(Segment { slot, contents: Contents::Free });
+                }
+                Ok(contents) => segments.push(Segment { slot, contents }),
+                Err(error) => damaged.push(error),
+            }
+        }
+        segments.sort_by_key(|segment| segment.slot.number);
+        segments
+    }
+}
+
+impl Open {
+    /// A segment that grows while it is read may show later frames and not yet earlier ones. All
+    /// that lies before what was seen once is there when it is read again.
+    fn read_again(&mut self, slot: &Slot) -> Result<(), OpenError> {
+        let ActiveSince { life, base, .. } = self.since;
+        let seen = scan_segment(&self.image, DATA_START, slot.seed(), base, life).end as usize;
+        let name = file_name(slot.number);
+        self.image[seen..].fill(0);
+        slot.file
+            .read_at(0, &mut self.image[..seen])
+            .map_err(OpenError::io(format!("reading {name}")))
+    }
+}
+
+/// Whether a segment is still in the use in which it was found.
+pub(super) fn still_holds(slot: &Slot, active: Active) -> bool {
+    let mut bytes = [0; log::SEGMENT_HEADER_BYTES];
+    let read = slot.file.read_at(0, &mut bytes);
+    match (read, log::SegmentHeader::decode(&bytes)) {
+        (Ok(()), Ok(now)) => {
+            now.epoch == slot.epoch() && (active.is_none() || now.active == active)
+        }
+        // That is for whoever reads its frames to find out.
+        _ => true,
+    }
+}
+
+/// Up to where a segment counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// It holds nothing.
+    Free,
+    /// All that its footer lists.
+    Sealed,
+    /// What lies before this offset.
+    Offset(u64),
+}
+
+/// Reads a segment of a running store as it was at a moment: everything before `until` is in the
+/// file. `None` if it doesn't read.
+pub(crate) fn read_until(
+    slot: Arc<Slot>,
+    until: Until,
+    life: u32,
+    hasher: KeyHasher,
+) -> Result<Option<Segment>, OpenError> {
+    let name = file_name(slot.number);
+    let failed = || OpenError::io(format!("reading {name}"));
+    let mut bytes = [0; log::SEGMENT_HEADER_BYTES];
+    slot.file.read_at(0, &mut bytes).map_err(failed())?;
+    let active = log::SegmentHeader::decode(&bytes).ok().and_then(|header| header.active);
+    let contents = match (until, active) {
+        (Until::Free, _) => Contents::Free,
+        (_, None) => return Ok(None),
+        (Until::Sealed, Some(since)) => match slot.footer().map_err(failed())? {
+            Some((entries, summary)) => Contents::Sealed { since, entries, summary },
+            None => return Ok(None),
+        },
+        (Until::Offset(end), Some(since)) => {
+            let mut open = Open::unread(super::super::read_file(&*slot.file, &name)?, since);
+            open.image[end as usize..].fill(0);
+            let scan = scan_segment(&open.image, DATA_START, slot.seed(), since.base, life);
+            if !scan.holes.is_empty() || (end < slot.bytes && scan.end != end) {
+                return Ok(None);
+            }
+            open.accept(&slot, scan, 0, hasher);
+            Contents::Open(Box::new(open))
+        }
+    };
+    Ok(Some(Segment { slot, contents }))
+}
+
+/// What can be read of a segment in which read calls fail.
+fn read_in_pieces(slot: &Slot, active: Active) -> Result<Contents, OpenError> {
+    let Some(since) = active else { return Ok(Contents::Free) };
+    let mut image = vec![0; slot.bytes as usize];
+    read_pieces(&*slot.file, &mut image);
+    let mut open = Open::unread(image, since);
+    open.damaged = true;
+    Ok(Contents::Open(Box::new(open)))
+}

@@ -1,0 +1,166 @@
+//! What happened, counted.
+
+use crate::{limits::SHARDS, sync};
+use crossbeam_utils::CachePadded;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Things that are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Count {
+    Granted,
+    Replayed,
+    SawInFlight,
+    SawInterrupted,
+    Mismatched,
+    TakenOver,
+    Completed,
+    Failed,
+    Released,
+    Fenced,
+    Abandoned,
+    LeasePassed,
+    InterruptedExpired,
+    BeganAfterExpiry,
+    RefusedFull,
+    Recycled,
+}
+
+const COUNTS: usize = 16;
+
+/// Counters, striped like the index, so that counting doesn't make threads meet.
+#[derive(Debug)]
+pub(crate) struct Counters(Box<[CachePadded<[AtomicU64; COUNTS]>]>);
+
+impl Counters {
+    pub fn new() -> Self {
+        let stripe = || CachePadded::new([const { AtomicU64::new(0) }; COUNTS]);
+        Counters((0..SHARDS.div_ceil(8)).map(|_| stripe()).collect())
+    }
+
+    pub fn add(&self, hash: u64, count: Count) {
+        let stripe = &self.0[hash as usize % self.0.len()];
+        stripe[count as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn get(&self, count: Count) -> u64 {
+        self.0.iter().map(|stripe| stripe[count as usize].load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// How many handles of claims there are, striped likewise. In sequence with everything else that
+/// is so ordered: who ends a handle and then asks whether somebody waits for that, and who says
+/// that he waits and then counts, do not miss each other.
+#[derive(Debug)]
+pub(crate) struct Holders(Box<[CachePadded<sync::atomic::AtomicU64>]>);
+
+impl Holders {
+    pub fn new() -> Self {
+        let stripe = |_| CachePadded::new(sync::atomic::AtomicU64::new(0));
+        Holders((0..SHARDS.div_ceil(8)).map(stripe).collect())
+    }
+
+    fn of(&self, hash: u64) -> &sync::atomic::AtomicU64 {
+        &self.0[hash as usize % self.0.len()]
+    }
+
+    pub fn begun(&self, hash: u64) {
+        self.of(hash).fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The handle of a claim of this very key.
+    pub fn ended(&self, hash: u64) {
+        self.of(hash).fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Exact if none begins meanwhile.
+    pub fn count(&self) -> u64 {
+        self.0.iter().map(|stripe| stripe.load(Ordering::SeqCst)).sum()
+    }
+}
+
+/// A store's figures at a moment. Counts are since it was opened; sizes are in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Keys that are held.
+    pub in_flight: u64,
+    /// Keys that are interrupted.
+    pub interrupted: u64,
+    /// Records in the index, those included that have expired but not been swept.
+    pub records: u64,
+    /// For how long the oldest key in flight has been held by its present holder, in milliseconds;
+    /// 0 if there is none.
+    pub oldest_in_flight_ms: u64,
+    /// For how long the oldest interrupted key has been so, in milliseconds; 0 if there is none.
+    pub oldest_interrupted_ms: u64,
+    /// Handles of claims that exist.
+    pub holders: u64,
+    /// Callers that wait for a key in flight (not those who wait for its completion's sync).
+    pub waiters: u64,
+
+    /// Claims granted at the first attempt.
+    pub granted: u64,
+    /// Claims granted by takeover.
+    pub taken_over: u64,
+    /// `begin`s answered by a record, be its response retained or not.
+    pub replayed: u64,
+    /// `begin`s that found the key in flight.
+    pub saw_in_flight: u64,
+    /// `begin`s that found the key interrupted.
+    pub saw_interrupted: u64,
+    /// `begin`s with another fingerprint.
+    pub mismatched: u64,
+    /// Completions.
+    pub completed: u64,
+    /// Failures with unknown outcome.
+    pub failed: u64,
+    /// Releases.
+    pub released: u64,
+    /// Holders' calls that were fenced. **An operation may have taken effect twice.**
+    pub fenced: u64,
+    /// Claims dropped undecided while in flight.
+    pub abandoned: u64,
+    /// Leases that passed with the holder silent.
+    pub leases_passed: u64,
+    /// Interrupted keys that nobody resolved before their retention passed; those included that
+    /// an opening found so.
+    pub interrupted_expired: u64,
+    /// Claims granted for a key whose record had expired: is the retention too short?
+    pub began_after_expiry: u64,
+    /// `begin`s refused because the store was full.
+    pub refused_full: u64,
+
+    /// Segments that exist.
+    pub segments: u64,
+    /// Segments that are free.
+    pub segments_free: u64,
+    /// Bytes that segments take.
+    pub segment_bytes: u64,
+    /// Bytes that segments may take: `Options::capacity`.
+    pub capacity: u64,
+    /// Bytes of records in segments of which some record has not expired. A segment is free again
+    /// when all its records have expired, so some of these bytes may be of expired ones.
+    pub bytes_live: u64,
+    /// Bytes of records in segments whose records have all expired, and that aren't free yet.
+    pub bytes_dead: u64,
+    /// Segments that became free again.
+    pub segments_recycled: u64,
+    /// Bytes neither used nor promised to claims.
+    pub space_free: u64,
+    /// Cells of the claims file that are free.
+    pub cells_free: u64,
+    /// Bytes of memory that the index's tables take.
+    pub index_bytes: u64,
+    /// What the opening took, in milliseconds.
+    pub recovery_ms: u64,
+    /// How often this store has been opened.
+    pub life: u32,
+    /// The store's time, in milliseconds since 1970.
+    pub now_ms: u64,
+    /// At open the wall clock was further ahead than the options allow, and was not believed.
+    pub clock_held: bool,
+    /// Damaged places that `Recovery::Salvage` passed over at open.
+    pub damaged_places: u64,
+    /// Why the store is poisoned, if it is.
+    pub poisoned: Option<String>,
+}

@@ -1,0 +1,104 @@
+//! The seam: everything that touches a disk goes through these two traits.
+//!
+//! The engine runs unchanged over files ([`DiskStorage`]) and over a simulated disk
+//! ([`SimStorage`]) that can lose power, tear writes, run full and fail. What each call
+//! promises *after a crash* is part of its contract, because that is what the engine builds on:
+//!
+//! * bytes given to [`StorageFile::write_at`] or stored through a writable [`Region`] survive the
+//!   death of the process at once, and a loss of power only after a later, successful
+//!   [`StorageFile::sync`] of that file;
+//! * a file that was created or removed survives a loss of power in that form only after a
+//!   later, successful [`Storage::sync_dir`];
+//! * a sector of 512 bytes that is being written when the power goes holds its old or its new
+//!   bytes, never a mixture;
+//! * after a failed sync nothing is known about the bytes written since the last successful one:
+//!   the disk may hold them or not, and a later successful sync does not mean that it does.
+//!   Only writing them again and syncing does.
+
+mod disk;
+mod map;
+mod sim;
+
+use std::{fmt, io, os::fd::BorrowedFd, sync::Arc};
+
+pub use disk::DiskStorage;
+pub(crate) use map::ForkGuard;
+pub use map::Region;
+pub use sim::{Fault, SimStorage};
+
+/// Bytes that a disk writes as one, or not at all.
+pub const SECTOR_BYTES: usize = 512;
+
+/// A flat directory of files of fixed size.
+pub trait Storage: Send + Sync + fmt::Debug + 'static {
+    /// Takes the exclusive right to this directory; it ends when the value is dropped or the
+    /// process dies. [`io::ErrorKind::WouldBlock`] if another opener has it.
+    fn lock(&self) -> io::Result<Box<dyn Send + Sync>>;
+
+    /// The names of all files, in no particular order; other people's files included.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Creates (or replaces) a file of exactly `len` bytes, all zero, whose blocks are really
+    /// allocated. [`io::ErrorKind::StorageFull`] if there is no room; nothing stays behind then.
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>>;
+
+    /// Opens an existing file. [`io::ErrorKind::NotFound`] if there is none.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>>;
+
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes creations and removals durable.
+    fn sync_dir(&self) -> io::Result<()>;
+
+    /// What error messages call this place.
+    fn place(&self) -> String;
+}
+
+/// One open file. All offsets and lengths are bytes; access beyond the end is an error, never
+/// a longer file.
+pub trait StorageFile: Send + Sync + fmt::Debug + 'static {
+    /// Size of the file as it was when opened or created.
+    fn size(&self) -> u64;
+
+    /// Fills `into` from `offset` by a read call, not through a map.
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of `bytes` at `offset`.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Writes `len` bytes of `region`, from `from` on, at `offset`, without copying them first.
+    fn write_region(&self, offset: u64, region: &Region, from: usize, len: usize)
+    -> io::Result<()>;
+
+    /// Makes everything written so far durable (data and what is needed to find it).
+    fn sync(&self) -> io::Result<()>;
+
+    /// A view of the whole file for reading; later writes to the file show in it at once.
+    fn map(&self) -> io::Result<Region>;
+
+    /// A view of the whole file for reading and writing.
+    fn map_mut(&self) -> io::Result<Region>;
+
+    /// The operating system's file, if there is one: two of them may be able to share blocks.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// Makes `to`, of the same size, share the blocks of `from`: a copy that costs next to nothing.
+/// False where that can't be done; then `to` is as it was.
+pub(crate) fn share_blocks(from: &dyn StorageFile, to: &dyn StorageFile) -> bool {
+    match (from.descriptor(), to.descriptor()) {
+        (Some(from), Some(to)) => disk::share_blocks(from, to),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;
+
+/// Zeroed memory of this process, in the same dress as a mapped file.
+pub(crate) fn heap_region(bytes: usize) -> Region {
+    Region::heap(bytes)
+}

@@ -1,0 +1,174 @@
+//! The state of a simulated disk: its names, its faults to come, and whether it still runs.
+
+use std::{collections::BTreeMap, io, sync::Arc};
+
+use crate::sync::Mutex;
+
+use super::{Fault, inode::Inode, rng::Rng};
+
+/// A file that may have a name, had one, or is open.
+pub(super) type Shared = Arc<Mutex<Inode>>;
+
+/// What a name may mean after a loss of power: first what the platter says, last what the running
+/// system says. More than one only while unsynced; `None` is no file.
+pub(super) type History = Vec<Option<Shared>>;
+
+/// How much of its work a call may do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// All of it.
+    Whole,
+    /// Half of it, if it is a write, else nothing; then it fails.
+    Half,
+    /// Some of it; then the process dies.
+    Torn,
+    /// None, and the caller is told so.
+    Failed,
+}
+
+/// One disk between two crashes.
+pub(super) struct Disk {
+    pub(super) state: Mutex<State>,
+    pub(super) seed: u64,
+}
+
+/// What changes. Locked before any file is.
+pub(super) struct State {
+    pub(super) rng: Rng,
+    pub(super) names: BTreeMap<String, History>,
+    pub(super) calls: u64,
+    /// By the number of the call that will suffer them.
+    pub(super) faults: BTreeMap<u64, Fault>,
+    pub(super) capacity: Option<u64>,
+    pub(super) locked: bool,
+    /// Crashed, cut off or killed: for good.
+    pub(super) off: bool,
+}
+
+impl Disk {
+    /// Counts a call and lets it act as far as its fault permits. Of a call that fails, the
+    /// action's own answer does not matter.
+    pub(super) fn call<T>(
+        &self,
+        act: impl FnOnce(&mut State, Fate) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let state = &mut *self.state.lock();
+        state.check_power()?;
+        state.calls += 1;
+        state.remember_a_version();
+        let kind = match state.faults.remove(&state.calls) {
+            None => return act(state, Fate::Whole),
+            Some(Fault::Error(kind)) => {
+                let _ = act(state, Fate::Failed);
+                kind
+            }
+            Some(Fault::ShortWrite) => {
+                let _ = act(state, Fate::Half);
+                io::ErrorKind::Other
+            }
+            Some(Fault::Crash) => {
+                match state.rng.below(3) {
+                    0 => {}
+                    1 => drop(act(state, Fate::Torn)),
+                    _ => drop(act(state, Fate::Whole)),
+                }
+                state.switch_off();
+                return Err(power_is_off());
+            }
+        };
+        Err(io::Error::new(kind, "an injected fault"))
+    }
+}
+
+impl State {
+    pub(super) fn new(rng: Rng) -> Self {
+        State {
+            rng,
+            names: BTreeMap::new(),
+            calls: 0,
+            faults: BTreeMap::new(),
+            capacity: None,
+            locked: false,
+            off: false,
+        }
+    }
+
+    pub(super) fn check_power(&self) -> io::Result<()> {
+        if self.off { Err(power_is_off()) } else { Ok(()) }
+    }
+
+    /// Ends this disk at this moment: whoever still holds a view stores into memory that is no
+    /// longer the disk's.
+    pub(super) fn switch_off(&mut self) {
+        if self.off {
+            return;
+        }
+        self.off = true;
+        for inode in self.names.values().flatten().flatten() {
+            inode.lock().detach();
+        }
+    }
+
+    /// What `name` means to the running system.
+    pub(super) fn find(&self, name: &str) -> Option<Shared> {
+        self.names.get(name)?.last()?.clone()
+    }
+
+    pub(super) fn len_total(&self) -> u64 {
+        let current = self.names.values().filter_map(|history| history.last()?.as_ref());
+        current.map(|inode| inode.lock().len() as u64).sum()
+    }
+
+    pub(super) fn create(&mut self, name: &str, len: u64) -> io::Result<Shared> {
+        let old = self.find(name);
+        let freed = old.as_ref().map_or(0, |inode| inode.lock().len() as u64);
+        let needed = (self.len_total() - freed).saturating_add(len);
+        if self.capacity.is_some_and(|capacity| needed > capacity) {
+            if old.is_some() {
+                self.remove(name);
+            }
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "the disk is full"));
+        }
+        let fresh = Inode::zeroed(len as usize);
+        if let Some(inode) = old {
+            // The same file, emptied and allocated anew: no name changes, so whatever a loss of
+            // power leaves of the directory, the old bytes are gone.
+            *inode.lock() = fresh;
+            return Ok(inode);
+        }
+        let inode = Arc::new(Mutex::new(fresh));
+        let history = self.names.entry(name.to_owned()).or_insert_with(|| vec![None]);
+        history.push(Some(Arc::clone(&inode)));
+        Ok(inode)
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        if let Some(history) = self.names.get_mut(name) {
+            history.push(None);
+        }
+    }
+
+    pub(super) fn sync_dir(&mut self) {
+        self.names.retain(|_, history| {
+            history.drain(..history.len() - 1);
+            history[0].is_some()
+        });
+    }
+
+    /// Now and then the kernel writes back what a map or a write call left, just because.
+    fn remember_a_version(&mut self) {
+        if self.names.is_empty() || self.rng.below(2) == 0 {
+            return;
+        }
+        let chosen = self.rng.below(self.names.len());
+        let inode = self.names.values().nth(chosen).and_then(|history| history.last()?.clone());
+        if let Some(inode) = inode {
+            inode.lock().remember_a_dirty_sector(&mut self.rng);
+        }
+    }
+}
+
+#[cold]
+fn power_is_off() -> io::Error {
+    io::Error::other("power is off")
+}

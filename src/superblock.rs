@@ -1,0 +1,234 @@
+//! What must be known before anything else: who this store is, and the numbers that never go
+//! back. Two copies, a page each; both are written and synced, one after the other, before what
+//! they say is relied on, so that damage to either loses nothing.
+//!
+//! ```text
+//! 0     8       12   16    24     32   48 52    56   64    72   80 84
+//! |magic|version|life|store|number|hash|  |slots|ring|token|time| 0|crc|
+//! |     |       |    |     |      |seed|  |     |size|limit|seen|  |   |
+//! ```
+//! At 48: the durability that the store was opened with the last time.
+
+use crate::{
+    broken::{self, Broken},
+    error::OpenError,
+    limits::{RING_BYTES_MAX, SLOTS_MAX, TIME_MAX_MS, TOKEN_MAX},
+    storage::{Storage, StorageFile},
+};
+use std::{io, sync::Arc};
+
+pub(crate) const FILE: &str = "superblock";
+pub(crate) const FORMAT_VERSION: u32 = 1;
+const MAGIC: [u8; 8] = *b"onlyonce";
+const COPY_BYTES: usize = 88;
+const COPY_AT: [u64; 2] = [0, 4096];
+const FILE_BYTES: u64 = 8192;
+
+/// The content of the superblock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Superblock {
+    /// Grows with each writing.
+    pub number: u64,
+    pub store: u64,
+    /// Keys the hash of keys, so that clients cannot choose colliding ones.
+    pub hash_seed: [u8; 16],
+    /// How often this store has been opened.
+    pub life: u32,
+    /// Slots that exist, numbered from 1: a missing file is noticed.
+    pub slots: u32,
+    /// Size of the ring, so that a cut is noticed.
+    pub ring_bytes: u64,
+    /// Tokens below this may have been given out.
+    pub token_limit: u64,
+    /// The highest store time that is known to have been reached.
+    pub time_ms: u64,
+    /// How the store was opened the last time: `Durability::code`. For people only.
+    pub durability: u32,
+}
+
+impl Superblock {
+    fn encode(&self) -> [u8; COPY_BYTES] {
+        let mut b = [0; COPY_BYTES];
+        b[..8].copy_from_slice(&MAGIC);
+        b[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        b[12..16].copy_from_slice(&self.life.to_le_bytes());
+        b[16..24].copy_from_slice(&self.store.to_le_bytes());
+        b[24..32].copy_from_slice(&self.number.to_le_bytes());
+        b[32..48].copy_from_slice(&self.hash_seed);
+        b[48..52].copy_from_slice(&self.durability.to_le_bytes());
+        b[52..56].copy_from_slice(&self.slots.to_le_bytes());
+        b[56..64].copy_from_slice(&self.ring_bytes.to_le_bytes());
+        b[64..72].copy_from_slice(&self.token_limit.to_le_bytes());
+        b[72..80].copy_from_slice(&self.time_ms.to_le_bytes());
+        let crc = crc32fast::hash(&b[..84]);
+        b[84..].copy_from_slice(&crc.to_le_bytes());
+        b
+    }
+
+    fn decode(b: &[u8; COPY_BYTES]) -> Result<Self, Copy> {
+        let u32_at = |at: usize| u32::from_le_bytes(b[at..at + 4].try_into().unwrap());
+        let u64_at = |at: usize| u64::from_le_bytes(b[at..at + 8].try_into().unwrap());
+        if b[..8] != MAGIC || u32_at(84) != crc32fast::hash(&b[..84]) {
+            return Err(Copy::Damaged);
+        }
+        if u32_at(8) > FORMAT_VERSION {
+            return Err(Copy::Newer(u32_at(8)));
+        }
+        let superblock = Superblock {
+            number: u64_at(24),
+            store: u64_at(16),
+            hash_seed: b[32..48].try_into().unwrap(),
+            life: u32_at(12),
+            slots: u32_at(52),
+            ring_bytes: u64_at(56),
+            token_limit: u64_at(64),
+            time_ms: u64_at(72),
+            durability: u32_at(48),
+        };
+        superblock.is_possible().then_some(superblock).ok_or(Copy::Damaged)
+    }
+
+    /// Whether a store can have come to this. Bytes whose checksum somebody made right are not to
+    /// decide how much is allocated, or how many files are looked for.
+    fn is_possible(&self) -> bool {
+        self.number < u64::MAX
+            && self.life < u32::MAX
+            && self.slots <= SLOTS_MAX
+            && self.ring_bytes <= RING_BYTES_MAX
+            && self.ring_bytes.is_multiple_of(4096)
+            && self.token_limit < 2 * TOKEN_MAX
+            && self.time_ms <= TIME_MAX_MS
+    }
+}
+
+/// Why a copy is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Copy {
+    Damaged,
+    Newer(u32),
+}
+
+/// The superblock's file.
+#[derive(Debug)]
+pub(crate) struct SuperblockFile(Arc<dyn StorageFile>);
+
+impl SuperblockFile {
+    /// Creates the file without content. Until its first [`write`](Self::write) the directory
+    /// counts as empty.
+    pub fn create(storage: &dyn Storage) -> io::Result<Self> {
+        storage.create(FILE, FILE_BYTES).map(SuperblockFile)
+    }
+
+    /// Opens the file and reads the newer whole copy. `Ok(None)`: it was never written, so the
+    /// store was never finished.
+    pub fn open(storage: &dyn Storage) -> Result<Option<(Self, Superblock)>, OpenError> {
+        let doing = "reading the superblock";
+        let file = match storage.open(FILE) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(OpenError::io(doing))?,
+        };
+        let damaged = |offset| OpenError::Damaged {
+            file: FILE.into(),
+            offset,
+            what: "neither copy of the superblock is whole",
+        };
+        if file.size() < FILE_BYTES {
+            return if file.size() == 0 { Ok(None) } else { Err(damaged(file.size())) };
+        }
+        let mut blank = [true; 2];
+        let mut copies = [Err(Copy::Damaged); 2];
+        for ((copy, blank), at) in copies.iter_mut().zip(&mut blank).zip(COPY_AT) {
+            let mut bytes = [0; COPY_BYTES];
+            file.read_at(at, &mut bytes).map_err(OpenError::io(doing))?;
+            *blank = bytes == [0; COPY_BYTES];
+            *copy = Superblock::decode(&bytes);
+        }
+        // The first copy is written, and synced, before the second: while that is blank, nothing
+        // has been promised.
+        if blank[1] && copies[0] == Err(Copy::Damaged) {
+            return Ok(None);
+        }
+        for copy in copies {
+            if let Err(Copy::Newer(found)) = copy {
+                return Err(OpenError::Newer { file: FILE.into(), found, known: FORMAT_VERSION });
+            }
+        }
+        let newest = copies.into_iter().flatten().max_by_key(|copy| copy.number);
+        match newest {
+            Some(superblock) => Ok(Some((SuperblockFile(file), superblock))),
+            None => Err(damaged(0)),
+        }
+    }
+
+    /// Which copies are not whole, by their offsets: one alone loses nothing.
+    pub fn damaged_copies(&self) -> Vec<u64> {
+        let whole = |at: &u64| {
+            let mut bytes = [0; COPY_BYTES];
+            self.0.read_at(*at, &mut bytes).is_ok() && Superblock::decode(&bytes).is_ok()
+        };
+        COPY_AT.into_iter().filter(|at| !whole(at)).collect()
+    }
+
+    /// Writes both copies; what they say may be relied on when this returns.
+    pub fn write(&self, superblock: &Superblock) -> io::Result<()> {
+        for at in COPY_AT {
+            self.0.write_at(at, &superblock.encode())?;
+            if !broken::is(Broken::SkipSuperblockSync) {
+                self.0.sync()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::SimStorage;
+
+    fn sample(number: u64) -> Superblock {
+        Superblock {
+            number,
+            store: 3,
+            hash_seed: [7; 16],
+            life: 4,
+            slots: 5,
+            ring_bytes: 4096,
+            token_limit: 6 + number,
+            time_ms: 7,
+            durability: 1,
+        }
+    }
+
+    fn read(disk: &SimStorage) -> Option<Superblock> {
+        SuperblockFile::open(disk).unwrap().map(|(_, superblock)| superblock)
+    }
+
+    #[test]
+    fn either_copy_is_enough() {
+        let disk = SimStorage::new(1);
+        let file = SuperblockFile::create(&disk).unwrap();
+        assert_eq!(read(&disk), None);
+        file.write(&sample(1)).unwrap();
+        assert_eq!(read(&disk), Some(sample(1)));
+        for at in COPY_AT {
+            for bit in 0..COPY_BYTES as u64 * 8 {
+                disk.flip_bit(FILE, at * 8 + bit);
+                assert_eq!(read(&disk), Some(sample(1)));
+                disk.flip_bit(FILE, at * 8 + bit);
+            }
+        }
+        disk.flip_bit(FILE, 100);
+        disk.flip_bit(FILE, 4096 * 8 + 100);
+        assert!(matches!(SuperblockFile::open(&disk), Err(OpenError::Damaged { .. })));
+    }
+
+    #[test]
+    fn the_newer_copy_counts() {
+        let disk = SimStorage::new(1);
+        let file = SuperblockFile::create(&disk).unwrap();
+        file.write(&sample(1)).unwrap();
+        file.0.write_at(0, &sample(2).encode()).unwrap();
+        assert_eq!(read(&disk), Some(sample(2)));
+    }
+}

@@ -1,0 +1,228 @@
+//! Waiting, written once: everything that waits is polled with a [`Context`]; a blocking call
+//! polls on its own thread and parks in between.
+
+use crate::sync::{
+    Mutex,
+    atomic::{AtomicBool, AtomicU64, Ordering, fence},
+    thread::{self, Thread},
+    thread_local,
+};
+use std::{
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+/// Who waits: a thread that may do the work it waits for, or a task that must not block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    Thread,
+    Task,
+}
+
+/// Those to be woken when this is dropped. Declared before a lock's guard it is dropped after it,
+/// so nobody is woken under a lock: a waker may run its task's code, or drop it, at once.
+#[derive(Debug, Default)]
+pub(crate) struct Wakes(Vec<Waker>);
+
+impl Wakes {
+    pub fn add(&mut self, wakers: impl IntoIterator<Item = Waker>) {
+        self.0.extend(wakers);
+    }
+}
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Waker::wake);
+    }
+}
+
+struct Parker {
+    thread: Thread,
+    woken: std::sync::atomic::AtomicBool,
+}
+
+impl Wake for Parker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.woken.swap(true, Ordering::Release) {
+            self.thread.unpark();
+        }
+    }
+}
+
+/// Polls until ready, parking this thread in between.
+pub(crate) fn block<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
+    thread_local! {
+        static PARKER: (Arc<Parker>, Waker) = {
+            let parker = Arc::new(Parker {
+                thread: thread::current(),
+                woken: std::sync::atomic::AtomicBool::new(false),
+            });
+            (parker.clone(), parker.into())
+        };
+    }
+    PARKER.with(|(parker, waker)| {
+        let mut context = Context::from_waker(waker);
+        loop {
+            if let Poll::Ready(value) = poll(&mut context) {
+                return value;
+            }
+            while !parker.woken.swap(false, Ordering::Acquire) {
+                thread::park();
+            }
+        }
+    })
+}
+
+/// Something that happens again and again, and that others wait for: space came back, the ring
+/// was drained. A waiter reads the count first, looks whether it can go on, and if not waits for
+/// the count to change.
+#[derive(Debug)]
+pub(crate) struct Event {
+    count: AtomicU64,
+    waited_for: AtomicBool,
+    waiters: Mutex<Vec<Waker>>,
+}
+
+impl Event {
+    pub fn new() -> Self {
+        Event {
+            count: AtomicU64::new(0),
+            waited_for: AtomicBool::new(false),
+            waiters: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// It happened. Without waiters this is one atomic addition.
+    pub fn notify(&self) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+        // Against the fence of `poll_since`: either that sees the count move, or this the flag.
+        fence(Ordering::SeqCst);
+        if self.waited_for.load(Ordering::Acquire) {
+            let waiters = {
+                let mut waiters = self.waiters.lock();
+                self.waited_for.store(false, Ordering::Release);
+                std::mem::take(&mut *waiters)
+            };
+            waiters.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Ready as soon as it has happened since the count was `since`.
+    pub fn poll_since(&self, since: u64, context: &mut Context<'_>) -> Poll<()> {
+        if self.count() != since {
+            return Poll::Ready(());
+        }
+        let mut waiters = self.waiters.lock();
+        if !waiters.iter().any(|w| w.will_wake(context.waker())) {
+            waiters.push(context.waker().clone());
+        }
+        self.waited_for.store(true, Ordering::Release);
+        fence(Ordering::SeqCst);
+        if self.count() != since { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// Wakes one background thread.
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    rung: std::sync::atomic::AtomicBool,
+    thread: OnceLock<Thread>,
+    #[cfg(onlyonce_loom)]
+    rings: AtomicU64,
+}
+
+impl Bell {
+    /// The calling thread is the one to wake from now on.
+    pub fn answer_here(&self) {
+        let _ = self.thread.set(thread::current());
+    }
+
+    pub fn has_listener(&self) -> bool {
+        self.thread.get().is_some()
+    }
+
+    pub fn ring(&self) {
+        #[cfg(onlyonce_loom)]
+        self.rings.fetch_add(1, Ordering::SeqCst);
+        if !self.rung.swap(true, Ordering::SeqCst)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+
+    /// Whether it was rung since this was asked last.
+    #[cfg(all(test, not(onlyonce_loom)))]
+    pub fn was_rung(&self) -> bool {
+        self.rung.swap(false, Ordering::SeqCst)
+    }
+
+    /// How often it was rung, for models, in which no thread sleeps for real.
+    #[cfg(all(test, onlyonce_loom))]
+    pub fn rings(&self) -> u64 {
+        self.rings.load(Ordering::SeqCst)
+    }
+
+    /// Sleeps until rung, or for at most `at_most`.
+    pub fn wait(&self, at_most: Option<Duration>) {
+        if self.rung.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        match at_most {
+            Some(duration) => thread::park_timeout(duration),
+            None => thread::park(),
+        }
+        // Reads what the one who rang had written before.
+        self.rung.swap(false, Ordering::SeqCst);
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.ring();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ring();
+    }
+}
+
+#[cfg(all(test, onlyonce_loom))]
+mod loom_tests {
+    use super::*;
+    use loom::{future::block_on, thread};
+    use std::future::poll_fn;
+
+    /// A waiter that has read the count before it looked never misses what happens after.
+    #[test]
+    fn an_event_is_not_missed() {
+        loom::model(|| {
+            let event = Arc::new(Event::new());
+            let happened = Arc::new(AtomicBool::new(false));
+            let waiter = {
+                let (event, happened) = (event.clone(), happened.clone());
+                thread::spawn(move || {
+                    loop {
+                        let since = event.count();
+                        if happened.load(Ordering::SeqCst) {
+                            break;
+                        }
+                        block_on(poll_fn(|context| event.poll_since(since, context)));
+                    }
+                })
+            };
+            happened.store(true, Ordering::SeqCst);
+            event.notify();
+            waiter.join().unwrap();
+        });
+    }
+}

@@ -1,0 +1,136 @@
+//! A disk whose syncs of chosen files wait until the test lets them through: what is appended
+//! but not yet durable stays so for as long as a test wants to look at it.
+
+use super::*;
+use onlyonce::storage::{Region, Storage, StorageFile};
+use std::{
+    io,
+    sync::{Condvar, Mutex},
+};
+
+#[derive(Debug, Default)]
+struct State {
+    /// Names that begin like this wait in their syncs.
+    shut: Option<&'static str>,
+    waiting: usize,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// The simulated disk behind a gate.
+#[derive(Clone, Debug)]
+pub struct Gated {
+    disk: SimStorage,
+    gate: Arc<Gate>,
+}
+
+/// Syncs wait while this exists.
+pub struct Shut(Arc<Gate>);
+
+impl Gated {
+    pub fn new(disk: &SimStorage) -> Self {
+        Gated { disk: disk.clone(), gate: Arc::default() }
+    }
+
+    /// From now on, syncs of files whose names begin with `prefix` wait.
+    pub fn shut(&self, prefix: &'static str) -> Shut {
+        self.gate.state.lock().unwrap().shut = Some(prefix);
+        Shut(self.gate.clone())
+    }
+
+    fn wrap(&self, name: &str, file: Arc<dyn StorageFile>) -> Arc<dyn StorageFile> {
+        Arc::new(GatedFile { name: name.into(), file, gate: self.gate.clone() })
+    }
+}
+
+impl Shut {
+    /// Returns when somebody waits at the gate.
+    pub fn until_reached(&self) {
+        until(|| self.0.state.lock().unwrap().waiting > 0);
+    }
+}
+
+impl Drop for Shut {
+    fn drop(&mut self) {
+        self.0.state.lock().unwrap().shut = None;
+        self.0.changed.notify_all();
+    }
+}
+
+#[derive(Debug)]
+struct GatedFile {
+    name: String,
+    file: Arc<dyn StorageFile>,
+    gate: Arc<Gate>,
+}
+
+impl Storage for Gated {
+    fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
+        self.disk.lock()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
+        Ok(self.wrap(name, self.disk.create(name, len)?))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
+        Ok(self.wrap(name, self.disk.open(name)?))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.disk.sync_dir()
+    }
+
+    fn place(&self) -> String {
+        self.disk.place()
+    }
+}
+
+impl StorageFile for GatedFile {
+    fn size(&self) -> u64 {
+        self.file.size()
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, into)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_at(offset, bytes)
+    }
+
+    fn write_region(&self, at: u64, region: &Region, from: usize, len: usize) -> io::Result<()> {
+        self.file.write_region(at, region, from, len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.gate.state.lock().unwrap();
+        while state.shut.is_some_and(|prefix| self.name.starts_with(prefix)) {
+            state.waiting += 1;
+            state = self.gate.changed.wait(state).unwrap();
+            state.waiting -= 1;
+        }
+        drop(state);
+        self.file.sync()
+    }
+
+    fn map(&self) -> io::Result<Region> {
+        self.file.map()
+    }
+
+    fn map_mut(&self) -> io::Result<Region> {
+        self.file.map_mut()
+    }
+}
