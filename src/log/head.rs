@@ -249,9 +249,11 @@ impl Head {
         close
     }
 
-    /// Whether a closed segment waits for a commit.
+    /// Whether a closed segment waits for a commit. One that has been drained already does too.
     pub fn has_closed(&self) -> bool {
-        self.extents.lock().front().is_some_and(|extent| extent.full.is_some())
+        let draining = self.draining.lock();
+        let front_is_full = || self.extents.lock().front().is_some_and(|e| e.full.is_some());
+        !draining.full.is_empty() || front_is_full()
     }
 
     /// Everything below this position is in the segments' files.
