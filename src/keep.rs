@@ -73,7 +73,7 @@ impl Engine {
         let (file, superblock) = &mut *held;
         let mut next = *superblock;
         change(&mut next);
-        next.number += 1;
+        next.number = next.next_number();
         next.time_ms = next.time_ms.max(self.now());
         file.write(&next).map_err(|e| self.poison.trip("writing the superblock", &e))?;
         *superblock = next;

@@ -88,11 +88,15 @@ impl Superblock {
         superblock.is_possible().then_some(superblock).ok_or(Copy::Damaged)
     }
 
+    /// The number of the next writing. It stays where it ends, because nobody comes there by writing.
+    pub fn next_number(&self) -> u64 {
+        self.number.saturating_add(1)
+    }
+
     /// Whether a store can have come to this. Bytes whose checksum somebody made right are not to
     /// decide how much is allocated, or how many files are looked for.
     fn is_possible(&self) -> bool {
-        self.number < u64::MAX
-            && self.life < u32::MAX
+        self.life < u32::MAX
             && self.slots <= SLOTS_MAX
             && self.ring_bytes <= RING_BYTES_MAX
             && self.ring_bytes.is_multiple_of(4096)

@@ -200,7 +200,7 @@ pub(super) fn superblock_of_copy(original: &Superblock, taken_ms: u64) -> Superb
     Superblock {
         token_limit: tokens::a_day_later(by_time),
         time_ms: original.time_ms.max(taken_ms),
-        number: original.number + 1,
+        number: original.next_number(),
         ..*original
     }
 }

@@ -131,7 +131,7 @@ impl Opening<'_> {
 
         let first_token = Tokens::first(superblock.token_limit, time.clock().wall_ms());
         let next = Superblock {
-            number: superblock.number + 1,
+            number: superblock.next_number(),
             life: superblock.life + 1,
             token_limit: match broken::is(Broken::TokensNotDurable) {
                 true => superblock.token_limit,
