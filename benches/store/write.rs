@@ -4,10 +4,10 @@ use crate::{
     Bench,
     limits::{self, Disk, Map, PER_FILE},
     measure::{self, Run},
-    plan::{RESPONSE_BYTES, SHORT, key, new_series, pair, scope, turning_over},
+    plan::{RESPONSE_BYTES, SHORT, execute, key, new_series, pair, scope, turning_over},
     tasks,
 };
-use onlyonce::{Durability, Store};
+use onlyonce::{Completion, Durability, Retention, Store};
 use std::{
     path::Path,
     thread,
@@ -15,6 +15,24 @@ use std::{
 };
 
 pub const BUFFERED: Durability = Durability::Buffered { max_delay: Duration::from_secs(1) };
+
+/// As [`pairs`], and every other record of a caller is kept in another class.
+fn pairs_in_two_classes(store: &Store, callers: usize, time: Duration) -> Run {
+    let other = Some(Retention::from(Duration::from_secs(1)));
+    let worker = |_| {
+        let (scope, series, mut i) = (scope(), new_series(), 0);
+        move || {
+            let mut claim = execute(store, &scope, &key(series, i));
+            let retention = other.filter(|_| i % 2 == 1);
+            let response = Some(&[7; RESPONSE_BYTES][..]);
+            claim
+                .complete_with(Completion { response, retention, ..Completion::default() })
+                .unwrap();
+            i += 1;
+        }
+    };
+    measure::callers((0..callers).map(worker).collect(), time, true)
+}
 
 fn pairs(store: &Store, callers: usize, time: Duration, timed: bool) -> Run {
     let worker = |_| {
@@ -85,7 +103,8 @@ pub fn synced(bench: &mut Bench) {
     let mut alone: Option<[Run; 2]> = None;
     for callers in [1, 2, 8, 32, 64] {
         let mut disk = Disk::new(dir.path(), callers);
-        let [mut syncs, mut woken, mut one, mut two, mut futures] = <[Run; 5]>::default();
+        let [mut syncs, mut woken, mut one, mut two, mut futures, mut classes] =
+            <[Run; 6]>::default();
         // Short turns: the disk has moods.
         for _ in 0..6 * plan.rounds() {
             syncs.add(disk.groups(plan.time(50)));
@@ -94,6 +113,7 @@ pub fn synced(bench: &mut Bench) {
             woken.add(limits::woken(callers, plan.time(25)));
             if callers == 64 {
                 futures.add(tasks::pairs(&completions, callers, plan.time(100)));
+                classes.add(pairs_in_two_classes(&completions, callers, plan.time(100)));
             }
         }
         let [one_alone, two_alone] = alone.get_or_insert([one.clone(), two.clone()]);
@@ -110,6 +130,8 @@ pub fn synced(bench: &mut Bench) {
             report.rate("SyncedCompletions, 64 tasks on one thread", &futures);
             report.rate_limit(&group, &syncs, records, &futures);
             report.rate_limit("64 blocking callers", &one, 1.0, &futures);
+            report.rate("SyncedCompletions, 64 callers, in two classes of retention", &classes);
+            report.rate_limit("64 callers in one class", &one, 1.0, &classes);
         }
     }
 }
