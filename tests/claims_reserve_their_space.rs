@@ -195,3 +195,27 @@ fn a_full_ring_costs_no_space() {
     assert_eq!(buffered, fitting(Durability::Synced));
     assert!(buffered > 100, "{buffered}");
 }
+
+/// Who appends without a promise takes the space when it tries. A try that finds the ring full has
+/// used none.
+#[test]
+fn who_waited_for_room_in_the_ring_has_taken_no_more_space() {
+    let left = |waits: bool| {
+        let buffered = Durability::Buffered { max_delay: HOUR };
+        let sim = Sim::with(|options| options.durability(buffered).max_response(LARGEST));
+        let store = sim.open();
+        for n in 0..10 {
+            (0..n).for_each(|i| store.finish(&format!("{n}, {i}"), &[n; LARGEST]));
+            if !waits {
+                store.flush().unwrap();
+            }
+            let response = Some(&[n; LARGEST][..]);
+            let completion = Completion { response, ..Completion::default() };
+            let import = Resolution::Complete { fingerprint: Some(print()), completion };
+            store.resolve(key(&format!("imported {n}")), import, false).unwrap();
+        }
+        store.flush().unwrap();
+        store.stats().space_free
+    };
+    assert_eq!(left(true), left(false));
+}
