@@ -4,7 +4,10 @@
 
 mod common;
 use common::*;
-use onlyonce::*;
+use onlyonce::{
+    storage::{Fault, SimStorage},
+    *,
+};
 use std::{collections::VecDeque, time::Duration};
 
 /// From a second to a year.
@@ -103,4 +106,31 @@ fn what_has_expired_is_used_again_by_itself() {
         until(|| store.stats().segments_recycled == 1);
         until(|| store.stats().segments_free == store.stats().segments);
     });
+}
+
+/// What isn't of the store's own retention waits in memory for its segment. Until it is there the
+/// claim stays, so that a process that dies meanwhile leaves the key interrupted.
+#[test]
+fn a_claim_stays_until_its_record_survives_the_process() {
+    let buffered = Durability::Buffered { max_delay: HOUR };
+    for seed in 0..12 {
+        for call in 1.. {
+            let mut sim = Sim::with(|options| options.durability(buffered));
+            sim.disk = SimStorage::new(seed);
+            let store = sim.open();
+            finish(&store, "before", 60, b"x");
+            let mut claim = store.claim("k");
+            sim.disk.fault_at(sim.disk.calls() + call, Fault::Crash);
+            let retention = Some(MINUTE.into());
+            let completion = Completion { response: Some(b"done"), retention, head: b"" };
+            let completed = claim.complete_with(completion).is_ok();
+            let store = sim.kill_and_open();
+            if completed {
+                assert_eq!(store.answer("k"), b"done");
+                assert!(call > 1, "nothing was asked of the disk");
+                break;
+            }
+            assert!(!store.is_absent("k"), "call {call} of seed {seed}");
+        }
+    }
 }
