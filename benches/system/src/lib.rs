@@ -3,10 +3,13 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod circle;
 mod clock;
 mod device;
 mod latencies;
+mod left;
 mod machine;
+mod map;
 mod place;
 pub mod plot;
 mod process;
@@ -15,10 +18,13 @@ pub mod trace;
 pub mod work;
 
 pub use args::Args;
+pub use circle::Circle;
 pub use clock::ShiftedClock;
 pub use device::{Device, disk_bytes};
 pub use latencies::{Latencies, Quantiles};
+pub use left::Left;
 pub use machine::Machine;
+pub use map::Map;
 pub use place::{Folder, beside};
-pub use process::{Memory, cpu_time, kernel_writes, switches};
+pub use process::{Memory, cpu_time, disk_reads, kernel_writes, switches};
 pub use spread::{Spread, time};

@@ -44,7 +44,16 @@ pub fn switches() -> u64 {
 
 /// Write calls of this process so far.
 pub fn kernel_writes() -> u64 {
+    io("syscw: ")
+}
+
+/// Bytes that came from a disk for this process so far, and not out of the page cache.
+pub fn disk_reads() -> u64 {
+    io("read_bytes: ")
+}
+
+fn io(name: &str) -> u64 {
     let io = fs::read_to_string("/proc/self/io").expect("/proc");
-    let calls = io.lines().find_map(|line| line.strip_prefix("syscw: "));
-    calls.and_then(|calls| calls.parse().ok()).unwrap_or_default()
+    let value = io.lines().find_map(|line| line.strip_prefix(name));
+    value.and_then(|value| value.parse().ok()).unwrap_or_default()
 }
