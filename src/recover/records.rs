@@ -48,13 +48,24 @@ pub(super) struct Frames<'a> {
 }
 
 impl Frames<'_> {
+    /// Slots are numbered without gaps, unless salvaging.
+    fn segment_of(&self, location: Location) -> Option<&Segment> {
+        let at = self.segments.binary_search_by_key(&location.slot(), |s| s.slot.number);
+        at.ok().map(|at| &self.segments[at])
+    }
+
+    /// The hash that is listed for what lies there.
+    fn hash_at(&self, location: Location) -> Option<u64> {
+        let entries = self.segment_of(location)?.entries();
+        let at = entries.binary_search_by_key(&location.offset(), |entry| entry.offset);
+        at.ok().map(|at| entries[at].hash)
+    }
+
     /// `None` if it is damaged. A read that fails is not taken for that: what can't be read now may
     /// be there the next time, and a tombstone would have killed it. Salvage takes what it can get.
     pub fn at(&self, location: Location) -> Result<Option<Frame>, OpenError> {
-        // Slots are numbered without gaps, unless salvaging.
-        let at = self.segments.binary_search_by_key(&location.slot(), |s| s.slot.number);
-        let Ok(at) = at else { return Ok(None) };
-        match self.segments[at].frame_at(location.offset()) {
+        let Some(segment) = self.segment_of(location) else { return Ok(None) };
+        match segment.frame_at(location.offset()) {
             Err(_) if self.salvage => Ok(None),
             Err(error) => {
                 Err(OpenError::io(format!("reading {}", file_name(location.slot())))(error))
@@ -159,7 +170,10 @@ fn index_record(
     hash: u64,
     location: Location,
 ) -> Result<(), OpenError> {
-    let others: SmallVec<[_; 4]> = shard.candidates(hash).collect();
+    // The index keeps a part of each hash, so among millions thousands look alike. What is listed
+    // tells them apart without reading what they name.
+    let same = |other: &Location| frames.hash_at(*other) == Some(hash);
+    let others: SmallVec<[_; 4]> = shard.candidates(hash).filter(same).collect();
     for other in others {
         // Nearly always there is none; damaged ones are kept, and answer for themselves.
         let (Some(new), Some(old)) = (frames.at(location)?, frames.at(other)?) else {
