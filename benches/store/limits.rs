@@ -5,6 +5,7 @@ use crate::{
     plan::{FRAME_BYTES, Key, RESPONSE_BYTES, key, new_series},
 };
 use crossbeam_utils::CachePadded;
+use memmap2::MmapMut;
 use std::{
     collections::{HashMap, VecDeque},
     fs::{File, OpenOptions},
@@ -20,12 +21,14 @@ use std::{
 };
 
 const MIB: usize = 1 << 20;
+/// Bytes of a ring.
+pub const RING_BYTES: usize = 4 * MIB;
 const FILE_BYTES: usize = 64 * MIB;
 /// Records in a file of [`stream`].
 pub const PER_FILE: f64 = (FILE_BYTES / FRAME_BYTES) as f64;
 
 /// A file whose blocks are all written and on the disk.
-fn written_file(path: &Path, bytes: usize) -> File {
+pub fn written_file(path: &Path, bytes: usize) -> File {
     let options = OpenOptions::new().create(true).read(true).write(true).truncate(true).clone();
     let file = options.open(path).unwrap();
     for at in (0..bytes).step_by(MIB) {
@@ -35,18 +38,25 @@ fn written_file(path: &Path, bytes: usize) -> File {
     file
 }
 
-/// Copies 1,100 bytes after 1,100 bytes into hot pages of a mapped file as large as the ring.
-pub fn memcpy(dir: &Path, callers: usize, time: Duration) -> Run {
-    let file = written_file(&dir.join("mapped"), 4 * MIB);
+/// A mapped file as large as a ring, all of whose pages are hot.
+pub fn hot_map(dir: &Path) -> MmapMut {
+    let file = written_file(&dir.join("mapped"), RING_BYTES);
     // SAFETY: the file is this function's own, and nobody else has it open.
-    let mut map = unsafe { memmap2::MmapMut::map_mut(&file).unwrap() };
+    let mut map = unsafe { MmapMut::map_mut(&file).unwrap() };
     map.fill(2);
-    let part = map.len() / callers;
-    measure::callers(map.chunks_exact_mut(part).map(copier).collect(), time, false)
+    map
 }
 
-fn copier(part: &mut [u8]) -> impl FnMut() + Send {
-    let (record, mut at) = ([3; 1100], 0);
+/// Copies 1,100 bytes after 1,100 bytes into hot pages of a mapped file as large as the ring.
+pub fn memcpy(dir: &Path, callers: usize, time: Duration) -> Run {
+    let mut map = hot_map(dir);
+    let part = map.len() / callers;
+    measure::callers(map.chunks_exact_mut(part).map(copier::<1100>).collect(), time, false)
+}
+
+/// Copies `BYTES` behind the last ones, and begins again where they don't fit.
+pub fn copier<const BYTES: usize>(part: &mut [u8]) -> impl FnMut() + Send {
+    let (record, mut at) = ([3; BYTES], 0);
     move || {
         if at + record.len() > part.len() {
             at = 0;

@@ -6,6 +6,7 @@
 //! The stores lie in a directory of `ONLYONCE_BENCH_DIR`, or of cargo's target directory.
 #![allow(missing_docs)]
 
+mod bench;
 mod day;
 mod expiry;
 mod limits;
@@ -17,19 +18,8 @@ mod tasks;
 mod tend;
 mod write;
 
-use criterion::Criterion;
-use plan::Plan;
-use report::Report;
-use std::time::Duration;
-
-/// What every section needs.
-pub struct Bench {
-    pub plan: Plan,
-    pub criterion: Criterion,
-    pub report: Report,
-}
-
-type Section = (&'static str, fn(&mut Bench));
+use bench::{Bench, Section};
+use plan::SHORT;
 
 /// Names for the filter, and what is measured under them.
 const SECTIONS: [Section; 8] = [
@@ -47,23 +37,11 @@ fn main() {
     if let Some(how) = std::env::var_os(tend::CHILD) {
         return tend::child(how.to_str().expect("given by ourselves"));
     }
-    let plan = Plan::from_args();
-    if plan.list {
-        return SECTIONS.iter().for_each(|(name, _)| println!("{name}: benchmark"));
-    }
-    let criterion = Criterion::default()
-        .without_plots()
-        .sample_size(measure::SAMPLES)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_millis(1500))
-        .configure_from_args();
-    let mut bench = Bench { report: Report::new(), plan, criterion };
-    for (name, section) in SECTIONS {
-        if bench.plan.wants(name) {
-            eprintln!("-- {name}");
-            section(&mut bench);
-        }
-    }
-    bench.criterion.final_summary();
-    bench.report.print(&bench.plan);
+    let conditions = format!(
+        "1 KiB responses, 36-byte keys, empty scope; Options as by default except: Buffered \
+         {{ max_delay: 1 s }} where it says buffered;\nlease {:?}, retention {SHORT:?}, capacity \
+         3 GiB in the stores that turn over.",
+        SHORT / 4
+    );
+    bench::run(&SECTIONS, &conditions);
 }

@@ -116,12 +116,24 @@ pub fn callers<W: FnMut() + Send>(workers: Vec<W>, time: Duration, timed: bool) 
 /// The cost of one operation in ns, by criterion: `routine` does it as often as it is told.
 /// `None` if the filter leaves it out.
 pub fn single(criterion: &mut Criterion, id: &str, mut routine: impl FnMut(u64)) -> Option<f64> {
+    clocked(criterion, id, |times| {
+        let began = Instant::now();
+        routine(times);
+        began.elapsed()
+    })
+}
+
+/// The same for a routine that says itself how long it took, because it also does what doesn't
+/// count.
+pub fn clocked(
+    criterion: &mut Criterion,
+    id: &str,
+    mut routine: impl FnMut(u64) -> Duration,
+) -> Option<f64> {
     let mut samples = Vec::new();
     criterion.bench_function(id, |bencher| {
         bencher.iter_custom(|times| {
-            let began = Instant::now();
-            routine(times);
-            let took = began.elapsed();
+            let took = routine(times);
             samples.push(took.as_nanos() as f64 / times as f64);
             took
         });

@@ -102,6 +102,17 @@ pub fn new_series() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
+/// After each number another one: one circle through all of them, in random order.
+pub fn circle(numbers: u64) -> Vec<u32> {
+    let mut next: Vec<u32> = (0..numbers as u32).collect();
+    let mut random = 1_u64;
+    for i in (1..next.len()).rev() {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        next.swap(i, (random >> 33) as usize % i);
+    }
+    next
+}
+
 pub fn execute(store: &Store, scope: &Scope, key: &Key) -> onlyonce::Claim {
     match store.begin(KeyRef::new(scope, key).unwrap(), print()).unwrap() {
         Begin::Execute(claim) => claim,

@@ -4,14 +4,13 @@ use crate::{
     Bench,
     limits::Map,
     measure::single,
-    plan::{Key, RESPONSE_BYTES, execute, key, new_series, pair, print, scope},
+    plan::{Key, RESPONSE_BYTES, circle, execute, key, new_series, pair, print, scope},
     write::BUFFERED,
 };
 use onlyonce::{Begin, KeyRef, Options, Scope, Store};
 use std::{hint::black_box, path::Path};
 
-/// Each response begins with the next key, in one circle through all of them in random order,
-/// so that no lookup can begin before the one before it has ended.
+/// Each response begins with the next key, in a circle through all of them, so that no lookup can begin before the one before it has ended.
 struct Circle {
     series: u64,
     next: Vec<u32>,
@@ -19,13 +18,7 @@ struct Circle {
 
 impl Circle {
     fn new(records: u64) -> Self {
-        let mut next: Vec<u32> = (0..records as u32).collect();
-        let mut random = 1_u64;
-        for i in (1..next.len()).rev() {
-            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            next.swap(i, (random >> 33) as usize % i);
-        }
-        Circle { series: new_series(), next }
+        Circle { series: new_series(), next: circle(records) }
     }
 
     fn each(&self, mut record: impl FnMut(&Key, &[u8])) {

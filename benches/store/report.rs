@@ -1,9 +1,6 @@
 //! The table at the end.
 
-use crate::{
-    measure::Run,
-    plan::{Plan, SHORT},
-};
+use crate::{measure::Run, plan::Plan};
 use serde_json::{Value, json};
 use std::{fs, io::Write, path::Path};
 
@@ -72,14 +69,11 @@ impl Report {
         self.point("limit", what, json!({ "ns": limit }));
     }
 
-    pub fn print(&self, plan: &Plan) {
+    /// `conditions` are what all of it was measured under.
+    pub fn print(&self, plan: &Plan, conditions: &str) {
         println!("\n{}", machine(plan.base()));
         println!(
-            "1 KiB responses, 36-byte keys, empty scope; Options as by default except: Buffered \
-             {{ max_delay: 1 s }} where it says buffered;\nlease {:?}, retention {SHORT:?}, \
-             capacity 3 GiB in the stores that turn over. x: figure / its limit (of rates: higher \
-             is better; of times: lower).",
-            SHORT / 4
+            "{conditions} x: figure / its limit (of rates: higher is better; of times: lower)."
         );
         if plan.short {
             println!("A TEST RUN: too short for any figure to mean something.");
