@@ -126,6 +126,9 @@ mod observe;
 mod once;
 mod options;
 mod outcome;
+#[cfg(feature = "parts")]
+#[doc(hidden)]
+pub mod parts;
 mod pending;
 mod poison;
 mod position;

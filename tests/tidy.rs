@@ -43,7 +43,7 @@ const LEVELS: &[(&[&str], bool)] = &[
     (&["conformance", "metrics", "postgres"], false),
     (&["http"], false),
     (&["admin", "testing"], false),
-    (&["fuzzing"], false),
+    (&["fuzzing", "parts"], false),
     (&["bin"], false),
 ];
 
