@@ -2,8 +2,9 @@
 //!
 //! In stripes, each thread taking from its own first: so threads that claim at once don't meet
 //! here, and each writes the cells that it has just freed. A cell goes back to the stripe that its
-//! number names, whoever frees it, and each stripe gives out its lowest numbers first: the cells
-//! in use stay together in few pages, because neighbours belong to different stripes.
+//! number names, whoever frees it, and each stripe gives out its lowest numbers first, in whatever
+//! order they came back: the cells in use stay together in few pages, because neighbours belong to
+//! different stripes, and few pages are written.
 
 use super::{SPARE_CELLS, format::FIRST_CELL};
 use crate::sync::{
@@ -26,9 +27,42 @@ thread_local! {
     };
 }
 
+/// The free cells of one stripe, a bit each, numbered within the stripe.
+#[derive(Debug, Default)]
+struct Stripe {
+    words: Vec<u64>,
+    /// No word before this one has a bit.
+    first: usize,
+    len: usize,
+}
+
+impl Stripe {
+    fn give(&mut self, nth: usize) {
+        let word = nth / 64;
+        if word >= self.words.len() {
+            self.words.resize(word + 1, 0);
+        }
+        self.words[word] |= 1 << (nth % 64);
+        self.first = self.first.min(word);
+        self.len += 1;
+    }
+
+    fn take_lowest(&mut self) -> Option<usize> {
+        if self.len == 0 {
+            return None;
+        }
+        self.first += self.words[self.first..].iter().position(|word| *word != 0)?;
+        let word = &mut self.words[self.first];
+        let bit = word.trailing_zeros() as usize;
+        *word &= *word - 1;
+        self.len -= 1;
+        Some(self.first * 64 + bit)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct FreeCells {
-    stripes: [CachePadded<Mutex<Vec<u32>>>; STRIPES],
+    stripes: [CachePadded<Mutex<Stripe>>; STRIPES],
     /// What first claims leave to takeovers and checkpoints. Filled up before the stripes are.
     spare: Mutex<Vec<u32>>,
     /// Some of the spare ones are in use.
@@ -46,7 +80,7 @@ impl FreeCells {
 
     /// How many a first claim may take.
     pub fn len(&self) -> usize {
-        self.stripes.iter().map(|stripe| stripe.lock().len()).sum()
+        self.stripes.iter().map(|stripe| stripe.lock().len).sum()
     }
 
     /// Takes so many cells, or none. A `first` claim gets none of the spare ones.
@@ -59,29 +93,29 @@ impl FreeCells {
         // Of all at once, so that two who each want several don't stop each other half way.
         let mut stripes: [_; STRIPES] = std::array::from_fn(|at| self.stripes[at].lock());
         let mut spare = (!first).then(|| self.spare.lock());
-        let mut places: SmallVec<[&mut Vec<u32>; STRIPES + 1]> =
-            stripes.iter_mut().map(|stripe| &mut **stripe).collect();
-        if let Some(spare) = &mut spare {
+        let spared = spare.as_ref().map_or(0, |spare| spare.len());
+        if spare.is_some() {
             self.short.store(true, Ordering::SeqCst);
-            places.push(spare);
         }
-        if places.iter().map(|place| place.len()).sum::<usize>() < count {
+        if stripes.iter().map(|stripe| stripe.len).sum::<usize>() + spared < count {
             return None;
         }
-        let mut taken = SmallVec::new();
-        for place in places {
-            while taken.len() < count
-                && let Some(cell) = place.pop()
-            {
-                taken.push(cell);
-            }
-        }
-        Some(taken)
+        let free = stripes
+            .iter_mut()
+            .enumerate()
+            .flat_map(|(at, stripe)| {
+                std::iter::from_fn(move || Some(cell(at, stripe.take_lowest()?)))
+            })
+            .chain(std::iter::from_fn(|| spare.as_mut()?.pop()));
+        Some(free.take(count).collect())
     }
 
     fn take_one(&self) -> Option<u32> {
         let own = STRIPE.with(|stripe| *stripe);
-        (own..own + STRIPES).find_map(|at| self.stripes[at % STRIPES].lock().pop())
+        (own..own + STRIPES).find_map(|at| {
+            let at = at % STRIPES;
+            self.stripes[at].lock().take_lowest().map(|nth| cell(at, nth))
+        })
     }
 
     /// A cell is free again.
@@ -94,9 +128,14 @@ impl FreeCells {
             self.short.store(false, Ordering::SeqCst);
             drop(spare);
         }
-        let stripe = (cell - FIRST_CELL) as usize % STRIPES;
-        self.stripes[stripe].lock().push(cell);
+        let number = (cell - FIRST_CELL) as usize;
+        self.stripes[number % STRIPES].lock().give(number / STRIPES);
     }
+}
+
+/// The `nth` cell of a stripe.
+fn cell(stripe: usize, nth: usize) -> u32 {
+    FIRST_CELL + (nth * STRIPES + stripe) as u32
 }
 
 #[cfg(all(test, not(onlyonce_loom)))]
@@ -115,8 +154,10 @@ mod tests {
         let taken: Vec<u32> = (0..32).flat_map(|_| free.take(1, true).unwrap()).collect();
         // One thread takes from one stripe; eight of its neighbours are other threads'.
         assert!(taken.iter().all(|cell| *cell < FIRST_CELL + 32 * STRIPES as u32));
-        taken.iter().rev().for_each(|cell| free.give(*cell));
-        assert_eq!(free.take(1, true).unwrap()[0], taken[0]);
+        let again = [7, 0, 20, 3].map(|at| taken[at]);
+        again.iter().for_each(|cell| free.give(*cell));
+        let lowest: Vec<u32> = (0..4).flat_map(|_| free.take(1, true).unwrap()).collect();
+        assert_eq!(lowest, [0, 3, 7, 20].map(|at| taken[at]));
     }
 
     #[test]
