@@ -35,6 +35,11 @@ impl Entry {
         Tag((self.0 >> Location::BITS) as u32)
     }
 
+    /// One that looks like this, of another place.
+    pub fn at(self, location: Location) -> Self {
+        Entry::new(self.tag(), location)
+    }
+
     pub fn location(self) -> Location {
         Location::from_bits(self.0)
     }

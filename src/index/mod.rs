@@ -4,7 +4,8 @@ mod entry;
 mod shard;
 mod undecided;
 
-use entry::{Entry, Tag};
+pub(crate) use entry::Entry;
+use entry::Tag;
 pub(crate) use shard::Shard;
 pub(crate) use undecided::{Answer, Ended, HeldTerms, Undecided};
 
@@ -19,7 +20,7 @@ use crate::{
 };
 use crossbeam_utils::CachePadded;
 use siphasher::sip::SipHasher13;
-use std::hash::Hasher;
+use std::{hash::Hasher, ops::Range};
 
 const SHARD_BITS: u32 = SHARDS.trailing_zeros();
 
@@ -47,6 +48,44 @@ impl KeyHasher {
         // Where the scope ends.
         hasher.write_u8(key.scope().len() as u8);
         hasher.finish() & self.mask
+    }
+}
+
+/// The entries of many records, sorted by the shards that they belong to: by counting, because
+/// comparing would cost more than what is done with them.
+pub(crate) struct Sorted {
+    entries: Vec<Entry>,
+    /// Where those of each shard end.
+    ends: Vec<usize>,
+}
+
+impl Sorted {
+    /// Of these records those of some shards, in the order in which they come.
+    pub fn new(
+        shards: Range<usize>,
+        records: impl Iterator<Item = (u64, Location)> + Clone,
+    ) -> Self {
+        let count = shards.len();
+        let shard_of = move |hash| Index::shard_of(hash).wrapping_sub(shards.start);
+        // One more, so that what starts as the end of the shard before becomes the end of its own.
+        let mut ends = vec![0; count + 1];
+        let mine = records.filter(|(hash, _)| shard_of(*hash) < count);
+        mine.clone().for_each(|(hash, _)| ends[shard_of(hash) + 1] += 1);
+        (0..count).for_each(|shard| ends[shard + 1] += ends[shard]);
+        let mut entries = vec![Entry::default(); ends[count]];
+        mine.for_each(|(hash, location)| {
+            let end = &mut ends[shard_of(hash)];
+            entries[*end] = Entry::new(Tag::of(hash, SHARD_BITS), location);
+            *end += 1;
+        });
+        ends.truncate(count);
+        Sorted { entries, ends }
+    }
+
+    /// Shard by shard.
+    pub fn shards(&self) -> impl Iterator<Item = &[Entry]> {
+        let mut from = 0;
+        self.ends.iter().map(move |end| &self.entries[std::mem::replace(&mut from, *end)..*end])
     }
 }
 
@@ -89,25 +128,14 @@ impl Index {
     }
 
     /// Removes the entries of these records, shard by shard: so many go at once that what a shard
-    /// has in its lines is fetched for many of them. Sorted by counting, because comparing would
-    /// cost more than the removal. No lock is held for more than [`REMOVED_AT_ONCE`].
+    /// has in its lines is fetched for many of them. No lock is held for more than
+    /// [`REMOVED_AT_ONCE`].
     pub fn remove_all(&self, records: impl Iterator<Item = (u64, Location)> + Clone) {
-        let mut ends = [0; SHARDS + 1];
-        records.clone().for_each(|(hash, _)| ends[Self::shard_of(hash) + 1] += 1);
-        (0..SHARDS).for_each(|shard| ends[shard + 1] += ends[shard]);
-        let mut sorted = vec![Entry::default(); ends[SHARDS]];
-        // What starts as the end of the shard before becomes the end of its own.
-        records.for_each(|(hash, location)| {
-            let end = &mut ends[Self::shard_of(hash)];
-            sorted[*end] = Entry::new(Tag::of(hash, SHARD_BITS), location);
-            *end += 1;
-        });
-        let mut from = 0;
-        for (shard, end) in self.shards.iter().zip(ends) {
-            for some in sorted[from..end].chunks(REMOVED_AT_ONCE) {
+        let sorted = Sorted::new(0..SHARDS, records);
+        for (shard, entries) in self.shards.iter().zip(sorted.shards()) {
+            for some in entries.chunks(REMOVED_AT_ONCE) {
                 shard.lock().remove_all(some);
             }
-            from = end;
         }
     }
 

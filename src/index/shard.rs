@@ -37,7 +37,15 @@ impl Shard {
 
     /// Where records that may be this key's lie: usually nowhere, or at one place.
     pub fn candidates(&self, hash: u64) -> impl Iterator<Item = Location> {
-        let tag = Tag::of(hash, self.shard_bits);
+        self.of_tag(Tag::of(hash, self.shard_bits))
+    }
+
+    /// Where records lie of which the index can't tell this one's.
+    pub fn like(&self, entry: Entry) -> impl Iterator<Item = Location> {
+        self.of_tag(entry.tag())
+    }
+
+    fn of_tag(&self, tag: Tag) -> impl Iterator<Item = Location> {
         let same = self.entries.iter_hash(tag.spread());
         same.filter(move |entry| entry.tag() == tag).map(|entry| entry.location())
     }
@@ -48,9 +56,11 @@ impl Shard {
     }
 
     pub fn insert(&mut self, hash: u64, location: Location) {
-        let tag = Tag::of(hash, self.shard_bits);
-        let entry = Entry::new(tag, location);
-        self.entries.insert_unique(tag.spread(), entry, |entry| entry.tag().spread());
+        self.insert_entry(Entry::new(Tag::of(hash, self.shard_bits), location));
+    }
+
+    pub fn insert_entry(&mut self, entry: Entry) {
+        self.entries.insert_unique(entry.tag().spread(), entry, |entry| entry.tag().spread());
     }
 
     pub fn contains(&self, hash: u64, location: Location) -> bool {
@@ -78,7 +88,7 @@ impl Shard {
     }
 
     #[inline]
-    fn remove_entry(&mut self, entry: Entry) -> bool {
+    pub fn remove_entry(&mut self, entry: Entry) -> bool {
         match self.entries.find_entry(entry.tag().spread(), |known| *known == entry) {
             Ok(found) => {
                 found.remove();

@@ -4,7 +4,7 @@ use super::segments::Segment;
 use crate::{
     broken::{self, Broken},
     error::OpenError,
-    index::{Index, Shard},
+    index::{Entry, Index, Shard, Sorted},
     key::{KeyRef, OwnedKey},
     limits::SHARDS,
     log::{Frame, Kind, file_name},
@@ -93,7 +93,7 @@ impl Frames<'_> {
         Ok(Ok(highest))
     }
 
-    fn listed(&self) -> impl Iterator<Item = (Kind, u64, Location)> {
+    fn listed(&self) -> impl Iterator<Item = (Kind, u64, Location)> + Clone {
         self.segments.iter().flat_map(|segment| {
             let slot = segment.slot.number;
             let entries = segment.entries().iter();
@@ -101,7 +101,7 @@ impl Frames<'_> {
         })
     }
 
-    fn records(&self) -> impl Iterator<Item = (u64, Location)> {
+    fn records(&self) -> impl Iterator<Item = (u64, Location)> + Clone {
         self.listed().filter(|(kind, ..)| kind.is_record()).map(|(_, hash, at)| (hash, at))
     }
 }
@@ -143,39 +143,33 @@ pub(super) fn index(index: &mut Index, frames: &Frames<'_>) -> Result<Decisions,
     Ok(decisions)
 }
 
-/// Adds the records of some shards, of which `first` is the first. The tables get their size at
-/// once: growing step by step would cost as much again as filling them.
+/// Adds the records of some shards, of which `first` is the first, shard by shard: a table's memory
+/// is fetched once. It gets its size at once, because growing step by step would cost as much again
+/// as filling it.
 fn index_records(
     shards: &mut [&mut Shard],
     first: usize,
     frames: &Frames<'_>,
 ) -> Result<(), OpenError> {
-    let count = shards.len();
-    let mine = |hash: u64| Index::shard_of(hash).checked_sub(first).filter(|at| *at < count);
-    let mut records = vec![0; count];
-    frames.records().filter_map(|(hash, _)| mine(hash)).for_each(|at| records[at] += 1);
-    shards.iter_mut().zip(records).for_each(|(shard, records)| shard.reserve(records));
-    for (hash, location) in frames.records() {
-        if let Some(at) = mine(hash) {
-            index_record(shards[at], frames, hash, location)?;
-        }
+    let sorted = Sorted::new(first..first + shards.len(), frames.records());
+    for (shard, entries) in shards.iter_mut().zip(sorted.shards()) {
+        shard.reserve(entries.len());
+        entries.iter().try_for_each(|entry| index_record(shard, frames, *entry))?;
     }
     Ok(())
 }
 
 /// Adds a record. Of two of one key the higher token stays.
-fn index_record(
-    shard: &mut Shard,
-    frames: &Frames<'_>,
-    hash: u64,
-    location: Location,
-) -> Result<(), OpenError> {
-    // The index keeps a part of each hash, so among millions thousands look alike. What is listed
-    // tells them apart without reading what they name.
-    let same = |other: &Location| frames.hash_at(*other) == Some(hash);
-    let others: SmallVec<[_; 4]> = shard.candidates(hash).filter(same).collect();
+fn index_record(shard: &mut Shard, frames: &Frames<'_>, entry: Entry) -> Result<(), OpenError> {
+    let location = entry.location();
+    let others: SmallVec<[_; 4]> = shard.like(entry).collect();
     for other in others {
-        // Nearly always there is none; damaged ones are kept, and answer for themselves.
+        // Nearly always there is none. An entry keeps a part of its hash, so among millions thousands
+        // look alike; what is listed tells them apart without reading what it names.
+        if frames.hash_at(location) != frames.hash_at(other) {
+            continue;
+        }
+        // Damaged ones are kept, and answer for themselves.
         let (Some(new), Some(old)) = (frames.at(location)?, frames.at(other)?) else {
             continue;
         };
@@ -185,9 +179,9 @@ fn index_record(
         if (new.header.token < old.header.token) != broken::is(Broken::LowestTokenWins) {
             return Ok(());
         }
-        shard.remove(hash, other);
+        shard.remove_entry(entry.at(other));
     }
-    shard.insert(hash, location);
+    shard.insert_entry(entry);
     Ok(())
 }
 
