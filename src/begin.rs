@@ -128,7 +128,7 @@ impl Engine {
                 self.forget_undecided(&mut shard, &mut wakes, at);
             }
             let candidate = shard
-                .candidates(begin.hash)
+                .candidates_and_place(begin.hash)
                 .map(|location| (location, self.log.epoch(location.slot())))
                 .find(|candidate| !dismissed.contains(candidate));
             let Some(candidate) = candidate else {

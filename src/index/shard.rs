@@ -40,6 +40,13 @@ impl Shard {
         self.of_tag(Tag::of(hash, self.shard_bits))
     }
 
+    /// As `candidates`, for who will read or add an entry: its place is fetched while it is looked
+    /// for. Who finds none and adds none had better not wait for it.
+    pub fn candidates_and_place(&self, hash: u64) -> impl Iterator<Item = Location> {
+        self.touch(Tag::of(hash, self.shard_bits));
+        self.candidates(hash)
+    }
+
     /// Where records lie of which the index can't tell this one's.
     pub fn like(&self, entry: Entry) -> impl Iterator<Item = Location> {
         self.of_tag(entry.tag())
@@ -76,15 +83,18 @@ impl Shard {
     pub(super) fn remove_all(&mut self, entries: &[Entry]) {
         // Where they lie, probably; only to have it in the cache. These reads don't depend on each
         // other, so the processor waits for many of them at a time; a removal it would wait for.
-        let mask = self.entries.num_buckets().wrapping_sub(1);
-        let read = entries.iter().fold(Entry::default(), |last, entry| {
-            let place = entry.tag().spread() as usize & mask;
-            self.entries.get_bucket(place).copied().unwrap_or(last)
-        });
-        std::hint::black_box(read);
+        entries.iter().for_each(|entry| self.touch(entry.tag()));
         entries.iter().for_each(|entry| {
             self.remove_entry(*entry);
         });
+    }
+
+    /// Reads where an entry of this tag lies, or will, probably: only to have it in the cache. Nothing
+    /// depends on what is read, so the processor goes on meanwhile.
+    #[inline]
+    fn touch(&self, tag: Tag) {
+        let mask = self.entries.num_buckets().wrapping_sub(1);
+        std::hint::black_box(self.entries.get_bucket(tag.spread() as usize & mask).copied());
     }
 
     #[inline]
