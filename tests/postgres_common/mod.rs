@@ -128,9 +128,18 @@ fn give_to_servers(path: &Path) {
     }
 }
 
-/// A port that nobody uses now.
+/// A port that nobody uses now. From below those that systems give to clients (32,768 and more): a
+/// server that is started again finds it free.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let nth =
+            std::process::id().wrapping_mul(37).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 10_000 + (nth % 20_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// One server.

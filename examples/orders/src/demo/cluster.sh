@@ -15,7 +15,9 @@ export PATH="$bin:$PATH"
 as() { if [ "$(id -u)" = 0 ]; then runuser -u postgres -- env PATH="$PATH" "$@"; else "$@"; fi; }
 port() { cat "$dir/port$1"; }
 ask() { psql -h 127.0.0.1 -p "$(port "$1")" -U postgres -Atqc "$2" postgres; }
-boot() { as pg_ctl -D "$dir/n$1" -w -t 60 -s -l "$dir/n$1.log" -o "-p $(port "$1")" start </dev/null >/dev/null; }
+start() { as pg_ctl -D "$dir/n$1" -w -t 60 -s -l "$dir/n$1.log" -o "-p $(port "$1")" start </dev/null >/dev/null; }
+# What a killed server was still doing may keep the next one from starting, for a moment.
+boot() { start "$1" 2>/dev/null || { sleep 1; start "$1"; } || { cat "$dir/n$1.log" >&2; exit 1; }; }
 
 # until COMMAND..: waits for it to succeed
 until_ok() {
@@ -24,10 +26,10 @@ until_ok() {
 }
 is() { [ "$(ask "$1" "$2")" = "$3" ]; }
 
-# free_port: one that nobody uses now
+# free_port: one that nobody uses now, from below those that systems give to clients (32768 and more)
 free_port() {
     while :; do
-        p=$((20000 + RANDOM % 20000))
+        p=$((10000 + RANDOM % 20000))
         if ! (exec 3<>"/dev/tcp/127.0.0.1/$p") 2>/dev/null; then echo "$p"; return; fi
     done
 }
