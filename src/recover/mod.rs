@@ -129,7 +129,9 @@ impl Opening<'_> {
         let seen = (seen > 0).then_some(seen);
         let time = StoreTime::at_open(clock, seen, jump_max, options.accept_clock);
 
-        let first_token = Tokens::first(superblock.token_limit, time.clock().wall_ms());
+        // A superblock that doesn't allow its claims' tokens is one of another time.
+        let used = superblock.token_limit.max(read.claims.above_all_tokens());
+        let first_token = Tokens::first(used, time.clock().wall_ms());
         let next = Superblock {
             number: superblock.next_number(),
             life: superblock.life + 1,
