@@ -99,6 +99,11 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    /// None of these has this token or a higher one.
+    pub fn above_all(claims: &[Found]) -> u64 {
+        claims.iter().map(|found| found.token.get() + 1).max().unwrap_or(0)
+    }
+
     /// Borrowed, to be written again.
     pub fn entry(&self) -> Entry<'_> {
         Entry {

@@ -144,3 +144,23 @@ fn a_kept_alive_taker_has_the_execution_limit() {
     clock.advance(MS);
     assert_eq!(store.stuck("k").reason(), Reason::LeasePassed);
 }
+
+/// The superblock says which tokens may have been given out. One that is older than the claims
+/// would let tokens of a key fall.
+#[test]
+fn tokens_stay_above_those_of_claims_that_an_older_superblock_does_not_know() {
+    let mut sim = Sim::new();
+    sim.open().close().unwrap();
+    let earlier = sim.disk.snapshot()["superblock"].clone();
+    sim.clock.advance(DAY);
+    let token = sim.open().claim("k").token();
+    sim.disk = sim.disk.kill();
+    let mut files = sim.disk.snapshot();
+    files.insert("superblock".into(), earlier);
+    sim.disk.restore(files);
+    let error = sim.try_open().unwrap_err();
+    assert!(matches!(&error, OpenError::Damaged { file, .. } if file == "superblock"), "{error}");
+    sim.options = sim.options.clone().recovery(Recovery::Salvage);
+    let taken = granted(sim.open().stuck("k").take_over().unwrap());
+    assert!(taken.token() > token);
+}

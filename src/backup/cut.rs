@@ -195,11 +195,14 @@ impl Inspection {
 
 /// The superblock of the copy: time goes on from the cut, tokens from above what the original can
 /// have given out by then, with a day's worth more for a clock that is behind.
-pub(super) fn superblock_of_copy(original: &Superblock, taken_ms: u64) -> Superblock {
-    let by_time = tokens::Tokens::first(original.token_limit, taken_ms);
+pub(super) fn superblock_of_copy(cut: &Cut<'_>) -> Superblock {
+    let Cut { superblock: original, taken_ms, claims, .. } = cut;
+    // What is salvaged may have claims that its superblock doesn't allow.
+    let limit = original.token_limit.max(Found::above_all(claims));
+    let by_time = tokens::Tokens::first(limit, *taken_ms);
     Superblock {
         token_limit: tokens::a_day_later(by_time),
-        time_ms: original.time_ms.max(taken_ms),
+        time_ms: original.time_ms.max(*taken_ms),
         number: original.next_number(),
         ..*original
     }

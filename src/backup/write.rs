@@ -61,7 +61,7 @@ impl<'a> Writer<'a> {
         }
         self.done.taken_ms = cut.taken_ms;
         self.done.claims = cut.claims.len() as u64;
-        let superblock = superblock_of_copy(&cut.superblock, cut.taken_ms);
+        let superblock = superblock_of_copy(&cut);
         // Segments without a superblock are nothing that could be taken for a new store.
         let mut entries = Vec::new();
         for number in 1..=cut.superblock.slots {

@@ -104,10 +104,8 @@ impl ClaimsFile {
         self.contents.newest_ms
     }
 
-    /// No claim has this token or a higher one.
     pub fn above_all_tokens(&self) -> u64 {
-        let tokens = self.contents.claims.iter().map(|found| found.token.get());
-        tokens.max().map_or(0, |highest| highest + 1)
+        Found::above_all(&self.contents.claims)
     }
 
     pub fn time_hint(&self, superblock: &Superblock) -> u64 {

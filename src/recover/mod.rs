@@ -129,8 +129,15 @@ impl Opening<'_> {
         let seen = (seen > 0).then_some(seen);
         let time = StoreTime::at_open(clock, seen, jump_max, options.accept_clock);
 
-        // A superblock that doesn't allow its claims' tokens is one of another time.
         let used = superblock.token_limit.max(read.claims.above_all_tokens());
+        if used > superblock.token_limit && !salvage {
+            // It is a superblock of another time, or the claims are.
+            return Err(OpenError::Damaged {
+                file: crate::superblock::FILE.into(),
+                offset: 0,
+                what: "a claim has a token that the superblock doesn't allow",
+            });
+        }
         let first_token = Tokens::first(used, time.clock().wall_ms());
         let next = Superblock {
             number: superblock.next_number(),
