@@ -7,7 +7,7 @@ mod crash;
 
 use crash::{Rng, begin, claim, open, small};
 use onlyonce::{
-    Begin, Durability, ManualClock, Store,
+    Begin, Durability, ManualClock, OpenError, Store,
     storage::{Fault, SimStorage},
 };
 use std::time::Duration;
@@ -48,11 +48,16 @@ fn any_crash_at_any_call() {
                 if rng.one_in(2) {
                     disk.fault_at(1 + rng.below(70) as u64, Fault::Crash);
                 }
-                if let Ok(store) = open(&options, &disk) {
-                    highest = give_out(&store, &mut rng, highest);
-                    if rng.one_in(4) {
-                        let _ = store.close();
+                match open(&options, &disk) {
+                    Ok(store) => {
+                        highest = give_out(&store, &mut rng, highest);
+                        if rng.one_in(4) {
+                            let _ = store.close();
+                        }
                     }
+                    // A crash leaves nothing behind that can't be.
+                    Err(error @ OpenError::Damaged { .. }) => panic!("{error}"),
+                    Err(_) => {}
                 }
                 disk = if rng.one_in(2) { disk.kill() } else { disk.power_cut() };
                 if life % 10 == 9 {
