@@ -5,10 +5,8 @@
 mod common;
 use common::*;
 use onlyonce::*;
-use std::time::Duration;
 
 const ROUNDS: u64 = 300;
-const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn forgets(durability: Durability) {
     let sim = Sim::with(|options| options.background(true).durability(durability));
@@ -28,5 +26,5 @@ fn synced() {
 
 #[test]
 fn buffered() {
-    forgets(Durability::Buffered { max_delay: Duration::from_secs(1) });
+    forgets(Durability::Buffered { max_delay: SECOND });
 }

@@ -1,13 +1,17 @@
 //! What the machine allows, without the store.
 
+#[path = "../system/src/map.rs"]
+mod map;
+
 use crate::{
     measure::{self, Run},
-    plan::{FRAME_BYTES, Key, RESPONSE_BYTES, key, new_series},
+    plan::{FRAME_BYTES, RESPONSE_BYTES, key, new_series},
 };
 use crossbeam_utils::CachePadded;
+pub use map::Map;
 use memmap2::MmapMut;
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     fs::{File, OpenOptions},
     hint::black_box,
     os::unix::fs::FileExt,
@@ -66,47 +70,7 @@ pub fn copier<const BYTES: usize>(part: &mut [u8]) -> impl FnMut() + Send {
     }
 }
 
-/// An in-memory map of boxed responses behind 64 locks.
-pub struct Map(Vec<CachePadded<Mutex<Shard>>>);
-
-type Shard = HashMap<Key, State>;
-
-enum State {
-    InFlight,
-    Done(Box<[u8]>),
-}
-
 impl Map {
-    pub fn new() -> Self {
-        Map((0..64).map(|_| CachePadded::new(Mutex::default())).collect())
-    }
-
-    fn shard(&self, key: &Key) -> std::sync::MutexGuard<'_, Shard> {
-        self.0[key[0] as usize % self.0.len()].lock().unwrap()
-    }
-
-    pub fn claim(&self, key: &Key) {
-        self.shard(key).entry(*key).or_insert(State::InFlight);
-    }
-
-    pub fn complete(&self, key: &Key, response: &[u8]) {
-        self.shard(key).insert(*key, State::Done(response.into()));
-    }
-
-    pub fn forget(&self, key: &Key) {
-        self.shard(key).remove(key);
-    }
-
-    /// Copies and checks, as a replay does.
-    pub fn replay(&self, key: &Key) -> Option<(Vec<u8>, u32)> {
-        let copy = match self.shard(key).get(key)? {
-            State::Done(response) => response.to_vec(),
-            State::InFlight => return None,
-        };
-        let crc = crc32fast::hash(&copy);
-        Some((copy, crc))
-    }
-
     /// Claims and completes; keeps a hundred thousand records for each caller and drops the
     /// oldest.
     pub fn pairs(&self, callers: usize, time: Duration, kept: u64) -> Run {

@@ -10,7 +10,8 @@ use crate::{
 use onlyonce::{Begin, KeyRef, Options, Scope, Store};
 use std::{hint::black_box, path::Path};
 
-/// Each response begins with the next key, in a circle through all of them, so that no lookup can begin before the one before it has ended.
+/// Each response begins with the next key, in a circle through all of them, so that no lookup can
+/// begin before the one before it has ended.
 struct Circle {
     series: u64,
     next: Vec<u32>,
@@ -70,7 +71,7 @@ fn replay_among(bench: &mut Bench, records: u64) {
     let circle = Circle::new(plan.count(records));
     let start = key(circle.series, 0);
     let mut limit = |follow, id: &str| {
-        let map = Map::new();
+        let map = Map::default();
         circle.each(|key, response| map.complete(key, response));
         let mut key = start;
         single(criterion, id, |n| (0..n).for_each(|_| replay_map(&map, &mut key, follow)))
@@ -114,7 +115,7 @@ pub fn miss(bench: &mut Bench) {
         i += 1;
         key(absent, i)
     };
-    let map = Map::new();
+    let map = Map::default();
     circle.each(|key, response| map.complete(key, response));
     let map_get = single(criterion, "miss/map/get", |n| {
         (0..n).for_each(|_| assert!(map.replay(&fresh()).is_none()));

@@ -62,7 +62,7 @@ pub fn buffered(bench: &mut Bench) {
     let dir = plan.dir();
     let store = turned_over(&dir.path().join("store"), plan.count(1_000_000));
     report.title("claim + complete, buffered, on a store that has turned over");
-    let map = Map::new();
+    let map = Map::default();
     let stream = limits::stream(dir.path(), plan.time(1500));
     for callers in [1, 2] {
         let [mut free, mut timed, mut memcpy, mut boxed] = <[Run; 4]>::default();
