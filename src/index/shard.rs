@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{key::KeyRef, position::Location, token::Token, wheel::TimingWheel};
 use hashbrown::HashTable;
+use std::hint::black_box;
 
 /// A timer's message: this key, if it is still this attempt.
 pub(crate) type Due = (u32, Token);
@@ -43,7 +44,8 @@ impl Shard {
     /// As `candidates`, for who will read or add an entry: its place is fetched while it is looked
     /// for. Who finds none and adds none had better not wait for it.
     pub fn candidates_and_place(&self, hash: u64) -> impl Iterator<Item = Location> {
-        self.touch(Tag::of(hash, self.shard_bits));
+        // Nothing depends on what is read, so the processor goes on meanwhile.
+        black_box(self.nearby(Tag::of(hash, self.shard_bits)));
         self.candidates(hash)
     }
 
@@ -83,18 +85,20 @@ impl Shard {
     pub(super) fn remove_all(&mut self, entries: &[Entry]) {
         // Where they lie, probably; only to have it in the cache. These reads don't depend on each
         // other, so the processor waits for many of them at a time; a removal it would wait for.
-        entries.iter().for_each(|entry| self.touch(entry.tag()));
+        let read = entries
+            .iter()
+            .fold(Entry::default(), |last, entry| self.nearby(entry.tag()).unwrap_or(last));
+        black_box(read);
         entries.iter().for_each(|entry| {
             self.remove_entry(*entry);
         });
     }
 
-    /// Reads where an entry of this tag lies, or will, probably: only to have it in the cache. Nothing
-    /// depends on what is read, so the processor goes on meanwhile.
+    /// What lies where an entry of this tag does, or will, probably: to have it in the cache.
     #[inline]
-    fn touch(&self, tag: Tag) {
+    fn nearby(&self, tag: Tag) -> Option<Entry> {
         let mask = self.entries.num_buckets().wrapping_sub(1);
-        std::hint::black_box(self.entries.get_bucket(tag.spread() as usize & mask).copied());
+        self.entries.get_bucket(tag.spread() as usize & mask).copied()
     }
 
     #[inline]
