@@ -303,21 +303,20 @@ fn a_moment_is_one() {
     });
     let store = sim.open();
     let oracle = Arc::new(Oracle::default());
-    let pause = Arc::new(AtomicBool::new(true));
+    // Steps up to this number may begin.
+    let limit = Arc::new(AtomicU64::new(0));
     let writer = {
-        let (store, oracle, pause) = (store.clone(), oracle.clone(), pause.clone());
+        let (store, oracle, limit) = (store.clone(), oracle.clone(), limit.clone());
         std::thread::spawn(move || {
             while !oracle.stop.load(Ordering::Acquire) {
                 let one = oracle.chain.lock().unwrap();
-                if pause.load(Ordering::Acquire) {
+                let number = oracle.begun.load(Ordering::Acquire);
+                if number >= limit.load(Ordering::Acquire) {
                     drop(one);
                     std::thread::yield_now();
                     continue;
                 }
-                let number = oracle.begun.fetch_add(1, Ordering::AcqRel);
-                if number % STEPS == STEPS - 1 {
-                    pause.store(true, Ordering::Release);
-                }
+                oracle.begun.store(number + 1, Ordering::Release);
                 let mut claim = store.claim(&number.to_string());
                 match step(number) {
                     Step::Completed => claim.complete(b"1").unwrap(),
@@ -330,11 +329,12 @@ fn a_moment_is_one() {
     let mut met = 0;
     for round in 0..ROUNDS {
         let first = oracle.begun.load(Ordering::Acquire);
-        pause.store(false, Ordering::Release);
+        // So few that the store has room for all that they leave.
+        limit.store(first + STEPS, Ordering::Release);
         until(|| oracle.begun.load(Ordering::Acquire) > first + 16);
         let disk = SimStorage::new(round);
         store.backup_on(&disk).unwrap();
-        pause.store(true, Ordering::Release);
+        limit.store(0, Ordering::Release);
         // The step that runs is over.
         drop(oracle.chain.lock().unwrap());
         let end = oracle.begun.load(Ordering::Acquire);
