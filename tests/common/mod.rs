@@ -193,7 +193,7 @@ pub fn assert_mismatch(store: &Store, name: &str) {
 pub fn until(mut condition: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(20), "it never came about");
+        assert!(start.elapsed() < Duration::from_secs(60), "it never came about");
         std::thread::yield_now();
     }
 }
@@ -202,7 +202,7 @@ pub fn until(mut condition: impl FnMut() -> bool) {
 pub fn must_end<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, ended) = mpsc::channel();
     let thread = std::thread::spawn(move || done.send(test()));
-    match ended.recv_timeout(Duration::from_secs(60)) {
+    match ended.recv_timeout(Duration::from_secs(180)) {
         Ok(value) => value,
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
         Err(mpsc::RecvTimeoutError::Disconnected) => {
