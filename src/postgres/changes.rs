@@ -44,7 +44,14 @@ pub(super) struct Changes {
     listening: AtomicBool,
     /// The server process that listens for this store.
     ear: AtomicI32,
-    teller: Mutex<Option<mpsc::UnboundedSender<u64>>>,
+    teller: Mutex<Option<Teller>>,
+}
+
+/// How other stores are told.
+struct Teller {
+    changes: mpsc::UnboundedSender<u64>,
+    /// Until then it is believed that nobody listens, so that a change wakes no task in vain.
+    nobody_until: Instant,
 }
 
 struct Waiters {
@@ -72,8 +79,11 @@ impl Changes {
     /// A key has changed, by a call of this store.
     pub fn changed(&self, hash: u64, tell: bool) {
         self.wake(hash);
-        if tell && let Some(teller) = &*self.teller.lock() {
-            let _ = teller.send(hash);
+        if tell
+            && let Some(teller) = &*self.teller.lock()
+            && teller.nobody_until <= Instant::now()
+        {
+            let _ = teller.changes.send(hash);
         }
     }
 
@@ -175,9 +185,9 @@ impl Inner {
 
     /// Starts telling others.
     pub fn start_telling(self: &Arc<Self>) {
-        let (teller, changes) = mpsc::unbounded_channel();
-        *self.changes.teller.lock() = Some(teller);
-        let telling = self.runtime.spawn(tell(self.clone(), changes));
+        let (changes, gathered) = mpsc::unbounded_channel();
+        *self.changes.teller.lock() = Some(Teller { changes, nobody_until: Instant::now() });
+        let telling = self.runtime.spawn(tell(self.clone(), gathered));
         self.tasks.lock().push(telling.abort_handle());
     }
 }
@@ -194,14 +204,19 @@ async fn tell(inner: Arc<Inner>, mut changes: mpsc::UnboundedReceiver<u64>) {
                 Err(_) => break,
             }
         }
-        let known = believed.filter(|(at, _)| at.elapsed() < BELIEVED);
-        let others = match known {
-            Some((_, others)) => others,
-            None => inner.others_listen().await,
+        let now = Instant::now();
+        let others = match believed {
+            Some((until, others)) if now < until => others,
+            _ => {
+                let others = inner.others_listen().await;
+                // From when it was asked: the answer may have taken its time.
+                believed = Some((now + BELIEVED, others));
+                if !others && let Some(teller) = &mut *inner.changes.teller.lock() {
+                    teller.nobody_until = now + BELIEVED;
+                }
+                others
+            }
         };
-        if known.is_none() {
-            believed = Some((Instant::now(), others));
-        }
         if !others {
             gathered.clear();
             continue;

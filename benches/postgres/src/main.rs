@@ -52,8 +52,8 @@ async fn measured(what: &str, dsn: &str, replication: Replication, plan: &Plan) 
     options(dsn, replication, 1).migrate().await.unwrap();
     Hand::create(dsn).await;
     Business::create(dsn).await;
-    println!("| clients | | a second | p50 ms | p99 ms | ours / minimum |");
-    println!("|---|---|---|---|---|---|");
+    println!("| clients | | a second | p50 ms | p99 ms | us of processor: client + servers | ratio |");
+    println!("|---|---|---|---|---|---|---|");
     let mut best = 0.0_f64;
     for &clients in &plan.clients {
         let store = options(dsn, replication, clients).connect().await.unwrap();

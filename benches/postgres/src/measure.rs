@@ -43,12 +43,17 @@ pub struct Figure {
     pub per_second: f64,
     p50: Duration,
     p99: Duration,
+    /// Processor time of one operation, of this process and of all others, which are the servers.
+    client: Duration,
+    servers: Duration,
 }
 
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |d: Duration| d.as_secs_f64() * 1000.0;
-        write!(f, "{:.0} | {:.2} | {:.2}", self.per_second, ms(self.p50), ms(self.p99))
+        let us = |d: Duration| d.as_micros();
+        write!(f, "{:.0} | {:.2} | {:.2} | ", self.per_second, ms(self.p50), ms(self.p99))?;
+        write!(f, "{} + {}", us(self.client), us(self.servers))
     }
 }
 
@@ -77,6 +82,7 @@ pub async fn side_by_side<const N: usize>(
 async fn round(contender: &Arc<dyn Contender>, clients: usize, seconds: f64) -> Figure {
     let stop = Arc::new(AtomicBool::new(false));
     let start = Instant::now();
+    let (all, own) = busy();
     let tasks: Vec<_> = (0..clients)
         .map(|client| {
             let (contender, stop) = (contender.clone(), stop.clone());
@@ -98,7 +104,34 @@ async fn round(contender: &Arc<dyn Contender>, clients: usize, seconds: f64) -> 
         took.extend(task.await.unwrap());
     }
     let elapsed = start.elapsed().as_secs_f64();
+    let (all_then, own_then) = busy();
+    let (client, all) = (own_then - own, all_then - all);
     took.sort();
     let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
-    Figure { per_second: took.len() as f64 / elapsed, p50: at(0.5), p99: at(0.99) }
+    Figure {
+        per_second: took.len() as f64 / elapsed,
+        p50: at(0.5),
+        p99: at(0.99),
+        client: client.div_f64(took.len() as f64),
+        servers: all.saturating_sub(client).div_f64(took.len() as f64),
+    }
+}
+
+/// Processor time that the machine, and of it this process, has used so far (Linux counts
+/// hundredths of a second).
+fn busy() -> (Duration, Duration) {
+    let ticks = |text: &str, columns: &[usize]| {
+        let numbers: Vec<u64> = text.split(' ').map(|n| n.parse().unwrap_or(0)).collect();
+        Duration::from_millis(10 * columns.iter().map(|at| numbers[*at]).sum::<u64>())
+    };
+    let all = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let own = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let line = all.lines().next().and_then(|line| line.strip_prefix("cpu  "));
+    // Behind the name, which may hold spaces.
+    let behind = own.rsplit_once(") ").map(|(_, behind)| behind);
+    match (line, behind) {
+        // User, nice, system, irq, softirq; utime, stime.
+        (Some(line), Some(behind)) => (ticks(line, &[0, 1, 2, 5, 6]), ticks(behind, &[11, 12])),
+        _ => Default::default(),
+    }
 }
