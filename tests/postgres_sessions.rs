@@ -262,6 +262,8 @@ fn claims_without_a_session() {
         server.sql("postgres", "ALTER ROLE shop NOLOGIN").await;
         let pid = server.sql("postgres", PID).await.unwrap();
         server.sql("postgres", &format!("SELECT pg_terminate_backend({pid})")).await;
+        // The server says so to its client before it lets go of the lock.
+        until(async || server.sql("postgres", PID).await.is_none()).await;
         until(async || !holder.get_ref().holds_session()).await;
         for name in ["without", "renewed"] {
             let mut held = claim(&holder, name).await;
