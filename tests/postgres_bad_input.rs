@@ -183,7 +183,7 @@ fn a_table_that_goes_and_a_server_that_takes_no_writes() {
     block_on(async {
         let Some(bin) = programs() else { return };
         let server = Server::start(bin);
-        let short = Duration::from_millis(1200);
+        let short = Duration::from_millis(2400);
         let options = options(&server.dsn("postgres")).statement_limit(short / 2).deadline(short);
         let error = refused(&options.clone()).await;
         assert!(matches!(error, OpenError::NotMigrated { .. }), "{error:?}");

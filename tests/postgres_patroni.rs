@@ -8,7 +8,7 @@ use std::time::Duration;
 
 #[test]
 fn the_primary_is_killed_under_load() {
-    block_on_for(Duration::from_secs(300), async {
+    block_on_for(Duration::from_secs(600), async {
         let Some(bin) = programs() else { return };
         let Some(cluster) = Managed::start(bin) else { return };
         let primary = cluster.ready().await;

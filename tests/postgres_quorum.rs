@@ -44,8 +44,8 @@ async fn the_last_words_are_unheard(replication: Replication) -> Option<Vec<Stri
     let options = PostgresOptions::new(cluster.dsn("postgres"), replication);
     let options = options.sweep_every(None).max_response(4096).lease(LEASE).connections(8);
     let options = options.lock_timeout(Duration::from_millis(100));
-    let options = options.statement_limit(Duration::from_millis(500));
-    let options = options.deadline(Duration::from_millis(1500));
+    let options = options.statement_limit(Duration::from_secs(1));
+    let options = options.deadline(Duration::from_secs(3));
     options.migrate().await.unwrap();
     let stores = [options.connect().await.unwrap(), options.connect().await.unwrap()];
     let load = Load::start(&stores, 16);
@@ -90,8 +90,8 @@ fn without_a_quorum_the_loss_is_seen() {
 
 /// Reads what a key is, for a short while.
 async fn asked(options: &PostgresOptions) -> Result<Begin<AsyncStore<PostgresStore>>, BeginError> {
-    let options = options.clone().statement_limit(Duration::from_millis(1500));
-    let store = options.deadline(Duration::from_millis(3000)).connect().await.unwrap();
+    let options = options.clone().statement_limit(Duration::from_secs(3));
+    let store = options.deadline(Duration::from_secs(6)).connect().await.unwrap();
     AsyncStore::new(store).begin(key("k"), print()).await
 }
 
@@ -103,8 +103,8 @@ fn frozen_standbys_and_the_barrier() {
         // Far below the other limits: a commit that waits for standbys holds its key's lock.
         let options = cluster.options("postgres").lock_timeout(Duration::from_millis(100));
         options.migrate().await.unwrap();
-        let short = options.clone().statement_limit(Duration::from_millis(1500));
-        let short = short.deadline(Duration::from_millis(3000)).connect().await.unwrap();
+        let short = options.clone().statement_limit(Duration::from_secs(3));
+        let short = short.deadline(Duration::from_secs(6)).connect().await.unwrap();
         let store = AsyncStore::new(short);
         let Begin::Execute(mut claim) = store.begin(key("k"), print()).await.unwrap() else {
             panic!("not granted")

@@ -60,7 +60,7 @@ fn a_hanging_server_is_not_waited_for() {
         let server = Server::start(bin);
         let options = options(&server.dsn("postgres")).connect_timeout(Duration::from_millis(200));
         options.migrate().await.unwrap();
-        let limit = Duration::from_millis(600);
+        let limit = Duration::from_millis(1500);
         let store = options.statement_limit(limit).deadline(limit * 2).connect().await.unwrap();
         let store = AsyncStore::new(store);
         let Begin::Execute(mut claim) = store.begin(key("k"), print()).await.unwrap() else {

@@ -194,8 +194,8 @@ fn leases_are_renewed_behind_the_holder() {
     block_on(async {
         let Some(server) = Server::shared() else { return };
         let database = server.database().await;
-        let lease = Duration::from_millis(900);
-        let limit = Duration::from_millis(2700);
+        let lease = Duration::from_millis(2400);
+        let limit = Duration::from_millis(7200);
         let options = options(&server.dsn(&database)).lease(lease).execution_limit(limit);
         let store = AsyncStore::new(options.connect().await.unwrap());
         let terms = Terms { keep_alive: true, ..Terms::default() };
@@ -255,7 +255,7 @@ fn waiters_of_other_processes_are_told() {
         for store in [&second, &third, &second, &third] {
             let found = store.begin(key("given"), print()).await.unwrap();
             let Begin::InFlight(pending) = found else { panic!("{found:?}") };
-            waiters.push(tokio::spawn(pending.wait(Duration::from_millis(1500))));
+            waiters.push(tokio::spawn(pending.wait(Duration::from_secs(6))));
         }
         held.release().await.unwrap();
         let mut granted = 0;

@@ -262,7 +262,7 @@ impl Server {
                 return;
             }
             let log = || fs::read_to_string(self.place.path().join("log")).unwrap_or_default();
-            assert!(start.elapsed() < Duration::from_secs(30), "does not start: {}", log());
+            assert!(start.elapsed() < Duration::from_secs(60), "does not start: {}", log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -431,7 +431,7 @@ pub async fn manual() -> Option<(PostgresStore, ServerClock, Arc<Server>)> {
 
 /// Runs a test's future; one that hangs fails.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
-    block_on_for(Duration::from_secs(120), future)
+    block_on_for(Duration::from_secs(300), future)
 }
 
 /// The same for what takes longer.
@@ -446,7 +446,7 @@ pub fn block_on_for<T>(limit: Duration, future: impl Future<Output = T>) -> T {
 
 /// Waits for something that others bring about.
 pub async fn until(condition: impl AsyncFnMut() -> bool) {
-    until_within(Duration::from_secs(30), condition).await;
+    until_within(Duration::from_secs(60), condition).await;
 }
 
 /// The same for what takes longer.
