@@ -109,6 +109,38 @@ fn an_expired_record_makes_room() {
     assert_eq!(store.stats().segment_bytes, bytes);
 }
 
+/// What was promised in the segment that is being filled stays there when all its records have
+/// expired: it is not closed then, though it would come back empty.
+#[test]
+fn an_expired_segment_stays_open_for_what_was_promised_in_it() {
+    must_end(|| {
+        let sim = Sim::with(|options| options.max_response(LARGEST).capacity(1 << 20));
+        let store = sim.open();
+        (0..10).for_each(|n| store.finish(&format!("old {n}"), &[1; LARGEST]));
+        let mut claims = fill(&store, Terms::default());
+        let free = store.stats().space_free;
+        sim.clock.advance(DAY);
+        store.housekeep().unwrap();
+        assert_eq!(store.stats().space_free, free);
+        claims.iter_mut().for_each(|claim| claim.complete(&[2; LARGEST]).unwrap());
+    });
+}
+
+/// The store's own threads come back to it when the promises are over.
+#[test]
+fn an_expired_segment_goes_when_nothing_is_promised_in_it_any_more() {
+    let sim = Sim::with(|options| options.max_response(LARGEST).capacity(1 << 20).background(true));
+    let store = sim.open();
+    store.finish("old", b"order 1");
+    let claims = fill(&store, Terms::default());
+    sim.clock.advance(DAY);
+    store.housekeep().unwrap();
+    assert_eq!(store.stats().records, 1);
+    claims.into_iter().for_each(|claim| claim.release().unwrap());
+    sim.clock.advance(SECOND);
+    until(|| store.stats().records == 0);
+}
+
 #[test]
 fn a_takeover_reserves_anew_and_the_late_handle_keeps_its_own() {
     let sim = sim();
