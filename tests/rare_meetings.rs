@@ -7,7 +7,7 @@ mod crash;
 
 use crash::{Begin, claim, complete, look, open, replays, response, small};
 use onlyonce::{
-    Completion, Durability, ManualClock, Options, Resolution, State, Store,
+    Completion, Durability, ManualClock, OpenError, Options, Resolution, State, Store,
     storage::{SimStorage, Storage},
 };
 use std::time::Duration;
@@ -365,5 +365,63 @@ fn a_second_attempt_is_cleared_after_its_completion() {
         drop(store);
         let store = open(&options, &next).unwrap();
         assert!(look(&store, "k").unwrap().is_some(), "seed {seed}");
+    }
+}
+
+/// The end of the segment behind sealed ones is torn: it was never promised, whatever is known of
+/// those.
+#[test]
+fn a_torn_end_behind_sealed_segments_is_no_damage() {
+    let key = |number: usize| format!("key-{number}");
+    let mut torn = 0;
+    for seed in 0..10 {
+        let clock = ManualClock::at(crash::T0);
+        let options = small(&clock).durability(BUFFERED);
+        let disk = SimStorage::new(seed);
+        let store = open(&options, &disk).unwrap();
+        (0..30).for_each(|number| complete(&store, &key(number), &response(number, 4000)));
+        store.flush().unwrap();
+        // The first two segments are full, and sealed now.
+        store.housekeep().unwrap();
+        (30..36).for_each(|number| complete(&store, &key(number), &response(number, 4000)));
+        let next = disk.power_cut();
+        drop(store);
+        let store = open(&options, &next).unwrap();
+        (0..30).for_each(|number| replays(&store, &key(number), &response(number, 4000)));
+        torn += (30..36).filter(|number| !is_completed(&store, &key(*number))).count();
+    }
+    assert!(torn > 0, "nothing was lost");
+}
+
+/// A segment is full and durable, and not sealed yet. Its last record is promised as all others.
+#[test]
+fn the_last_record_of_a_full_segment_is_no_torn_end() {
+    let clock = ManualClock::at(crash::T0);
+    let options = small(&clock);
+    let disk = SimStorage::new(1);
+    let store = open(&options, &disk).unwrap();
+    let key = |number: usize| format!("key-{number}");
+    (0..20).for_each(|number| complete(&store, &key(number), &response(number, 4000)));
+    let mut files = disk.kill().snapshot();
+    drop(store);
+    // What the ring still has would repair it.
+    files.get_mut("ring").unwrap().fill(0);
+    let place_of = |number: usize| {
+        let start = &response(number, 4000)[..64];
+        let mut segments = files.iter().filter(|(name, _)| name.starts_with("segment"));
+        segments.find_map(|(name, bytes)| {
+            let at = bytes.windows(64).position(|bytes| bytes == start)?;
+            Some((name.clone(), at))
+        })
+    };
+    let (first, _) = place_of(0).unwrap();
+    let in_first: Vec<_> =
+        (0..20).filter_map(place_of).filter(|(name, _)| *name == first).collect();
+    assert!(in_first.len() < 20, "there is one segment only");
+    let (name, at) = in_first.last().unwrap().clone();
+    files.get_mut(&name).unwrap()[at] ^= 1;
+    match open(&options, &SimStorage::from_files(1, files)) {
+        Err(OpenError::Damaged { file, .. }) => assert_eq!(file, name),
+        other => panic!("{other:?}"),
     }
 }

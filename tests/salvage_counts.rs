@@ -113,6 +113,29 @@ fn one_for_each_decision_of_an_operator() {
     assert!(store.is_absent("second key"));
 }
 
+/// Without the decision between them a key has two answers.
+#[test]
+fn of_two_answers_the_later_one_stays_when_a_decision_is_lost() {
+    let names: Vec<_> = (0..20).map(|n| format!("twice {n:02}")).collect();
+    let disk = SimStorage::new(1);
+    let open = || options().open_on(std::sync::Arc::new(disk.clone())).unwrap();
+    let store = open();
+    for name in &names {
+        store.finish(name, b"the first answer");
+        store.resolve(key(name), Resolution::Forget, true).unwrap();
+    }
+    store.close().unwrap();
+    let store = open();
+    names.iter().for_each(|name| store.finish(name, b"the second answer"));
+    store.close().unwrap();
+    let mut files = disk.snapshot();
+    let segment = segment_with(&files, b"the first answer");
+    names.iter().for_each(|name| flip(&mut files, &segment, name.as_bytes()));
+    let (lost, store) = salvage(&files);
+    assert_eq!(lost, 20);
+    names.iter().for_each(|name| assert_eq!(store.answer(name), b"the second answer"));
+}
+
 #[test]
 fn one_for_each_segment_whose_durable_end_is_torn() {
     let mut files = files(false, |store| {
