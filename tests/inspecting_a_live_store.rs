@@ -115,6 +115,25 @@ fn buffered() {
     under_load(Durability::Buffered { max_delay: 20 * MS });
 }
 
+/// What a segment held that is used again after it was found had expired: it is no damage.
+#[test]
+fn what_is_used_again_meanwhile_is_gone_and_not_damaged() {
+    let sim = Sim::with(|options| options.segment_bytes(64 << 10));
+    let store = sim.open();
+    (0..40).for_each(|n| store.finish(&format!("old {n}"), &[1; 4000]));
+    store.housekeep().unwrap();
+    let disk = Arc::new(sim.disk.clone());
+    let inspection = Inspection::open_on(disk, sim.clock.clone(), None).unwrap();
+    assert_eq!(inspection.verify(|_| {}).frames, 40);
+    sim.clock.advance(DAY);
+    (0..3).for_each(|_| store.housekeep().unwrap());
+    (0..60).for_each(|n| store.finish(&format!("new {n}"), &[2; 3000]));
+    let report = inspection.verify(|_| {});
+    assert!(report.frames < 40, "nothing was used again");
+    assert_eq!(report.problems, []);
+    assert!(inspection.items().all(|item| item.is_ok()));
+}
+
 #[test]
 fn the_listing_is_the_owner_s() {
     let dir = tempfile::tempdir().unwrap();

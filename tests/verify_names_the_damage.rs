@@ -193,3 +193,28 @@ fn reads_that_fail() {
     }
     assert!(noticed > 20, "only {noticed} noticed");
 }
+
+/// What can't be read at once is read again, in pieces, and takes nothing else with it.
+#[test]
+fn a_read_that_fails_once_hides_nothing() {
+    use onlyonce::storage::Fault;
+    let whole = finished();
+    let disk = SimStorage::from_files(1, whole.clone());
+    let inspection = Inspection::open_on(Arc::new(disk.clone()), clock(), None).unwrap();
+    let opened = disk.calls();
+    inspection.verify(|_| {});
+    assert!(disk.calls() > opened);
+    for call in 1..=disk.calls() {
+        let disk = SimStorage::from_files(1, whole.clone());
+        disk.fault_at(call, Fault::Error(std::io::ErrorKind::Other));
+        match Inspection::open_on(Arc::new(disk), clock(), None) {
+            Ok(inspection) if call > opened => {
+                let report = inspection.verify(|_| {});
+                assert_eq!((report.frames, report.problems), (41, vec![]), "call {call}");
+            }
+            Ok(_) => {}
+            // Without it nobody knows what there is.
+            Err(error) => assert!(error.to_string().contains("superblock"), "{call}: {error}"),
+        }
+    }
+}
