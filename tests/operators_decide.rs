@@ -166,6 +166,10 @@ fn a_completion_that_cannot_be_kept_is_refused() {
     let largest = Resolution::Complete { fingerprint, completion: by_hand(&[7; 4096]) };
     store.resolve(key("the largest"), largest, false).unwrap();
     assert_eq!(store.answer("the largest"), [7; 4096]);
+    let completion = Completion { head: &[7; 4096], ..Completion::default() };
+    let longest = Resolution::Complete { fingerprint, completion };
+    store.resolve(key("the longest head"), longest, false).unwrap();
+    assert_eq!(replayed(store.ask("the longest head")).head(), [7; 4096]);
     let completion = Completion { head: &[0; 4097], ..Completion::default() };
     let resolution = Resolution::Complete { fingerprint: None, completion };
     let refused = store.resolve(key("k"), resolution, false);

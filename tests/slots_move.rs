@@ -74,6 +74,29 @@ fn all_known(store: &Store) -> Vec<Option<String>> {
     NAMES.map(|name| known(store, name)).into()
 }
 
+/// A store that was opened later may give out tokens that the other one may not yet. That one is
+/// allowed them, durably, before it takes anything in.
+#[test]
+fn tokens_rise_over_a_move_from_a_store_that_was_opened_later() {
+    must_end(|| {
+        let mut second = Sim::new();
+        let to = second.open();
+        second.clock.advance(DAY);
+        let from = small(&second.clock).open_on(Arc::new(Sim::new().disk)).unwrap();
+        from.finish("moved", b"order 1");
+        let claim = from.claim("before");
+        let before = claim.token();
+        claim.release().unwrap();
+        assert!(to.claim("first").token() < before);
+        assert_eq!(from.copy_slots(&to, ALL).unwrap(), 1);
+        let after = to.claim("after").token();
+        assert!(after > before);
+        let to = second.power_cut_and_open();
+        assert_eq!(to.answer("moved"), b"order 1");
+        assert!(to.claim("later").token() > after);
+    });
+}
+
 #[test]
 fn all_that_is_known_moves_and_comes_back() {
     must_end(|| {
