@@ -223,7 +223,10 @@ impl Opening<'_> {
 
         // From here on it is written.
         let io = |doing: &str| OpenError::io(format!("{doing} in {}", engine.storage.place()));
-        for segment in &read.segments {
+        // By where they begin in the log: one that is sealed says that all before it is durable.
+        let mut in_order: Vec<&Segment> = read.segments.iter().collect();
+        in_order.sort_by_key(|segment| segment.since().map(|since| since.base));
+        for segment in in_order {
             segment.settle(superblock.life).map_err(io("writing a segment again"))?;
             engine.adopt_segment(segment);
         }
