@@ -246,7 +246,8 @@ fn a_full_disk_is_told_once() {
 #[test]
 fn damage_that_was_passed_over_is_told() {
     let sim = Sim::with(|options| options.recovery(Recovery::Salvage));
-    let store = sim.open();
+    let (store, told) = Told::of(|| sim.open());
+    assert!(!told.says("opened past damage"));
     store.finish("k", b"lost");
     store.close().unwrap();
     sim.disk.remove_file("segment-000001");
