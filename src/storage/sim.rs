@@ -301,13 +301,17 @@ impl StorageFile for SimFile {
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.disk.call(|_, _| {
+        self.disk.call(|_, fate| {
             let inode = self.inode.lock();
             let offset = self.check(offset, into.len())?;
             if offset + into.len() > inode.len() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            inode.region().read_bytes(offset, into);
+            match fate {
+                Fate::Whole => inode.region().read_bytes(offset, into),
+                // What a read that fails leaves behind is nothing that was ever written.
+                _ => into.fill(0xa5),
+            }
             Ok(())
         })
     }
