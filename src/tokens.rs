@@ -74,8 +74,9 @@ impl Tokens {
 
     /// Whether there will never be another one.
     pub fn are_used_up(&self) -> bool {
-        let limit = self.limit.load(Ordering::Acquire);
-        self.next.load(Ordering::Acquire) >= limit && self.wanted_limit().is_none()
+        let (limit, next) = (self.limit.load(Ordering::Acquire), self.next.load(Ordering::Acquire));
+        // Asking `wanted_limit` would read the limit again, which may just have been raised.
+        next >= limit && next + BLOCK > TOKEN_MAX
     }
 
     /// The limit is durable.
@@ -159,5 +160,27 @@ mod tests {
         assert_eq!(tokens.take(), None);
         assert!(tokens.are_used_up());
         assert!(!Tokens::new(1, BLOCK).are_used_up());
+    }
+}
+
+#[cfg(all(test, onlyonce_loom))]
+mod loom_tests {
+    use super::*;
+    use loom::{sync::Arc, thread};
+
+    /// Whoever finds none while the limit is raised is never told that there will be none.
+    #[test]
+    fn a_limit_that_is_raised_is_not_the_last() {
+        loom::model(|| {
+            let tokens = Arc::new(Tokens::new(1, 1));
+            let keeper = {
+                let tokens = tokens.clone();
+                thread::spawn(move || tokens.raise(tokens.wanted_limit().expect("none are left")))
+            };
+            if tokens.take().is_none() {
+                assert!(!tokens.are_used_up());
+            }
+            keeper.join().unwrap();
+        });
     }
 }
