@@ -220,8 +220,8 @@ impl Region {
         }
     }
 
-    /// Writes `len` of the bytes, from `from` on, to `file` at `offset`, without a copy of them
-    /// in between.
+    /// Writes `len` of the bytes, from `from` on and round at the end, to `file` at `offset`, without
+    /// a copy of them in between.
     pub(super) fn write_to(
         &self,
         file: &File,
@@ -229,21 +229,28 @@ impl Region {
         from: usize,
         len: usize,
     ) -> io::Result<()> {
-        let inside = from.checked_add(len).is_some_and(|end| end <= self.len);
-        if !inside || i64::try_from(offset.saturating_add(len as u64)).is_err() {
+        self.check_round(from, len)?;
+        if i64::try_from(offset.saturating_add(len as u64)).is_err() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let mut done = 0;
         while done < len {
-            // SAFETY: `from + done` up to `from + len` lies inside the memory that `backing`
-            // owns. The kernel reads it as bytes, by itself: no Rust reference to it exists, so
-            // a store by another thread meanwhile races with nothing that Rust knows of. A page
-            // that cannot be read makes the call fail with EFAULT. The descriptor is open as
-            // long as `file` is borrowed.
+            let at = (from + done) % self.len;
+            let first = (len - done).min(self.len - at);
+            // SAFETY: `at` up to `at + first` lies inside the memory that `backing` owns, and so do
+            // its first `len - done - first` bytes, because `len <= self.len`. The kernel reads
+            // them as bytes, by itself: no Rust reference to them exists, so a store by another
+            // thread meanwhile races with nothing that Rust knows of. A page that cannot be read
+            // makes the call fail with EFAULT. The descriptor is open as long as `file` is borrowed,
+            // and `parts` outlives the call.
             let wrote = unsafe {
-                let source = self.base.as_ptr().cast::<u8>().add(from + done);
+                let base = self.base.as_ptr().cast::<u8>();
+                let parts = [
+                    libc::iovec { iov_base: base.add(at).cast(), iov_len: first },
+                    libc::iovec { iov_base: base.cast(), iov_len: len - done - first },
+                ];
                 let at = (offset + done as u64) as libc::off_t;
-                libc::pwrite(file.as_raw_fd(), source.cast(), len - done, at)
+                libc::pwritev(file.as_raw_fd(), parts.as_ptr(), 2, at)
             };
             match wrote {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
@@ -257,6 +264,14 @@ impl Region {
             }
         }
         Ok(())
+    }
+
+    /// That a range which may go round at the end meets no byte twice.
+    pub(super) fn check_round(&self, from: usize, len: usize) -> io::Result<()> {
+        match from <= self.len && len <= self.len {
+            true => Ok(()),
+            false => Err(io::ErrorKind::InvalidInput.into()),
+        }
     }
 
     /// Copies bytes out as a read call does: at any offset.

@@ -29,6 +29,9 @@ pub use sim::{Fault, SimStorage};
 /// Bytes that a disk writes as one, or not at all.
 pub const SECTOR_BYTES: usize = 512;
 
+/// Bytes that the kernel keeps together.
+pub(crate) const PAGE_BYTES: usize = 4096;
+
 /// A flat directory of files of fixed size.
 pub trait Storage: Send + Sync + fmt::Debug + 'static {
     /// Takes the exclusive right to this directory; it ends when the value is dropped or the
@@ -67,12 +70,18 @@ pub trait StorageFile: Send + Sync + fmt::Debug + 'static {
     /// Writes all of `bytes` at `offset`.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Writes `len` bytes of `region`, from `from` on, at `offset`, without copying them first.
+    /// Writes `len` bytes of `region`, from `from` on and round at its end, at `offset`, without
+    /// copying them first.
     fn write_region(&self, offset: u64, region: &Region, from: usize, len: usize)
     -> io::Result<()>;
 
     /// Makes everything written so far durable (data and what is needed to find it).
     fn sync(&self) -> io::Result<()>;
+
+    /// Its pages will be changed one here and one there, through a map, and synced often. A system
+    /// that keeps a file in larger pieces than pages writes all of a piece that has changed; what is
+    /// read of this file from now on should be kept by pages. Only a hint.
+    fn expect_small_changes(&self) {}
 
     /// A view of the whole file for reading; later writes to the file show in it at once.
     fn map(&self) -> io::Result<Region>;

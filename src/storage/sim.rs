@@ -345,11 +345,11 @@ impl StorageFile for SimFile {
         from: usize,
         len: usize,
     ) -> io::Result<()> {
-        if from.checked_add(len).is_none_or(|end| end > region.len()) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
+        region.check_round(from, len)?;
         let mut bytes = vec![0; len];
-        region.read_bytes(from, &mut bytes);
+        let (first, rest) = bytes.split_at_mut(len.min(region.len() - from));
+        region.read_bytes(from, first);
+        region.read_bytes(0, rest);
         self.write_at(offset, &bytes)
     }
 

@@ -91,7 +91,10 @@ fn files_never_grow() {
                 assert_eq!(kind(answer), ErrorKind::InvalidInput);
             }
         }
-        assert_eq!(kind(file.write_region(0, &region, 1, 100)), ErrorKind::InvalidInput);
+        assert_eq!(kind(file.write_region(0, &region, 101, 1)), ErrorKind::InvalidInput);
+        let longer = storage.create("longer", 200).unwrap();
+        assert_eq!(kind(longer.write_region(0, &region, 0, 101)), ErrorKind::InvalidInput);
+        assert_eq!(kind(longer.write_region(101, &region, 50, 100)), ErrorKind::InvalidInput);
         file.write_at(100, &[]).unwrap();
         assert_eq!(storage.open("a").unwrap().size(), 100);
         assert_eq!(read(&file, 0, 100), [0; 100]);
@@ -126,9 +129,11 @@ fn a_region_is_written_at_any_offset() {
         let content: Vec<u8> = (0..4096).map(|n| (n % 251) as u8).collect();
         ring.write_at(0, &content).unwrap();
         let region = ring.map().unwrap();
-        for (offset, from, len) in [(0, 0, 4096), (8192, 8, 800), (9000, 4095, 1), (3, 5, 7)] {
+        let round = content.repeat(2);
+        let ranges = [(0, 0, 4096), (8192, 8, 800), (9000, 4095, 1), (3, 5, 7), (1, 4095, 4096)];
+        for (offset, from, len) in ranges.into_iter().chain([(70, 4000, 500), (5, 4096, 3)]) {
             segment.write_region(offset, &region, from, len).unwrap();
-            assert_eq!(read(&segment, offset, len), content[from..from + len]);
+            assert_eq!(read(&segment, offset, len), round[from..from + len]);
         }
         segment.write_region(0, &region, 4096, 0).unwrap();
     });
