@@ -10,13 +10,12 @@
 //! the log, and decides.
 
 use super::format::{CELL_BYTES, FIRST_CELL};
-use crate::storage::{Region, StorageFile, heap_region};
+use crate::storage::{PAGE_BYTES, Region, StorageFile, heap_region};
 use std::{
     io,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-const PAGE_BYTES: usize = 4096;
 const _: () = assert!(PAGE_BYTES.is_multiple_of(CELL_BYTES));
 
 #[derive(Debug)]
@@ -35,10 +34,14 @@ impl Medium {
             return file.map_mut().map(Medium::Mapped);
         }
         let size = file.size() as usize;
-        let mut bytes = vec![0; size];
-        file.read_at(0, &mut bytes)?;
         let memory = heap_region(size);
-        memory.store(0, &bytes)?;
+        // A page at a time: the allocator may keep the memory of a buffer for all of it.
+        let mut page = [0; PAGE_BYTES];
+        for offset in (0..size).step_by(PAGE_BYTES) {
+            let page = &mut page[..PAGE_BYTES.min(size - offset)];
+            file.read_at(offset as u64, page)?;
+            memory.store(offset, page)?;
+        }
         let pages = size.div_ceil(PAGE_BYTES);
         let changed = (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         Ok(Medium::Shadowed { memory, changed })

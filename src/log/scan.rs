@@ -68,14 +68,15 @@ pub(crate) fn scan_segment(bytes: &[u8], from: u64, seed: Seed, base: u64, life:
 }
 
 /// Scans a ring. `home` tells the seed of the segment that the frame of a life at a position
-/// belongs to. The offsets found are into `ring` followed by itself,
-/// which is returned too.
+/// belongs to. The offsets found are into `ring` followed by its first half, which is returned too:
+/// the longest frame takes a quarter.
 pub(crate) fn scan_ring(
     ring: &[u8],
     home: impl Fn(u32, u64) -> Option<Seed>,
 ) -> (Vec<Found>, Vec<u8>) {
-    let mut unrolled = ring.to_vec();
+    let mut unrolled = Vec::with_capacity(ring.len() + ring.len() / 2);
     unrolled.extend_from_slice(ring);
+    unrolled.extend_from_slice(&ring[..ring.len() / 2]);
     let mut found = Vec::new();
     for at in (0..ring.len()).step_by(8) {
         let Some(fixed) = unrolled[at..].first_chunk::<HEADER_BYTES>() else {
