@@ -83,6 +83,7 @@ pub(super) fn read(
         }
         Err(error) => return Err(io("opening")(error)),
     };
+    file.expect_small_changes();
     let bytes = read_file(&*file, CLAIMS_FILE)?;
     let contents = decode(&bytes, superblock)?;
     if let Some(offset) = contents.damaged.first()

@@ -97,6 +97,7 @@ pub(super) fn open_ring(
             (file.size() / 4).saturating_sub(1024)
         ))),
         Ok(file) => {
+            file.expect_small_changes();
             let bytes = read_file(&*file, RING_FILE)?;
             Ok((file, bytes))
         }

@@ -275,6 +275,16 @@ impl StorageFile for DiskFile {
         self.file.sync_data().and_then(|()| self.check_whole()).map_err(|e| self.named("sync", e))
     }
 
+    /// Measured on ext4: a claims file that had been written or read ahead in one go was kept in
+    /// pieces of 2 MiB, and each sync of one claim wrote so much.
+    #[cfg(target_os = "linux")]
+    fn expect_small_changes(&self) {
+        // No more reading ahead, which makes larger pieces; and what is kept in them goes, if it
+        // is not in use.
+        let _ = fs::fadvise(&self.file, 0, None, fs::Advice::Random);
+        let _ = fs::fadvise(&self.file, 0, None, fs::Advice::DontNeed);
+    }
+
     fn map(&self) -> io::Result<Region> {
         self.mapped_len()
             .and_then(|len| Region::read_only(&self.file, len))

@@ -172,6 +172,10 @@ impl StorageFile for TracedFile {
         self.trace.span(what, || self.file.sync())
     }
 
+    fn expect_small_changes(&self) {
+        self.file.expect_small_changes();
+    }
+
     fn map(&self) -> io::Result<Region> {
         self.trace.span("mapping a file", || self.file.map())
     }
