@@ -207,7 +207,8 @@ impl Engine {
             expires_ms: draft.expires_ms,
         };
         self.log.append(class, frame, listing, now).map_err(|busy| match busy {
-            Busy::Ring { class, since } => Halt::Wait(Wait::Room { class, since }),
+            Busy::Ring { class, len, drained } => Halt::Wait(Wait::Room { class, len, drained }),
+            Busy::Segment { class, since } => Halt::Wait(Wait::Segment { class, since }),
             Busy::NoSegment => Halt::Wait(Wait::Supply { since }),
             Busy::Poisoned => Halt::Fail(ClaimError::Poisoned),
         })

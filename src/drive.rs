@@ -23,7 +23,11 @@ struct Waiting {
 
 impl Waiting {
     fn poll(&mut self, caller: Caller, context: &mut Context<'_>) -> Poll<Result<(), Poisoned>> {
-        self.engine.poll_wait(self.wait, caller, &mut self.place, context)
+        let polled = self.engine.poll_wait(self.wait, caller, &mut self.place, context);
+        if matches!(polled, Poll::Ready(Err(_))) {
+            self.engine.tell_if_poisoned();
+        }
+        polled
     }
 }
 
@@ -75,9 +79,6 @@ impl<T, F> Drive<T, F> {
                 let result = std::task::ready!(waiting.poll(caller, context));
                 self.engine.timings.end(Timed::CommitWait, *started);
                 let (value, ..) = self.taken.take().expect("seen above");
-                if result.is_err() {
-                    self.engine.tell_if_poisoned();
-                }
                 return Poll::Ready(result.map(|()| value).map_err(E::from));
             }
             if let Some(waiting) = &mut self.lacking {

@@ -181,8 +181,10 @@ pub(crate) enum Wait {
     Durable { lane: u8, position: u64 },
     /// `class` in the kernel's hands up to `position`.
     Drained { class: u8, position: u64 },
-    /// Room in the ring of `class`.
-    Room { class: u8, since: u64 },
+    /// Room for `len` bytes in the ring of `class`, which was drained up to `drained`.
+    Room { class: u8, len: u64, drained: u64 },
+    /// Another segment for `class`.
+    Segment { class: u8, since: u64 },
     /// Space or tokens.
     Supply { since: u64 },
 }
@@ -287,7 +289,10 @@ impl Engine {
 
     /// Nothing further becomes durable: whoever waits for it is told.
     pub fn fail_lanes(&self) {
-        self.log.heads().for_each(|(_, head)| head.lane.fail());
+        self.log.heads().for_each(|(_, head)| {
+            head.lane.fail();
+            head.release_waiters();
+        });
         self.cells.lane.fail();
         self.supply.notify();
         self.handle_gone.notify();
@@ -343,6 +348,24 @@ impl Engine {
         HeadCommit { engine: self, class }
     }
 
+    /// Takes a segment into use for `class` if a record has found no room. Whether it was so. Under
+    /// the lock of a shard like all that writes to the log, so that whoever closes the store can
+    /// wait for it.
+    pub fn roll(&self, class: u8) -> Result<bool, Poisoned> {
+        let head = self.log.head(class);
+        let rolled = {
+            let _shard = self.index.shard(0);
+            match self.closed.load(Ordering::SeqCst) {
+                true => Ok(false),
+                false => head.roll(&self.log.shared),
+            }
+        };
+        if rolled != Ok(false) {
+            head.moved.notify();
+        }
+        rolled
+    }
+
     /// Ready when `wait` is over. Must be given up with [`Engine::leave`].
     pub fn poll_wait(
         &self,
@@ -361,32 +384,64 @@ impl Engine {
             }
             Wait::Drained { class, position } => {
                 let head = self.log.head(class);
-                let drained = loop {
-                    let drained = head.drain(&self.log.shared)?;
-                    if drained >= position {
-                        break drained;
+                let leaves_it = caller == Caller::Task && head.is_served();
+                loop {
+                    let since = head.moved.count();
+                    if head.drained() >= position {
+                        break;
                     }
-                    // Somebody is in the middle of copying a frame before ours.
-                    yield_now();
-                };
-                Poll::Ready(self.cells.class_drained(class, drained))
+                    if !leaves_it {
+                        if head.drain(&self.log.shared)? < position {
+                            // Somebody is in the middle of copying a frame before ours.
+                            yield_now();
+                        }
+                    } else if head.moved.poll_since(since, context).is_pending() {
+                        self.poison.check()?;
+                        head.call();
+                        return Poll::Pending;
+                    }
+                }
+                Poll::Ready(self.cells.class_drained(class, head.drained()))
             }
-            Wait::Room { class, since } => {
+            Wait::Room { class, len, drained } => {
                 let head = self.log.head(class);
-                let before = head.drained();
-                if head.drain(&self.log.shared)? > before || head.room.count() != since {
+                if caller == Caller::Task && head.is_served() {
+                    let polled = head.poll_room(len, place, context);
+                    self.poison.check()?;
+                    return match self.closed.load(Ordering::SeqCst) {
+                        // The next try says so.
+                        true => Poll::Ready(Ok(())),
+                        false => polled.map(Ok),
+                    };
+                }
+                if !head.drain_some(&self.log.shared, drained)? {
+                    // Somebody is in the middle of copying the oldest frame: not for long.
+                    if caller == Caller::Task {
+                        context.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    yield_now();
+                }
+                Poll::Ready(Ok(()))
+            }
+            Wait::Segment { class, since } => {
+                let head = self.log.head(class);
+                if head.moved.poll_since(since, context).is_ready() {
                     return Poll::Ready(Ok(()));
                 }
-                // Somebody is in the middle of copying the oldest frame: not for long.
-                match caller {
-                    Caller::Thread => {
-                        yield_now();
-                        Poll::Ready(Ok(()))
-                    }
-                    Caller::Task => {
-                        context.waker().wake_by_ref();
-                        Poll::Pending
-                    }
+                self.poison.check()?;
+                if self.closed.load(Ordering::SeqCst) {
+                    // The next try says so.
+                    return Poll::Ready(Ok(()));
+                }
+                if caller == Caller::Task && head.is_served() {
+                    head.call();
+                    return Poll::Pending;
+                }
+                match self.roll(class)? {
+                    true => Poll::Ready(Ok(())),
+                    // Somebody else is at it, and tells.
+                    false => Poll::Pending,
                 }
             }
             Wait::Supply { since } => {
@@ -409,6 +464,7 @@ impl Engine {
         match wait {
             Wait::Durable { lane: CLAIMS, .. } => self.cells.lane.leave(place),
             Wait::Durable { lane, .. } => self.log.head(lane).lane.leave(place),
+            Wait::Room { class, len, .. } => self.log.head(class).leave_room(len, place),
             _ => {}
         }
     }

@@ -100,10 +100,10 @@ struct Waiter {
     waker: Option<Waker>,
 }
 
-/// A place in the queue of a lane; give it back with [`Lane::leave`] when it is not needed.
+/// A place in a queue; to be given back (to a lane by [`Lane::leave`]) when it is not needed.
 #[derive(Debug, Default)]
 pub(crate) struct Place {
-    id: Option<u64>,
+    pub id: Option<u64>,
     arrived: bool,
 }
 

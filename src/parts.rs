@@ -106,10 +106,13 @@ impl Log {
     /// (to be drained) or all segments are (to be recycled).
     pub fn append(&self, frame: &mut Frame) -> Option<u64> {
         let listing = Listing { hash: 1, kind: Kind::Completed, time_ms: NOW, expires_ms: NOW };
-        match self.head.append(&self.shared, &mut frame.0, listing, true, NOW) {
-            Ok(appended) => Some(appended.end),
-            Err(Busy::Ring { .. } | Busy::NoSegment) => None,
-            Err(Busy::Poisoned) => self.failed(),
+        loop {
+            match self.head.append(&self.shared, &mut frame.0, listing, true, NOW) {
+                Ok(appended) => return Some(appended.end),
+                Err(Busy::Ring { .. } | Busy::NoSegment) => return None,
+                Err(Busy::Segment { .. }) if self.head.roll(&self.shared).is_ok() => {}
+                Err(Busy::Segment { .. } | Busy::Poisoned) => self.failed(),
+            }
         }
     }
 

@@ -28,6 +28,18 @@ pub(crate) fn yield_now() {
     }
 }
 
+/// Gives a lock to the thread that waits longest for it, if there is one: for those who take it
+/// again and again, and would else keep it to themselves.
+#[cfg(not(any(onlyonce_loom, onlyonce_shuttle)))]
+pub(crate) fn unlock_fair<T>(guard: MutexGuard<'_, T>) {
+    MutexGuard::unlock_fair(guard);
+}
+
+#[cfg(any(onlyonce_loom, onlyonce_shuttle))]
+pub(crate) fn unlock_fair<T>(guard: MutexGuard<'_, T>) {
+    drop(guard);
+}
+
 /// Another thread may run here: in the middle of a copy, and between two calls to a disk in
 /// memory. Only a checker that runs its threads one at a time has to be told.
 #[inline(always)]

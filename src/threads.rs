@@ -35,16 +35,14 @@ type Round = fn(&Engine) -> Option<u64>;
 /// Starts the threads. They end when `engine.stop` is set and their bells are rung.
 pub(crate) fn spawn(engine: &Arc<Engine>) -> io::Result<Vec<JoinHandle<()>>> {
     let bells = engine.bells.clone();
-    let mut wanted: Vec<(&str, &Arc<Bell>, Round)> = vec![
+    let wanted: [(&str, &Arc<Bell>, Round); 6] = [
         ("onlyonce-commit", &bells.commit, commit_main),
         ("onlyonce-class", &bells.classes, commit_classes),
         ("onlyonce-claims", &bells.claims, commit_claims),
         ("onlyonce-keep", &bells.keep, keep),
         ("onlyonce-expire", &bells.expire, expire),
+        ("onlyonce-drain", &bells.drain, drain),
     ];
-    if engine.config.max_delay_ms().is_some() {
-        wanted.push(("onlyonce-drain", &bells.drain, drain));
-    }
     let mut threads = Vec::new();
     for (name, bell, round) in wanted {
         match start(engine, name, bell, round) {
@@ -155,8 +153,14 @@ fn commit_claims(engine: &Engine) -> Option<u64> {
 }
 
 fn drain(engine: &Engine) -> Option<u64> {
-    // A failure is in the latch.
-    let _ = engine.log.head(MAIN_CLASS).drain(&engine.log.shared);
+    for (class, head) in engine.log.heads() {
+        let called = head.take_call();
+        let rolled = if called { engine.roll(class).map(drop) } else { Ok(()) };
+        if called || class == MAIN_CLASS {
+            // A failure is in the latch.
+            let _ = rolled.and_then(|()| head.serve(&engine.log.shared, called));
+        }
+    }
     None
 }
 

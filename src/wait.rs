@@ -8,6 +8,7 @@ use crate::sync::{
     thread_local,
 };
 use std::{
+    collections::HashSet,
     sync::{Arc, OnceLock},
     task::{Context, Poll, Wake, Waker},
     time::Duration,
@@ -85,7 +86,24 @@ pub(crate) fn block<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
 pub(crate) struct Event {
     count: AtomicU64,
     waited_for: AtomicBool,
-    waiters: Mutex<Vec<Waker>>,
+    waiters: Mutex<Waiters>,
+}
+
+/// In the order in which they came, each once, however often it looks.
+#[derive(Debug, Default)]
+struct Waiters {
+    wakers: Vec<Waker>,
+    known: HashSet<[usize; 2]>,
+}
+
+impl Waiters {
+    fn add(&mut self, waker: &Waker) {
+        // What `Waker::will_wake` compares. Of ten thousand each would else look at all others.
+        let identity = [waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr()];
+        if self.known.insert(identity) {
+            self.wakers.push(waker.clone());
+        }
+    }
 }
 
 impl Event {
@@ -93,7 +111,7 @@ impl Event {
         Event {
             count: AtomicU64::new(0),
             waited_for: AtomicBool::new(false),
-            waiters: Mutex::new(Vec::new()),
+            waiters: Mutex::new(Waiters::default()),
         }
     }
 
@@ -112,7 +130,7 @@ impl Event {
                 self.waited_for.store(false, Ordering::Release);
                 std::mem::take(&mut *waiters)
             };
-            waiters.into_iter().for_each(Waker::wake);
+            waiters.wakers.into_iter().for_each(Waker::wake);
         }
     }
 
@@ -122,9 +140,7 @@ impl Event {
             return Poll::Ready(());
         }
         let mut waiters = self.waiters.lock();
-        if !waiters.iter().any(|w| w.will_wake(context.waker())) {
-            waiters.push(context.waker().clone());
-        }
+        waiters.add(context.waker());
         self.waited_for.store(true, Ordering::Release);
         fence(Ordering::SeqCst);
         if self.count() != since { Poll::Ready(()) } else { Poll::Pending }

@@ -95,6 +95,7 @@ fn it_waits_and_is_woken() {
 fn dropped_at_every_poll_it_is_free_only_if_nothing_ran() {
     must_end(|| {
         let (store, _) = threaded();
+        store.finish("that opens a segment", b"order 0");
         for polls in 0.. {
             let ran = Cell::new(false);
             let run = once(&store).run(async |_: &mut Claim<Async>| {

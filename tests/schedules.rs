@@ -27,7 +27,7 @@ use shuttle::{
     },
     thread,
 };
-use std::{collections::BTreeSet, sync::Arc, task::Poll};
+use std::{collections::BTreeSet, sync::Arc, task::Poll, time::Duration};
 
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |n| n.parse().unwrap_or_else(|_| panic!("{name}")))
@@ -405,6 +405,55 @@ fn one_of_many_executes() {
             store.close().unwrap();
         }
     });
+}
+
+/// The ring holds a fifth of all records: tasks that wait for room are polled until they have it, or
+/// dropped when they have waited for a while, beside a thread that makes room by itself. Of the
+/// other class a task waits for what is drained. Segments fill as well.
+fn all_have_their_turn(retention: Option<Duration>) {
+    let sim = Sim::with(|options| {
+        let durability = Durability::Buffered { max_delay: HOUR };
+        let options = options.background(true).durability(durability).ring_bytes(0);
+        options.segment_bytes(64 << 10).capacity(512 << 10)
+    });
+    let store = sim.open();
+    let callers = [0, 1, 2].map(|caller| {
+        let store = store.clone();
+        thread::spawn(move || {
+            for n in 0..20 {
+                let name = format!("{caller}-{n}");
+                let response = &[caller; 4000][..];
+                let retention = retention.map(Retention::from);
+                let completion = Completion { response: Some(response), retention, head: b"" };
+                if caller == 0 {
+                    store.claim(&name).complete_with(completion).unwrap();
+                    continue;
+                }
+                let face = AsyncStore::new(store.clone());
+                let begun = block_on(face.begin(key(&name), print())).unwrap();
+                let mut claim = granted(begun);
+                let polls = if caller == 1 { u64::MAX } else { n % 4 };
+                let ended = polled(claim.complete_with(completion), polls);
+                assert!(ended.is_none_or(|ended| ended.is_ok()));
+            }
+        })
+    });
+    callers.into_iter().for_each(|caller| caller.join().unwrap());
+    for n in 0..20 {
+        assert_eq!(store.answer(&format!("0-{n}")), [0; 4000]);
+        assert_eq!(store.answer(&format!("1-{n}")), [1; 4000]);
+    }
+    store.close().unwrap();
+}
+
+#[test]
+fn all_who_find_the_ring_full_have_their_turn() {
+    check(|| all_have_their_turn(None));
+}
+
+#[test]
+fn all_who_find_the_ring_of_another_class_full_have_their_turn() {
+    check(|| all_have_their_turn(Some(2 * HOUR)));
 }
 
 /// Each of these mistakes of `src/broken.rs` is met by the schedules.

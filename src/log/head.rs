@@ -8,35 +8,44 @@
 //! it is copied. The others' rings are plain memory; there a record is in the kernel's hands when
 //! it is drained, and [`Head::drain`] is called before it is acknowledged.
 //!
+//! A task moves nothing itself and takes no segment into use, because both can wait for the disk:
+//! it calls the draining thread ([`Head::serve`]).
+//!
 //! Lock order: tail, then extents. The drain lock is taken before extents and never with tail.
 
 use super::{
-    Busy, Shared,
+    Busy, MAIN_CLASS, Shared,
     footer::{DATA_START, FOOTER_ENTRY_BYTES, FooterEntry, Summary, TRAILER_BYTES},
     frame::{Encoded, Kind, Placed},
     ring::Ring,
+    room::Room,
     slot::Slot,
 };
 use crate::{
     broken::{self, Broken},
-    lane::Lane,
+    lane::{Lane, Place},
     observe::{Timed, events},
     poison::Poisoned,
     position::Location,
-    storage::Region,
+    storage::{PAGE_BYTES, Region},
     sync::{
         Mutex,
-        atomic::{AtomicU64, Ordering},
-        yield_now,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        unlock_fair, yield_now,
     },
     wait::{Bell, Event},
 };
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 /// Positions start here, so that a position minus the start of data is never negative.
 pub(crate) const FIRST_POSITION: u64 = DATA_START;
 
-/// Undrained bytes at which the draining thread is woken.
+/// Undrained bytes at which the draining thread is woken, and which are moved at a time: nobody
+/// waits longer for the right to drain, or for room, than moving so many takes.
 const DRAIN_BYTES: u64 = 256 << 10;
 
 #[derive(Debug)]
@@ -54,15 +63,31 @@ pub(crate) struct Head {
     syncing_since: AtomicU64,
     pub lane: Lane,
     /// Rung when a draining thread has something to do.
-    pub drain_bell: Arc<Bell>,
-    /// The ring has room again.
-    pub room: Event,
+    drain_bell: Arc<Bell>,
+    /// A task waits for what the draining thread does.
+    called: AtomicBool,
+    /// Tasks that wait for room in the ring.
+    room: Room,
+    /// Something was drained for a task, or a segment was taken into use.
+    pub moved: Event,
 }
 
 #[derive(Debug)]
 struct Tail {
     position: u64,
     open: Option<Open>,
+    next: Next,
+}
+
+/// What is known of the segment after the open one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// The open one has room yet.
+    Unwanted,
+    /// A record has found none.
+    Wanted,
+    /// Somebody is taking one into use.
+    Coming,
 }
 
 /// The segment that is being filled.
@@ -140,7 +165,7 @@ impl Head {
         Head {
             class,
             ring: Ring::new(ring, FIRST_POSITION),
-            tail: Mutex::new(Tail { position: FIRST_POSITION, open: None }),
+            tail: Mutex::new(Tail { position: FIRST_POSITION, open: None, next: Next::Unwanted }),
             extents: Mutex::default(),
             draining: Mutex::new(Draining { touched: Vec::new(), full: Vec::new() }),
             drained: AtomicU64::new(FIRST_POSITION),
@@ -148,13 +173,15 @@ impl Head {
             syncing_since: AtomicU64::new(0),
             lane,
             drain_bell,
-            room: Event::new(),
+            called: AtomicBool::new(false),
+            room: Room::default(),
+            moved: Event::new(),
         }
     }
 
     /// Gives the frame its place and copies it there. Never waits: says what is lacking instead.
     ///
-    /// `roll` allows a new segment to be taken; without it only the open one is tried.
+    /// `roll` allows a new segment to be asked for; without it only the open one is tried.
     pub fn append(
         &self,
         shared: &Shared,
@@ -164,22 +191,23 @@ impl Head {
         now: u64,
     ) -> Result<Appended, Busy> {
         let len = frame.len() as u64;
-        let room = self.room.count();
+        let since = self.moved.count();
         let mut tail = self.tail.lock();
         shared.poison.check()?;
         if !tail.open.as_ref().is_some_and(|open| open.fits(frame.len())) {
-            if !roll {
-                return Err(Busy::NoSegment);
+            if tail.next != Next::Coming {
+                if !roll || shared.space.pooled() == 0 {
+                    return Err(Busy::NoSegment);
+                }
+                tail.next = Next::Wanted;
             }
-            self.roll(shared, &mut tail)?;
-            if !tail.open.as_ref().is_some_and(|open| open.fits(frame.len())) {
-                return Err(Busy::NoSegment);
-            }
+            return Err(Busy::Segment { class: self.class, since });
         }
         let position = tail.position;
-        let lapped = position + len > self.drained() + self.ring.bytes();
+        let drained = self.drained();
+        let lapped = position + len > drained + self.ring.bytes();
         if lapped && !broken::is(Broken::LapUndrained) {
-            return Err(Busy::Ring { class: self.class, since: room });
+            return Err(Busy::Ring { class: self.class, len, drained });
         }
         tail.position += len;
         let open = tail.open.as_mut().expect("rolled above");
@@ -201,9 +229,7 @@ impl Head {
         if self.dirty_since.load(Ordering::Relaxed) == 0 {
             self.became_dirty(shared, now);
         }
-        if position / DRAIN_BYTES != (position + len) / DRAIN_BYTES {
-            self.drain_bell.ring();
-        }
+        self.drain_soon(shared, position, len);
         Ok(Appended {
             location: Location::new(number, offset),
             class: self.class,
@@ -212,17 +238,46 @@ impl Head {
         })
     }
 
-    /// Closes the open segment and takes another into use.
-    fn roll(&self, shared: &Shared, tail: &mut Tail) -> Result<(), Busy> {
-        let slot = shared.space.take(self.class).ok_or(Busy::NoSegment)?;
-        slot.activate(shared.life, self.class, tail.position)
-            .map_err(|error| shared.poison.trip("taking a segment into use", &error))?;
+    /// Wakes the draining thread each time that there is a piece more to drain: in `Buffered`;
+    /// otherwise the commits drain, and it helps when they fall behind.
+    fn drain_soon(&self, shared: &Shared, position: u64, len: u64) {
+        let behind = || position - self.drained() > self.ring.bytes() / 2;
+        if position / DRAIN_BYTES != (position + len) / DRAIN_BYTES
+            && self.class == MAIN_CLASS
+            && (shared.buffered || behind())
+        {
+            self.drain_bell.ring();
+        }
+    }
+
+    /// Closes the open segment and takes another into use, if a record has found no room and
+    /// nobody is at it. Whether that was so; then [`Head::moved`] is to be notified, with no lock
+    /// held.
+    pub fn roll(&self, shared: &Shared) -> Result<bool, Poisoned> {
+        let mut tail = self.tail.lock();
+        if tail.next != Next::Wanted {
+            return Ok(false);
+        }
+        tail.next = Next::Unwanted;
+        let Some(slot) = shared.space.take(self.class) else {
+            // Another head has taken the last one. Whoever waits tries again, and learns it.
+            return Ok(true);
+        };
+        self.close_open(shared, &mut tail);
+        tail.next = Next::Coming;
+        let position = tail.position;
+        drop(tail);
+        // The lock is not held while the disk is written to: whoever wants to append is told what
+        // there is to wait for.
+        let activated = slot.activate(shared.life, self.class, position);
+        let mut tail = self.tail.lock();
+        tail.next = Next::Unwanted;
+        activated.map_err(|error| shared.poison.trip("taking a segment into use", &error))?;
         events::rolled(slot.number, self.class);
-        self.close_open(shared, tail);
         self.extents.lock().push_back(Extent { slot: slot.clone(), full: None });
         tail.open =
             Some(Open { slot, entries: Vec::new(), at: DATA_START, newest_ms: 0, drop_ms: 0 });
-        Ok(())
+        Ok(true)
     }
 
     /// The open segment takes no more records. What it had over (or under: a full segment has
@@ -280,43 +335,124 @@ impl Head {
     /// Moves what is written without a gap into the segments.
     pub fn drain(&self, shared: &Shared) -> Result<u64, Poisoned> {
         let mut draining = self.draining.lock();
-        self.drain_locked(shared, &mut draining)
+        while self.drain_piece(shared, &mut draining)? {}
+        Ok(self.drained())
     }
 
-    fn drain_locked(&self, shared: &Shared, draining: &mut Draining) -> Result<u64, Poisoned> {
+    /// Moves a piece, unless somebody has since `drained` was the end of what is. Whether more is
+    /// drained now; if not, somebody is in the middle of copying the oldest frame.
+    pub fn drain_some(&self, shared: &Shared, drained: u64) -> Result<bool, Poisoned> {
+        let mut draining = self.draining.lock();
+        if self.drained() == drained {
+            self.drain_piece(shared, &mut draining)?;
+        }
+        unlock_fair(draining);
+        Ok(self.drained() != drained)
+    }
+
+    /// Moves a piece, within one segment. Whether there was something to do.
+    fn drain_piece(&self, shared: &Shared, draining: &mut Draining) -> Result<bool, Poisoned> {
         shared.poison.check()?;
-        let before = self.drained();
-        let mut position = before;
-        let written = self.ring.written_from(position);
-        loop {
-            let Some((slot, full)) = self.next_extent() else {
-                break;
-            };
-            let upto = full.unwrap_or(u64::MAX).min(written);
-            if upto > position {
-                let offset = position - slot.base();
-                self.ring
-                    .drain_to(position, upto - position, &*slot.file, offset)
-                    .map_err(|error| shared.poison.trip("writing a segment", &error))?;
-                let reached = upto - slot.base();
-                match draining.touched.last_mut() {
-                    Some((last, at)) if last.number == slot.number => *at = reached,
-                    _ => draining.touched.push((slot.clone(), reached)),
-                }
-                slot.set_drained(reached);
-                position = upto;
-                self.drained.store(position, Ordering::Release);
+        let position = self.drained();
+        let piece = DRAIN_BYTES.min(self.ring.bytes() / 2);
+        let written = self.ring.written_within(position, position + piece);
+        let Some((slot, full)) = self.next_extent() else {
+            return Ok(false);
+        };
+        let upto = full.unwrap_or(u64::MAX).min(written);
+        if upto > position {
+            let (offset, reached) = (position - slot.base(), upto - slot.base());
+            // To the end of the page: a page of which only a part is written, and which is in no
+            // cache, would have to be read from the disk first. What follows in the ring is
+            // written over by the next piece, or the footer.
+            let end = reached.next_multiple_of(PAGE_BYTES as u64).min(slot.bytes);
+            let len = (end - offset).min(self.ring.bytes());
+            self.ring
+                .drain_to(position, len, &*slot.file, offset)
+                .map_err(|error| shared.poison.trip("writing a segment", &error))?;
+            match draining.touched.last_mut() {
+                Some((last, at)) if last.number == slot.number => *at = reached,
+                _ => draining.touched.push((slot.clone(), reached)),
             }
-            if full != Some(position) {
-                break;
-            }
+            slot.set_drained(reached);
+            self.drained.store(upto, Ordering::Release);
+        } else if full != Some(position) {
+            return Ok(false);
+        }
+        if full == Some(upto) {
             let extent = self.extents.lock().pop_front().expect("seen above");
             draining.full.extend(extent.full);
         }
-        if position > before {
-            self.room.notify();
+        Ok(true)
+    }
+
+    /// Whether there is a thread that drains when it is called.
+    pub fn is_served(&self) -> bool {
+        self.drain_bell.has_listener()
+    }
+
+    /// Has the draining thread look at what tasks wait for.
+    pub fn call(&self) {
+        self.called.store(true, Ordering::SeqCst);
+        self.drain_bell.ring();
+    }
+
+    /// For a task: ready when there is room for `len` bytes. Must be given up with
+    /// [`Head::leave_room`].
+    pub fn poll_room(&self, len: u64, place: &mut Place, context: &mut Context<'_>) -> Poll<()> {
+        let queues = place.id.is_none();
+        let polled = self.room.poll(len, place, context);
+        if queues {
+            self.call();
         }
-        Ok(position)
+        polled
+    }
+
+    /// Ends a wait for room.
+    pub fn leave_room(&self, len: u64, place: &mut Place) {
+        if self.room.leave(len, place) {
+            self.call();
+        }
+    }
+
+    /// For the draining thread: whether it was called since this was asked last.
+    pub fn take_call(&self) -> bool {
+        self.called.swap(false, Ordering::SeqCst)
+    }
+
+    /// For the draining thread: drains, and wakes tasks for which there is room. If it was `called`
+    /// it goes on until nobody waits for room or all is drained; of other classes than the main
+    /// one, what was written before it began.
+    pub fn serve(&self, shared: &Shared, called: bool) -> Result<(), Poisoned> {
+        // A record of the main class need not be drained to be in the kernel's hands.
+        let waited_for = called && self.class != MAIN_CLASS;
+        let target = if waited_for { self.reserved() } else { 0 };
+        loop {
+            let mut draining = self.draining.lock();
+            let moved = self.drain_piece(shared, &mut draining)?;
+            unlock_fair(draining);
+            let undrained = self.reserved().saturating_sub(self.drained());
+            let free = self.ring.bytes().saturating_sub(undrained);
+            let left = self.room.grant(free, undrained == 0);
+            if moved {
+                continue;
+            }
+            if !(called && left && undrained > 0) && self.drained() >= target {
+                break;
+            }
+            // Somebody is in the middle of copying the oldest frame.
+            yield_now();
+        }
+        if waited_for {
+            self.moved.notify();
+        }
+        Ok(())
+    }
+
+    /// Nothing is drained any more: whoever waits for it looks why.
+    pub fn release_waiters(&self) {
+        self.room.release();
+        self.moved.notify();
     }
 
     /// The oldest segment with bytes to receive, and the position at which it is full.
@@ -334,14 +470,17 @@ impl Head {
         let target = self.reserved();
         let (position, touched, full) = loop {
             let mut draining = self.draining.lock();
-            let position = self.drain_locked(shared, &mut draining)?;
+            let moved = self.drain_piece(shared, &mut draining)?;
+            let position = self.drained();
             if position >= target {
                 let touched = std::mem::take(&mut draining.touched);
                 break (position, touched, std::mem::take(&mut draining.full));
             }
-            drop(draining);
-            // Somebody is in the middle of copying a frame; that takes no longer than a copy.
-            yield_now();
+            unlock_fair(draining);
+            if !moved {
+                // Somebody is in the middle of copying a frame; that takes no longer than a copy.
+                yield_now();
+            }
         };
         if broken::is(Broken::FooterBeforeContent) {
             let seal = |full: &Full| full.slot.seal(&full.entries, &full.summary);

@@ -4,6 +4,7 @@ mod footer;
 pub(crate) mod frame;
 mod head;
 mod ring;
+mod room;
 pub(crate) mod scan;
 mod slot;
 mod space;
@@ -48,8 +49,15 @@ pub(crate) fn class_of(retention_ms: u64, main_ms: u64) -> u8 {
 /// What is lacking for an append to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Busy {
-    /// The ring of this class is full; wait for its room to be counted past `since`.
+    /// The ring of this class, drained up to `drained`, has no room for `len` bytes.
     Ring {
+        class: u8,
+        len: u64,
+        drained: u64,
+    },
+    /// The open segment of this class has no room, and there is another: wait for its head to
+    /// have moved since `since`.
+    Segment {
         class: u8,
         since: u64,
     },
@@ -84,6 +92,7 @@ pub(crate) struct Log {
     /// Largest record plus margin: the size of the rings that are made on demand.
     small_ring: u64,
     class_bell: Arc<Bell>,
+    drain_bell: Arc<Bell>,
 }
 
 impl Log {
@@ -96,10 +105,10 @@ impl Log {
         class_bell: Arc<Bell>,
     ) -> Self {
         let heads = [const { OnceLock::new() }; CLASSES];
-        let main = Head::new(MAIN_CLASS, ring, main_lane, drain_bell);
+        let main = Head::new(MAIN_CLASS, ring, main_lane, drain_bell.clone());
         assert!(heads[0].set(main).is_ok());
         let small_ring = (2 * shared.frame_max).next_multiple_of(64).max(64 << 10);
-        Log { shared, slots, heads, small_ring, class_bell }
+        Log { shared, slots, heads, small_ring, class_bell, drain_bell }
     }
 
     /// The head of a class; made when it is first used.
@@ -107,7 +116,7 @@ impl Log {
         self.heads[class as usize].get_or_init(|| {
             let ring = heap_region(self.small_ring as usize);
             let lane = Lane::new(self.class_bell.clone(), None);
-            Head::new(class, ring, lane, Arc::new(Bell::default()))
+            Head::new(class, ring, lane, self.drain_bell.clone())
         })
     }
 

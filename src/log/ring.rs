@@ -64,16 +64,18 @@ impl Ring {
         Ok(())
     }
 
-    /// Where the frames that are written without a gap from `from` on end.
-    pub fn written_from(&self, from: u64) -> u64 {
+    /// Where the frames that are written without a gap from `from` on end; beyond `enough` no
+    /// further frame is looked at.
+    pub fn written_within(&self, from: u64, enough: u64) -> u64 {
         let mut position = from;
-        loop {
+        while position < enough {
             let end = self.mark_of(position).load(Ordering::Acquire);
             if end <= position {
-                return position;
+                break;
             }
             position = end;
         }
+        position
     }
 
     /// Copies bytes out. They may be torn if the range has been lapped.
@@ -100,12 +102,7 @@ impl Ring {
         file: &dyn StorageFile,
         offset: u64,
     ) -> io::Result<()> {
-        let (at, first, rest) = self.split(position, len as usize);
-        file.write_region(offset, &self.region, at, first)?;
-        if rest > 0 {
-            file.write_region(offset + first as u64, &self.region, 0, rest)?;
-        }
-        Ok(())
+        file.write_region(offset, &self.region, (position % self.bytes) as usize, len as usize)
     }
 }
 
@@ -131,7 +128,7 @@ mod loom_tests {
                 let ring = ring.clone();
                 thread::spawn(move || ring.write(640, &frame(2)).unwrap())
             };
-            let prefix = ring.written_from(512);
+            let prefix = ring.written_within(512, u64::MAX);
             assert!([512, 640, 768].contains(&prefix));
             let mut read = [0; 128];
             if prefix >= 640 {
@@ -140,7 +137,7 @@ mod loom_tests {
             }
             other.join().unwrap();
             second.join().unwrap();
-            assert_eq!(ring.written_from(512), 768);
+            assert_eq!(ring.written_within(512, u64::MAX), 768);
         });
     }
 }

@@ -1,10 +1,11 @@
-//! A disk whose syncs of chosen files wait until the test lets them through: what is appended
-//! but not yet durable stays so for as long as a test wants to look at it.
+//! A disk whose syncs (or writes too) of chosen files wait until the test lets them through: what
+//! is appended but not yet durable stays so for as long as a test wants to look at it.
 
 use super::*;
 use onlyonce::storage::{Region, Storage, StorageFile};
 use std::{
     io,
+    ops::Range,
     sync::{Condvar, Mutex},
 };
 
@@ -12,7 +13,11 @@ use std::{
 struct State {
     /// Names that begin like this wait in their syncs.
     shut: Option<&'static str>,
+    /// And when they are written to.
+    writes_too: bool,
     waiting: usize,
+    /// Where the writes out of a map began and ended.
+    region_writes: Vec<Range<u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -28,7 +33,7 @@ pub struct Gated {
     gate: Arc<Gate>,
 }
 
-/// Syncs wait while this exists.
+/// Calls wait while this exists.
 pub struct Shut(Arc<Gate>);
 
 impl Gated {
@@ -38,8 +43,24 @@ impl Gated {
 
     /// From now on, syncs of files whose names begin with `prefix` wait.
     pub fn shut(&self, prefix: &'static str) -> Shut {
-        self.gate.state.lock().unwrap().shut = Some(prefix);
+        self.shut_for(prefix, false)
+    }
+
+    /// The same of syncs and writes, but for stores through a map.
+    pub fn shut_writes(&self, prefix: &'static str) -> Shut {
+        self.shut_for(prefix, true)
+    }
+
+    fn shut_for(&self, prefix: &'static str, writes_too: bool) -> Shut {
+        let mut state = self.gate.state.lock().unwrap();
+        (state.shut, state.writes_too) = (Some(prefix), writes_too);
+        drop(state);
         Shut(self.gate.clone())
+    }
+
+    /// Where the writes out of a map began and ended, in the order in which they were made.
+    pub fn region_writes(&self) -> Vec<Range<u64>> {
+        self.gate.state.lock().unwrap().region_writes.clone()
     }
 
     fn wrap(&self, name: &str, file: Arc<dyn StorageFile>) -> Arc<dyn StorageFile> {
@@ -66,6 +87,19 @@ struct GatedFile {
     name: String,
     file: Arc<dyn StorageFile>,
     gate: Arc<Gate>,
+}
+
+impl GatedFile {
+    fn pass(&self, writes: bool) {
+        let mut state = self.gate.state.lock().unwrap();
+        while state.shut.is_some_and(|prefix| self.name.starts_with(prefix))
+            && (state.writes_too || !writes)
+        {
+            state.waiting += 1;
+            state = self.gate.changed.wait(state).unwrap();
+            state.waiting -= 1;
+        }
+    }
 }
 
 impl Storage for Gated {
@@ -108,21 +142,18 @@ impl StorageFile for GatedFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.pass(true);
         self.file.write_at(offset, bytes)
     }
 
     fn write_region(&self, at: u64, region: &Region, from: usize, len: usize) -> io::Result<()> {
+        self.pass(true);
+        self.gate.state.lock().unwrap().region_writes.push(at..at + len as u64);
         self.file.write_region(at, region, from, len)
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut state = self.gate.state.lock().unwrap();
-        while state.shut.is_some_and(|prefix| self.name.starts_with(prefix)) {
-            state.waiting += 1;
-            state = self.gate.changed.wait(state).unwrap();
-            state.waiting -= 1;
-        }
-        drop(state);
+        self.pass(false);
         self.file.sync()
     }
 

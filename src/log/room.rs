@@ -1,0 +1,209 @@
+//! Tasks that wait for room in a ring, in the order in which they came.
+//!
+//! As many are woken as there is room for: of ten thousand that wait for a ring of four thousand
+//! records, all would else look each time that a few places come free.
+//!
+//! Ground rules. Only the draining thread grants. Whoever has queued calls it; whoever has been
+//! granted room, or gives up, leaves, and calls it again if others wait. When it is called it drains
+//! until nobody waits or the ring is empty. If then nobody has been woken, because all of the ring
+//! is granted to tasks that may not be polled for long, all are.
+
+use crate::{lane::Place, sync::Mutex, wait::Wakes};
+use std::{
+    collections::VecDeque,
+    task::{Context, Poll, Waker},
+};
+
+#[derive(Debug, Default)]
+pub(crate) struct Room(Mutex<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    next_id: u64,
+    /// Bytes for those who were woken and have not left yet.
+    granted: u64,
+    waiters: VecDeque<Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    id: u64,
+    /// Bytes of its frame.
+    len: u64,
+    waker: Waker,
+}
+
+impl Room {
+    /// Ready when room for `len` bytes has been granted. The first call queues.
+    pub fn poll(&self, len: u64, place: &mut Place, context: &mut Context<'_>) -> Poll<()> {
+        let mut waker = context.waker().clone();
+        let mut queue = self.0.lock();
+        let Some(id) = place.id else {
+            queue.next_id += 1;
+            let id = queue.next_id;
+            place.id = Some(id);
+            queue.waiters.push_back(Waiter { id, len, waker });
+            return Poll::Pending;
+        };
+        let Some(at) = queue.find(id) else {
+            return Poll::Ready(());
+        };
+        // The old one is dropped after the lock: a waker's own code runs under none.
+        std::mem::swap(&mut queue.waiters[at].waker, &mut waker);
+        drop(queue);
+        Poll::Pending
+    }
+
+    /// Whoever has polled is about to try again, or is gone. Whether others wait.
+    pub fn leave(&self, len: u64, place: &mut Place) -> bool {
+        let Some(id) = place.id.take() else { return false };
+        let mut gone = None;
+        let mut queue = self.0.lock();
+        match queue.find(id) {
+            Some(at) => gone = queue.waiters.remove(at),
+            None => queue.granted -= len,
+        }
+        let others = !queue.waiters.is_empty();
+        drop(queue);
+        drop(gone);
+        others
+    }
+
+    /// Wakes those who come first, as many as `free` bytes are enough for; of an `empty` ring all if
+    /// else nobody would be woken. Whether some are left.
+    pub fn grant(&self, free: u64, empty: bool) -> bool {
+        let mut wakes = Wakes::default();
+        let mut queue = self.0.lock();
+        let waited = queue.waiters.len();
+        queue.wake_within(free, &mut wakes);
+        if empty && queue.waiters.len() == waited {
+            queue.wake_within(u64::MAX, &mut wakes);
+        }
+        !queue.waiters.is_empty()
+    }
+
+    /// There will be no more draining: all find out why.
+    pub fn release(&self) {
+        let mut wakes = Wakes::default();
+        self.0.lock().wake_within(u64::MAX, &mut wakes);
+    }
+}
+
+impl Queue {
+    /// Where in the queue this waiter is.
+    fn find(&self, id: u64) -> Option<usize> {
+        self.waiters.binary_search_by_key(&id, |waiter| waiter.id).ok()
+    }
+
+    fn wake_within(&mut self, free: u64, wakes: &mut Wakes) {
+        while self.waiters.front().is_some_and(|first| self.granted + first.len <= free) {
+            let Waiter { len, waker, .. } = self.waiters.pop_front().expect("seen above");
+            self.granted += len;
+            wakes.add([waker]);
+        }
+    }
+}
+
+#[cfg(all(test, not(any(onlyonce_loom, onlyonce_shuttle))))]
+mod tests {
+    use super::*;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+    use std::task::Wake;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    struct Task {
+        woken: Arc<Woken>,
+        place: Place,
+    }
+
+    impl Task {
+        fn new() -> Self {
+            Task { woken: Arc::default(), place: Place::default() }
+        }
+
+        fn poll(&mut self, room: &Room, len: u64) -> Poll<()> {
+            let waker = Waker::from(self.woken.clone());
+            room.poll(len, &mut self.place, &mut Context::from_waker(&waker))
+        }
+    }
+
+    fn waiting<const N: usize>(room: &Room) -> [Task; N] {
+        [(); N].map(|()| {
+            let mut task = Task::new();
+            assert!(task.poll(room, 100).is_pending());
+            task
+        })
+    }
+
+    fn wakes<const N: usize>(tasks: &[Task; N]) -> [usize; N] {
+        tasks.each_ref().map(|task| task.woken.0.load(Ordering::SeqCst))
+    }
+
+    #[test]
+    fn as_many_are_woken_as_there_is_room_for() {
+        let room = Room::default();
+        let mut tasks: [_; 4] = waiting(&room);
+        assert!(room.grant(99, false), "nobody fits");
+        assert!(room.grant(250, false));
+        assert_eq!(wakes(&tasks), [1, 1, 0, 0]);
+        // What was granted is not granted again.
+        assert!(room.grant(250, false));
+        assert_eq!(wakes(&tasks), [1, 1, 0, 0]);
+        assert!(tasks[0].poll(&room, 100).is_ready());
+        assert!(room.leave(100, &mut tasks[0].place), "two wait");
+        assert!(room.grant(250, false));
+        assert_eq!(wakes(&tasks), [1, 1, 1, 0]);
+        assert!(!room.grant(400, false));
+        assert_eq!(wakes(&tasks), [1; 4]);
+    }
+
+    #[test]
+    fn those_who_are_woken_and_not_polled_keep_nobody_waiting() {
+        let room = Room::default();
+        let tasks: [_; 3] = waiting(&room);
+        assert!(room.grant(100, true));
+        assert_eq!(wakes(&tasks), [1, 0, 0]);
+        assert!(!room.grant(100, true));
+        assert_eq!(wakes(&tasks), [1; 3]);
+        assert!(!room.grant(100, true));
+    }
+
+    #[test]
+    fn who_gives_up_keeps_nobody_waiting() {
+        let room = Room::default();
+        let mut tasks: [_; 3] = waiting(&room);
+        assert!(room.leave(100, &mut tasks[0].place));
+        assert!(room.grant(100, false));
+        assert_eq!(wakes(&tasks), [0, 1, 0]);
+        // Woken, and dropped instead of polled.
+        assert!(room.leave(100, &mut tasks[1].place));
+        assert!(!room.grant(100, false));
+        assert_eq!(wakes(&tasks), [0, 1, 1]);
+        assert!(!room.leave(100, &mut tasks[2].place), "nobody is left");
+        assert!(!room.leave(100, &mut tasks[2].place), "leaving twice is nothing");
+        assert!(!room.grant(0, true));
+    }
+
+    #[test]
+    fn all_are_released_in_the_end() {
+        let room = Room::default();
+        let mut tasks: [_; 3] = waiting(&room);
+        room.release();
+        assert_eq!(wakes(&tasks), [1; 3]);
+        for task in &mut tasks {
+            assert!(task.poll(&room, 100).is_ready());
+            assert!(!room.leave(100, &mut task.place));
+        }
+    }
+}
