@@ -113,7 +113,7 @@ fn a_duplicate_meets_the_running_one() {
 #[test]
 fn an_interrupted_key_is_taken_over() {
     block_on(async {
-        let Some((store, mut client, ..)) = shop().await else { return };
+        let Some((store, mut client, _server, _)) = shop().await else { return };
         let face = AsyncStore::new(store.clone());
         let Begin::Execute(mut outside) = face.begin(key("k"), print()).await.unwrap() else {
             panic!("not granted")
