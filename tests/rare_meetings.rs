@@ -35,13 +35,14 @@ fn what_an_earlier_life_left_in_a_free_segment_stays_gone() {
         let options = small(&clock).durability(BUFFERED);
         let disk = SimStorage::new(seed);
         let store = open(&options, &disk).unwrap();
-        // Of another class than the store's own: in their segment at once, without a sync.
-        keys.iter().for_each(|key| complete_for(&store, key, 90_000, &[7; 500]));
+        // Of another class than the store's own: in their segment at once, without a sync. Of a size
+        // with which some lie on later pages than the first, which is written as a whole.
+        keys.iter().for_each(|key| complete_for(&store, key, 90_000, &[7; 1500]));
         let disk = disk.power_cut();
         drop(store);
         let store = open(&options, &disk).unwrap();
         let before: Vec<_> = keys.iter().map(|key| is_completed(&store, key)).collect();
-        complete_for(&store, "later0", 90_000, &[8; 500]);
+        complete_for(&store, "later0", 90_000, &[8; 1500]);
         stale += u32::from(before.iter().any(|completed| !completed));
         let disk = disk.kill();
         drop(store);
@@ -102,7 +103,7 @@ fn a_completed_claim_is_gone_for_good_before_its_record_goes() {
 /// begun to free it: with power the segment would go back to being one of an earlier life.
 #[test]
 fn a_segment_is_freed_on_the_disk_before_a_new_life_begins() {
-    for seed in 0..20 {
+    for seed in 0..60 {
         let clock = ManualClock::at(crash::T0);
         let options = small(&clock);
         let disk = SimStorage::new(seed);
