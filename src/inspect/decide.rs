@@ -63,37 +63,54 @@ impl Inspection {
     }
 
     pub(super) fn decide(&mut self, claims: Vec<Found>) {
+        let hash = |found: &Found| self.hasher.hash(found.key.as_ref());
+        let claimed: HashSet<u64> = claims.iter().map(hash).collect();
+        let tokens: HashSet<u64> = claims.iter().map(|found| found.token.get()).collect();
         let mut tombstones = Vec::new();
-        let mut failures: HashMap<u64, (Arc<[u8]>, u64)> = HashMap::new();
+        let mut failures = Vec::new();
         for segment in &self.segments {
             for entry in segment.entries() {
-                let location = Location::new(segment.slot.number, entry.offset);
-                if entry.kind.is_record() {
-                    self.decided.records.push((entry.hash, location));
-                    continue;
-                }
-                match self.frame(location) {
-                    Lies::Here(frame) if entry.kind == Kind::Tombstone => tombstones.push(frame),
-                    Lies::Here(frame) if entry.kind == Kind::Failed => {
-                        let (token, at) = (frame.header.token, frame.header.time_ms);
-                        let known = failures.get(&token).is_some_and(|(_, known)| *known > at);
-                        if !known {
-                            failures.insert(token, (frame.body().into(), at));
-                        }
-                    }
-                    Lies::Here(_) | Lies::Gone => {}
-                    Lies::Damaged(_) => {
-                        let what = "a decision about a key does not read back";
-                        self.problems.push(Problem::at(location, what));
-                        self.decided.lost.insert(location);
-                    }
+                let place = (entry.hash, Location::new(segment.slot.number, entry.offset));
+                match entry.kind {
+                    Kind::Tombstone => tombstones.push(place),
+                    Kind::Failed if claimed.contains(&entry.hash) => failures.push(place.1),
+                    kind if kind.is_record() => self.decided.records.push(place),
+                    _ => {}
                 }
             }
         }
         self.decided.records.sort_unstable();
+        // As an opening does, only those are read that something depends on.
+        tombstones
+            .retain(|(hash, _)| claimed.contains(hash) || self.candidates(*hash).next().is_some());
+        let tombstones: Vec<Frame> =
+            tombstones.into_iter().filter_map(|(_, location)| self.decision(location)).collect();
+        let mut answers: HashMap<u64, (Arc<[u8]>, u64)> = HashMap::new();
+        for location in failures {
+            let Some(frame) = self.decision(location) else { continue };
+            let (token, at) = (frame.header.token, frame.header.time_ms);
+            let known = answers.get(&token).is_some_and(|(_, known)| *known > at);
+            if tokens.contains(&token) && !known {
+                answers.insert(token, (frame.body().into(), at));
+            }
+        }
         self.hide_replaced();
         let buried = self.bury(&tombstones);
-        self.decided.undecided = self.still_undecided(claims, &buried, &mut failures);
+        self.decided.undecided = self.still_undecided(claims, &buried, &mut answers);
+    }
+
+    /// A tombstone or a failure; one that doesn't read is a problem.
+    fn decision(&mut self, location: Location) -> Option<Frame> {
+        match self.frame(location) {
+            Lies::Here(frame) => Some(frame),
+            Lies::Gone => None,
+            Lies::Damaged(_) => {
+                let what = "a decision about a key does not read back";
+                self.problems.push(Problem::at(location, what));
+                self.decided.lost.insert(location);
+                None
+            }
+        }
     }
 
     /// Of several records of one key only the one with the highest token counts.

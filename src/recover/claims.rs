@@ -13,7 +13,7 @@ use crate::{
     claim::{Held, Phase},
     engine::Engine,
     error::OpenError,
-    index::{Answer, HeldTerms, Undecided},
+    index::{Answer, HeldTerms, Index, Undecided},
     key::OwnedKey,
     lane::Lane,
     log::file_name,
@@ -113,6 +113,11 @@ impl ClaimsFile {
         format::read_time(&self.bytes, superblock.store).unwrap_or(0)
     }
 
+    /// The hashes of the keys of all claims.
+    pub fn hashes(&self, index: &Index) -> HashSet<u64> {
+        self.contents.claims.iter().map(|found| index.hash(found.key.as_ref())).collect()
+    }
+
     /// Opens it for use.
     pub fn open(
         &self,
@@ -149,7 +154,7 @@ impl Engine {
         &self,
         claims: &ClaimsFile,
         frames: &Frames<'_>,
-        decisions: &Decisions,
+        decisions: &mut Decisions,
     ) -> Result<Vec<Kept>, OpenError> {
         let now = self.now();
         let mut newest: HashMap<&OwnedKey, &Found> = HashMap::new();
@@ -159,7 +164,7 @@ impl Engine {
                 *known = found;
             }
         }
-        let mut kept = Vec::new();
+        let mut undecided = Vec::new();
         for found in newest.into_values() {
             let recorded = match frames.highest_token(&self.index, found.key.as_ref())? {
                 Ok(recorded) => recorded.max(decisions.buried.get(&found.key).copied()),
@@ -177,18 +182,23 @@ impl Engine {
             if recorded.is_some_and(|token| token >= found.token.get()) {
                 continue;
             }
-            let failure = decisions.failures.get(&found.token.get());
-            let interrupted = match (failure, found.interrupted) {
+            undecided.push(found);
+        }
+        let hash = |found: &&Found| (self.index.hash(found.key.as_ref()), found.token.get());
+        let mut failures = decisions.failures(frames, undecided.iter().map(hash))?;
+        let kept = |found: &Found| {
+            let failure = failures.remove(&found.token.get());
+            let interrupted = match (&failure, found.interrupted) {
                 (_, Some(noted)) => noted,
                 // Since when isn't known: the holder may have gone on after it had failed, and
                 // renewals are not written. From now, then, and noted below.
                 (Some(_), None) => (Reason::Failed, now),
                 (None, None) => (Reason::Crashed, now),
             };
-            let answer = failure.map(|(answer, _)| answer.clone());
-            kept.push(Kept { found: found.clone(), interrupted, answer });
-        }
-        Ok(kept)
+            let answer = failure.map(|(answer, _)| answer);
+            Kept { found: found.clone(), interrupted, answer }
+        };
+        Ok(undecided.into_iter().map(kept).collect())
     }
 
     /// Takes the undecided claims into the new life, all interrupted, and writes down since when.

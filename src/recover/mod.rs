@@ -217,9 +217,10 @@ impl Opening<'_> {
             bells,
         };
         let frames = Frames { segments: &read.segments, salvage };
-        let decisions = records::index(&mut engine.index, &frames)?;
+        let claimed = read.claims.hashes(&engine.index);
+        let mut decisions = records::index(&mut engine.index, &frames, &claimed)?;
+        let claims = engine.decide_claims(&read.claims, &frames, &mut decisions)?;
         engine.damaged_places += decisions.damaged;
-        let claims = engine.decide_claims(&read.claims, &frames, &decisions)?;
 
         // From here on it is written.
         let io = |doing: &str| OpenError::io(format!("{doing} in {}", engine.storage.place()));

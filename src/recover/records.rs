@@ -1,4 +1,8 @@
 //! Fills the index from what the segments list: all records, then what the tombstones take away.
+//!
+//! A record's place is listed with its hash, so it need not be read. Of tombstones and failures
+//! only those are read that something depends on: a store that has been failing for weeks lists
+//! millions of them.
 
 use super::segments::Segment;
 use crate::{
@@ -12,32 +16,54 @@ use crate::{
     sync::thread,
 };
 use smallvec::SmallVec;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 /// What the log says of keys that have no record in it.
 #[derive(Default)]
 pub(super) struct Decisions {
-    /// By token: the answer that a failed holder left, and when.
-    pub failures: HashMap<u64, (Arc<[u8]>, u64)>,
-    /// The token of the tombstone of a key.
+    /// The highest token of a tombstone, of keys that may have a claim.
     pub buried: HashMap<OwnedKey, u64>,
+    /// Where failures of the hashes of claims lie.
+    failures: Vec<(u64, Location)>,
     /// Those that don't read, which only salvage passes over.
     pub damaged: u64,
 }
 
-impl Decisions {
-    /// A holder may have failed, gone on, and failed again: the last answer counts.
-    fn failed(&mut self, frame: &Frame) {
-        let (token, at) = (frame.header.token, frame.header.time_ms);
-        let known = self.failures.get(&token).is_some_and(|(_, known)| *known > at);
-        if !known {
-            self.failures.insert(token, (frame.body().into(), at));
-        }
-    }
+/// By token: the answer that a failed holder left, and when.
+pub(super) type Failures = HashMap<u64, (Arc<[u8]>, u64)>;
 
+impl Decisions {
     fn buries(&mut self, frame: &Frame) {
         let token = self.buried.entry(frame.key().owned()).or_insert(0);
         *token = frame.header.token.max(*token);
+    }
+
+    /// What holders left who failed, for those of these claims (by hash and token) that have
+    /// failed. Other failures are not read: their keys are decided.
+    pub fn failures(
+        &mut self,
+        frames: &Frames<'_>,
+        claims: impl Iterator<Item = (u64, u64)>,
+    ) -> Result<Failures, OpenError> {
+        let claims: HashSet<(u64, u64)> = claims.collect();
+        let hashes: HashSet<u64> = claims.iter().map(|(hash, _)| *hash).collect();
+        let mut failures = Failures::new();
+        for (hash, location) in std::mem::take(&mut self.failures) {
+            if !hashes.contains(&hash) {
+                continue;
+            }
+            let Some(frame) = frames.decision(location, &mut self.damaged)? else { continue };
+            let (token, at) = (frame.header.token, frame.header.time_ms);
+            // A holder may have failed, gone on, and failed again: the last answer counts.
+            let known = failures.get(&token).is_some_and(|(_, known)| *known > at);
+            if claims.contains(&(hash, token)) && !known {
+                failures.insert(token, (frame.body().into(), at));
+            }
+        }
+        Ok(failures)
     }
 }
 
@@ -74,6 +100,29 @@ impl Frames<'_> {
         }
     }
 
+    /// A tombstone or a failure that something depends on. One that is damaged has been promised:
+    /// only salvage passes it over, and counts it.
+    fn decision(&self, location: Location, damaged: &mut u64) -> Result<Option<Frame>, OpenError> {
+        let frame = self.at(location)?;
+        if frame.is_none() && !self.salvage {
+            return Err(OpenError::Damaged {
+                file: file_name(location.slot()),
+                offset: location.offset(),
+                what: "a decision about a key does not read back",
+            });
+        }
+        *damaged += u64::from(frame.is_none());
+        Ok(frame)
+    }
+
+    /// Whether the index has a record of this hash. Reads nothing.
+    fn is_recorded(&self, index: &Index, hash: u64) -> bool {
+        // An entry keeps a part of its hash; what is listed tells the rest.
+        let shard = index.shard(hash);
+        let mut candidates = shard.candidates(hash);
+        candidates.any(|location| self.hash_at(location) == Some(hash))
+    }
+
     /// The highest token of a record of this key; or the location of damage that may be one.
     pub fn highest_token(
         &self,
@@ -106,7 +155,12 @@ impl Frames<'_> {
     }
 }
 
-pub(super) fn index(index: &mut Index, frames: &Frames<'_>) -> Result<Decisions, OpenError> {
+/// `claimed`: the hashes of all keys that have a claim.
+pub(super) fn index(
+    index: &mut Index,
+    frames: &Frames<'_>,
+    claimed: &HashSet<u64>,
+) -> Result<Decisions, OpenError> {
     let share = SHARDS.div_ceil(super::threads());
     let mut shards: Vec<&mut Shard> = index.shards_mut().collect();
     thread::scope(|scope| {
@@ -119,25 +173,16 @@ pub(super) fn index(index: &mut Index, frames: &Frames<'_>) -> Result<Decisions,
     })?;
 
     let mut decisions = Decisions::default();
-    for (kind, _, location) in frames.listed() {
-        if kind.is_record() {
-            continue;
-        }
-        match (kind, frames.at(location)?) {
-            (Kind::Tombstone, Some(frame)) => {
-                bury(index, frames, &frame)?;
-                decisions.buries(&frame);
+    for (kind, hash, location) in frames.listed() {
+        match kind {
+            Kind::Failed if claimed.contains(&hash) => decisions.failures.push((hash, location)),
+            Kind::Tombstone if claimed.contains(&hash) || frames.is_recorded(index, hash) => {
+                if let Some(frame) = frames.decision(location, &mut decisions.damaged)? {
+                    bury(index, frames, &frame)?;
+                    decisions.buries(&frame);
+                }
             }
-            (Kind::Failed, Some(frame)) => decisions.failed(&frame),
-            (_, Some(_)) => {}
-            (_, None) if frames.salvage => decisions.damaged += 1,
-            (_, None) => {
-                return Err(OpenError::Damaged {
-                    file: file_name(location.slot()),
-                    offset: location.offset(),
-                    what: "a decision about a key does not read back",
-                });
-            }
+            _ => {}
         }
     }
     Ok(decisions)
