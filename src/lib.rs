@@ -76,7 +76,7 @@
 //! [`Begin::Interrupted`], at once, and never silently granted again. Renewals are not kept: the
 //! end of a process ends its leases.
 
-#![deny(unsafe_code)]
+#![deny(missing_docs, unsafe_code)]
 
 #[cfg(feature = "admin")]
 pub mod admin;

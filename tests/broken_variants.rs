@@ -1,5 +1,5 @@
 //! A proof that catches nothing proves nothing: stores that make one known mistake each
-//! (`src/broken.rs`), and the tests of this folder, run on each of them, must fail.
+//! (`src/broken.rs`), and the tests of the other programs, run on each of them, must fail.
 //!
 //! ```sh
 //! RUSTFLAGS='--cfg onlyonce_broken' cargo test --release --target-dir target/broken \
@@ -10,26 +10,27 @@
 //! mistake. `ONLYONCE_BROKEN=<name>` with any test of a build like this shows how it fails.
 
 #![cfg(onlyonce_broken)]
-#![allow(missing_docs, clippy::duplicate_mod)]
+#![allow(clippy::duplicate_mod)]
 
-#[path = "completing_twice_joins.rs"]
+#[path = "behaviour/completing_twice_joins.rs"]
 mod completing_twice_joins;
-#[path = "damaged_store.rs"]
+#[path = "crash/damaged_store.rs"]
 mod damaged_store;
 #[path = "linearizable.rs"]
 mod linearizable;
-#[path = "model.rs"]
+#[path = "crash/model.rs"]
 mod model;
 #[path = "power_cut_everywhere.rs"]
 mod power_cut_everywhere;
-#[path = "rare_meetings.rs"]
+#[path = "crash/rare_meetings.rs"]
 mod rare_meetings;
-#[path = "three_lives.rs"]
+#[path = "crash/three_lives.rs"]
 mod three_lives;
-#[path = "tokens_after_crashes.rs"]
+#[path = "crash/tokens_after_crashes.rs"]
 mod tokens_after_crashes;
 
 mod common;
+mod reference;
 
 use common::{gate::Gated, *};
 use onlyonce::*;

@@ -1,6 +1,5 @@
 //! What a store tells to a subscriber of `tracing`: the events of docs/operations.md, each at its
 //! point, with a hash and never with a key.
-#![allow(missing_docs)]
 
 mod common;
 

@@ -4,9 +4,6 @@
 //! the input in a file, and says in which. `INPUT=<file>` runs that one only, with the name of the
 //! target as the filter. `WRITE_SEEDS=1` writes the corpus's seeds anew.
 
-#![allow(missing_docs)]
-#![cfg(feature = "fuzzing")]
-
 #[path = "../fuzz/bodies/mod.rs"]
 mod bodies;
 

@@ -1,8 +1,8 @@
 //! H15, H22 over sockets: thousands of connections retry one key while its handler runs.
-#![allow(missing_docs)]
 
-mod http_common;
-use http_common::*;
+#[path = "http/service.rs"]
+mod service;
+use service::*;
 
 use onlyonce::{Options, storage::SimStorage};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

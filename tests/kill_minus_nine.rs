@@ -8,14 +8,12 @@
 //! lines, opens what the last one left, compares, says `S`, and goes on. `KILLS=<n>` kills more
 //! often.
 
-#![allow(missing_docs)]
+mod reference;
 
-mod crash;
-
-use crash::{Rng, response};
 use onlyonce::{
     Begin, BeginError, Durability, Entry, Fingerprint, KeyRef, Options, Scope, State, Store,
 };
+use reference::{Rng, response};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{File, OpenOptions},

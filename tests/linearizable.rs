@@ -6,8 +6,6 @@
 //!
 //! `SECONDS=<n>` looks longer. Threads can't be replayed: a failure prints its whole history.
 
-#![allow(missing_docs)]
-
 mod common;
 #[path = "linearizable/search.rs"]
 mod search;

@@ -3,7 +3,6 @@
 //! The figures are exact, so that a change shows in either direction: one that needs less is
 //! entered here, one that needs more has to say why. What the store's own threads allocate, with
 //! nobody waiting, is not counted.
-#![allow(missing_docs)]
 
 use onlyonce::*;
 use std::{

@@ -9,12 +9,10 @@
 //! however long that takes. Each is judged several times: with the process killed and with the
 //! power cut, with recovery dying on the way, and by another loss of power after recovery.
 
-#![allow(missing_docs)]
+mod reference;
 
-mod crash;
-
-use crash::{Body, KEYS, Op, Rng, Setting, Struck, World};
 use onlyonce::storage::{Fault, SimStorage};
+use reference::{Body, KEYS, Op, Rng, Setting, Struck, World};
 use std::{
     io::ErrorKind,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},

@@ -7,8 +7,6 @@
 //! fail is shown by worlds with one flaw each; that the model is the store's is shown by random
 //! walks that both take. `WALKS=<n>` takes more.
 
-#![allow(missing_docs)]
-
 #[path = "../src/claim.rs"]
 #[allow(dead_code)]
 mod claim;

@@ -11,8 +11,6 @@
 //! schedule; `SCHEDULE=<file>` with its text repeats it.
 
 #![cfg(onlyonce_shuttle)]
-#![allow(missing_docs)]
-
 mod common;
 
 use common::*;

@@ -1,5 +1,4 @@
 //! Style is a test: layering, file and line length, where `unsafe` may be, banned words.
-#![allow(missing_docs)]
 
 use std::{
     fs,

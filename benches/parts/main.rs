@@ -4,7 +4,6 @@
 //! `cargo bench --features parts --bench parts [-- FILTER]`; `-- --test` runs everything once,
 //! very short. What is around the parts (replay, opening, expiry) is measured in `benches/store`,
 //! whose limits, loops and table these are.
-#![allow(missing_docs)]
 
 #[path = "../store/bench.rs"]
 mod bench;

@@ -4,7 +4,6 @@
 //! `cargo bench --bench store [-- FILTER]`; `-- --test` runs everything once, very short. Costs
 //! of single operations go through criterion, throughput of several callers through timed loops.
 //! The stores lie in a directory of `ONLYONCE_BENCH_DIR`, or of cargo's target directory.
-#![allow(missing_docs)]
 
 mod bench;
 mod day;

@@ -3,14 +3,14 @@
 //! The targets of `fuzz_targets/` call these, and `tests/fuzz_corpus.rs` of the crate above does,
 //! with a stable compiler.
 
-#[path = "../../tests/crash/mod.rs"]
-mod crash;
 mod files;
 mod input;
 mod operations;
 mod program;
 mod recover_bytes;
 mod recover_mutated;
+#[path = "../../tests/reference/mod.rs"]
+mod reference;
 mod seeds;
 
 #[cfg(feature = "fuzzing")]

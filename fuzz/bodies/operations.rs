@@ -3,9 +3,9 @@
 //! An input is: setting; fault, its call u16; seed u16; calls (see `program`).
 
 use super::{
-    crash::{Op, Struck, World},
     input::Input,
     program,
+    reference::{Op, Struck, World},
 };
 use onlyonce::storage::Fault;
 use std::io::ErrorKind;

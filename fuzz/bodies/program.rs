@@ -1,9 +1,9 @@
 //! Programs for a store, from bytes: a setting, then four bytes a call.
 
 use super::{
-    crash::{Body, KEYS, Op, Setting, World},
     files::{Files, identify},
     input::Input,
+    reference::{Body, KEYS, Op, Setting, World},
 };
 use onlyonce::storage::SimStorage;
 use std::sync::OnceLock;

@@ -10,10 +10,10 @@
 //! ```
 
 use super::{
-    crash::{KEYS, Setting, name, open, print_of_named, scope},
     files::{Files, repair},
     input::Input,
     program::{ops, world},
+    reference::{KEYS, Setting, name, open, print_of_named, scope},
 };
 use onlyonce::{
     Begin, BeginError, Filter, Fingerprint, KeyRef, ManualClock, OpenError, Recovery, Store,
@@ -102,7 +102,7 @@ pub fn recover_bytes(bytes: &[u8]) {
     let files = files(&mut Input(bytes));
     inspect(&files);
     for recovery in [Recovery::Strict, Recovery::Salvage] {
-        let clock = ManualClock::at(super::crash::T0);
+        let clock = ManualClock::at(super::reference::T0);
         let options = SETTING.options(&clock).recovery(recovery);
         let disk = SimStorage::from_files(1, files.clone());
         match open(&options, &disk) {
@@ -126,7 +126,7 @@ pub fn recover_bytes(bytes: &[u8]) {
 const RING_MAX: u64 = 1 << 20;
 
 fn inspect(files: &Files) {
-    let clock = ManualClock::at(super::crash::T0);
+    let clock = ManualClock::at(super::reference::T0);
     let disk = SimStorage::from_files(1, files.clone());
     let Ok(inspection) = Inspection::open_on(Arc::new(disk.clone()), clock.clone(), None) else {
         return;

@@ -4,10 +4,10 @@
 //! `program`); then up to six times eight bytes of damage, see [`Damage::apply`].
 
 use super::{
-    crash::{Is, KEYS, KeyModel, Setting, World, name, open, scope, short},
     files::Files,
     input::Input,
     program::{ops, setting, world},
+    reference::{Is, KEYS, KeyModel, Setting, World, name, open, scope, short},
 };
 use onlyonce::{
     BeginError, Entry, Filter, KeyRef, OpenError, Recovery, State, Store, storage::SimStorage,
@@ -279,7 +279,7 @@ fn get(store: &Store, key: usize) -> Result<Option<Entry>, ()> {
 fn begin_is_damaged(world: &World, key: usize) {
     let (scope, name) = (scope(), name(key));
     for other in [false, true] {
-        let print = super::crash::print_of_named(&name, other);
+        let print = super::reference::print_of_named(&name, other);
         let begun = world.store().begin(KeyRef::new(&scope, &name).unwrap(), print);
         assert!(matches!(begun, Err(BeginError::Damaged { .. })), "key {key} is {begun:?}");
     }

@@ -1,5 +1,6 @@
 //! Shared by the behaviour tests: stores on simulated disks and manual clocks, a few words to ask
 //! them with, futures polled by hand, and a disk whose syncs wait for the test.
+
 #![allow(dead_code)]
 
 pub mod futures;

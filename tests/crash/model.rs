@@ -1,254 +1,118 @@
-//! The model: what a key is, how it changes with time, and whether a store says the same of it.
+//! A store does, call for call, what table 1.2 of the design says, through any mixture of calls,
+//! moves of the clock, orderly restarts, killed processes and losses of power.
+//!
+//! The model is in `reference/mod.rs`. `PROPTEST_RNG_SEED=$RANDOM PROPTEST_CASES=5000 cargo test
+//! --test crash model::` looks at others, and longer; proptest prints the shortest program that
+//! fails, and keeps its seed in `tests/proptest-regressions`.
 
-use super::*;
+use crate::reference::{Body, KEYS, Op, Setting, World};
+use proptest::prelude::*;
 
-#[derive(Clone, Debug, PartialEq)]
-pub enum Is {
-    Absent,
-    Held(Held),
-    Done(Done),
+fn key() -> impl Strategy<Value = usize> {
+    // Few keys, so that they meet all their states; the first ones more often.
+    prop_oneof![3 => 0..2usize, 2 => 0..KEYS]
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub struct Held {
-    /// 0: not known yet, the call that gave it was cut short.
-    pub token: u64,
-    pub other: bool,
-    pub attempt: u32,
-    pub lease_ms: u64,
-    pub retention: Retention,
-    pub reserve: usize,
-    pub phase: Phase,
-    pub lives: bool,
-    pub history: bool,
-    pub checkpoint: Option<Bytes>,
-    pub answer: Option<Bytes>,
-    pub withdrawn: Vec<Bytes>,
-    /// When it failed: its answer is kept for as long as an interrupted key is.
-    pub failed_at: u64,
-    /// The time of the interruption has been written down.
-    pub noted: bool,
+fn body() -> impl Strategy<Value = Body> {
+    let size = prop_oneof![6 => 0..6usize, 3 => Just(5), 1 => Just(6)];
+    (0..3u8, size).prop_map(|(seed, size)| Body { seed, size })
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Phase {
-    InFlight { until: u64 },
-    Interrupted { reason: Reason, at: u64 },
+/// The newest handles are the most interesting; a late holder's are too.
+fn handle() -> impl Strategy<Value = usize> {
+    0..4usize
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub struct Done {
-    pub token: u64,
-    pub other: bool,
-    pub attempt: u32,
-    pub head: Bytes,
-    pub body: Option<Bytes>,
-    pub at: u64,
-    pub replay_until: u64,
-    pub expires: u64,
+fn seldom() -> impl Strategy<Value = bool> {
+    prop::bool::weighted(0.15)
 }
 
-impl Held {
-    pub fn phase_at(&self, now: u64) -> Phase {
-        match self.phase {
-            Phase::InFlight { until } if until <= now => {
-                Phase::Interrupted { reason: Reason::LeasePassed, at: until }
-            }
-            phase => phase,
-        }
-    }
-
-    pub fn expired(&self, now: u64) -> bool {
-        match self.phase_at(now) {
-            Phase::Interrupted { at, .. } => !self.lives && at + INTERRUPTED_MS <= now,
-            Phase::InFlight { .. } => false,
-        }
-    }
-
-    pub fn renew(&mut self, now: u64) {
-        let until = match self.phase_at(now) {
-            Phase::InFlight { until } => until.max(now + self.lease_ms),
-            Phase::Interrupted { .. } => now + self.lease_ms,
-        };
-        self.phase = Phase::InFlight { until };
-        // Going on withdraws the answer of an earlier failure; after a crash it may be back.
-        if let Some(answer) = self.answer.take() {
-            self.withdrawn.push(answer);
-        }
-    }
+fn op(crashes: u32) -> impl Strategy<Value = Op> {
+    let by = prop_oneof![
+        Just(1),
+        Just(999),
+        Just(5_000),
+        Just(10_000),
+        Just(59_999),
+        Just(60_000),
+        Just(600_000),
+        Just(3_600_000),
+        Just(3 * 3_600_000),
+        Just(24 * 3_600_000u64),
+    ];
+    prop_oneof![
+        20 => (key(), seldom(), 0..4u8).prop_map(|(key, other, terms)| Op::Begin { key, other, terms }),
+        8 => (key(), seldom()).prop_map(|(key, other)| Op::TakeOver { key, other }),
+        2 => key().prop_map(|key| Op::See { key }),
+        3 => (0..4usize).prop_map(|seen| Op::TakeOverSeen { seen }),
+        14 => (handle(), body(), 0..6u8, seldom())
+            .prop_map(|(handle, body, retention, head)| Op::Complete { handle, body, retention, head }),
+        2 => (handle(), any::<bool>()).prop_map(|(handle, head)| Op::CompleteWithout { handle, head }),
+        3 => (handle(), body()).prop_map(|(handle, body)| Op::Fail { handle, body }),
+        4 => handle().prop_map(|handle| Op::Release { handle }),
+        3 => handle().prop_map(|handle| Op::Renew { handle }),
+        5 => (handle(), body()).prop_map(|(handle, body)| Op::Checkpoint { handle, body }),
+        2 => handle().prop_map(|handle| Op::EnsureDurable { handle }),
+        4 => handle().prop_map(|handle| Op::Drop { handle }),
+        1 => handle().prop_map(|handle| Op::Panic { handle }),
+        3 => (key(), body(), 0..4u8, any::<bool>()).prop_map(
+            |(key, body, retention, force)| Op::ResolveComplete { key, body, retention, force }
+        ),
+        2 => (key(), any::<bool>()).prop_map(|(key, force)| Op::Free { key, force }),
+        3 => (key(), any::<bool>()).prop_map(|(key, force)| Op::Forget { key, force }),
+        3 => key().prop_map(|key| Op::Get { key }),
+        1 => Just(Op::Entries),
+        2 => Just(Op::Flush),
+        5 => Just(Op::Housekeep),
+        9 => by.prop_map(|ms| Op::Advance { ms }),
+        1 => any::<bool>().prop_map(|back| Op::Reopen { back }),
+        1 => Just(Op::Backup),
+        crashes => Just(Op::Kill),
+        crashes => Just(Op::PowerCut),
+    ]
 }
 
-impl Is {
-    pub fn at(&self, now: u64) -> Is {
-        match self {
-            Is::Held(held) if held.expired(now) => Is::Absent,
-            Is::Done(done) if done.expires <= now => Is::Absent,
-            is => is.clone(),
-        }
-    }
-
-    pub fn answer(&self) -> Option<(u64, Option<Bytes>)> {
-        match self {
-            Is::Held(held) => Some((held.token, held.answer.clone())),
-            _ => None,
-        }
-    }
-
-    pub fn held(&self, token: u64) -> Option<&Held> {
-        match self {
-            Is::Held(held) if held.token == token => Some(held),
-            _ => None,
-        }
-    }
+fn setting() -> impl Strategy<Value = Setting> {
+    let bits = prop_oneof![4 => Just(64u32), 1 => Just(0), 1 => Just(11)];
+    (0..3u8, bits, prop::bool::weighted(0.25)).prop_map(|(durability, hash_bits, tight)| Setting {
+        durability,
+        hash_bits,
+        tight,
+    })
 }
 
-#[derive(Clone, Debug)]
-pub struct KeyModel {
-    pub is: Is,
-    /// What a loss of power may bring back instead.
-    pub past: Vec<Is>,
-    /// What a call that was cut short would have led to.
-    pub maybe: Vec<Is>,
+fn cases(default: u32) -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
+    ProptestConfig { cases: cases.unwrap_or(default), ..ProptestConfig::default() }
 }
 
-#[derive(Clone, Debug)]
-pub struct Model {
-    pub setting: Setting,
-    pub keys: Vec<KeyModel>,
-    pub highest_token: u64,
-    pub refused_full: u64,
+fn run(setting: Setting, seed: u64, ops: &[Op]) {
+    let mut world = World::new(setting, seed);
+    for op in ops {
+        world.apply(*op).expect("no fault was asked for");
+    }
+    world.apply(Op::Entries).expect("no fault was asked for");
+    world.wind_down();
 }
 
-impl Model {
-    pub fn new(setting: Setting) -> Self {
-        let absent = KeyModel { is: Is::Absent, past: vec![], maybe: vec![] };
-        Model { setting, keys: vec![absent; KEYS], highest_token: 0, refused_full: 0 }
+proptest! {
+    #![proptest_config(cases(250))]
+
+    #[test]
+    fn store_and_model_agree(
+        setting in setting(),
+        seed in any::<u64>(),
+        ops in prop::collection::vec(op(1), 1..120),
+    ) {
+        run(setting, seed, &ops);
     }
 
-    pub fn set(&mut self, key: usize, is: Is, durable: bool) {
-        let key = &mut self.keys[key];
-        let before = std::mem::replace(&mut key.is, is);
-        if durable {
-            key.past.clear();
-        } else if !key.past.contains(&before) {
-            key.past.push(before);
-        }
-    }
-
-    /// Changes that a crash does not tell apart.
-    pub fn adjust(&mut self, key: usize, change: impl FnOnce(&mut Held)) {
-        if let Is::Held(held) = &mut self.keys[key].is {
-            change(held);
-        }
-    }
-
-    pub fn token(&mut self, token: u64) {
-        assert!(token > self.highest_token, "token {token} was given out before");
-        self.highest_token = token;
-    }
-
-    pub fn all_durable(&mut self) {
-        self.keys.iter_mut().for_each(|key| {
-            key.past.clear();
-        });
-    }
-}
-
-pub fn in_flight(held: &Held, now: u64) -> bool {
-    matches!(held.phase_at(now), Phase::InFlight { .. })
-}
-
-pub fn done(
-    held: &Held,
-    token: u64,
-    head: &[u8],
-    body: Option<Vec<u8>>,
-    retention: Option<Retention>,
-    now: u64,
-) -> Done {
-    let retention = retention.unwrap_or(held.retention);
-    Done {
-        token,
-        other: held.other,
-        attempt: held.attempt,
-        head: Bytes(head.to_vec()),
-        body: body.map(Bytes),
-        at: now,
-        replay_until: now + retention.replay_for.as_millis() as u64,
-        expires: now + retention.remember_for.as_millis() as u64,
-    }
-}
-
-pub fn check_record(done: &Done, record: &Record, now: u64) {
-    if let Err(why) = same_record(done, record, now) {
-        panic!("{why}: {record:?} instead of {done:?}");
-    }
-}
-
-pub fn same_record(done: &Done, record: &Record, now: u64) -> Result<(), String> {
-    let body = done.body.as_deref().filter(|_| now < done.replay_until);
-    if record.response() != body || *record.head() != *done.head {
-        return Err("other bytes".into());
-    }
-    if (record.completed_at(), record.expires_at()) != (done.at, done.expires) {
-        return Err("other times".into());
-    }
-    if record.token().get() != done.token {
-        return Err("another token".into());
-    }
-    Ok(())
-}
-
-pub fn check_interrupted(held: &Held, found: &Interrupted, now: u64) {
-    let Phase::Interrupted { reason, .. } = held.phase_at(now) else {
-        panic!("interrupted, but {held:?}");
-    };
-    assert_eq!(found.reason(), reason, "{held:?}");
-    assert_eq!(found.holder_gone(), !held.lives, "{held:?}");
-    assert_eq!(found.attempts(), held.attempt, "{held:?}");
-    assert_eq!(found.checkpoint(), held.checkpoint.as_deref());
-    assert_eq!(found.answer().map(|a| &a[..]), held.answer.as_deref());
-}
-
-/// Whether a living store says of a key what the model does.
-pub fn same(is: &Is, found: Option<&Entry>, now: u64) -> Result<(), String> {
-    match (is, found) {
-        (Is::Absent, None) => Ok(()),
-        (Is::Held(held), Some(entry)) => {
-            if (entry.token.get(), entry.attempts) != (held.token, held.attempt) {
-                return Err(format!("another attempt: {}", short(entry)));
-            }
-            match (&entry.state, held.phase_at(now)) {
-                (State::InFlight { checkpoint, .. }, Phase::InFlight { .. }) => {
-                    if checkpoint.as_deref() != held.checkpoint.as_deref() {
-                        return Err("another checkpoint".into());
-                    }
-                    Ok(())
-                }
-                (
-                    State::Interrupted { reason, at, holder_gone, checkpoint, answer },
-                    Phase::Interrupted { reason: r, at: a },
-                ) => {
-                    let says = (reason, at, holder_gone, checkpoint.as_deref(), answer.as_deref());
-                    let gone = !held.lives;
-                    let is = (&r, &a, &gone, held.checkpoint.as_deref(), held.answer.as_deref());
-                    if says != is {
-                        return Err(format!("{} instead of {}", short(&says), short(&is)));
-                    }
-                    Ok(())
-                }
-                (state, phase) => Err(format!("{} instead of {phase:?}", short(state))),
-            }
-        }
-        (Is::Done(done), Some(entry)) => {
-            let State::Completed(record) = &entry.state else {
-                return Err(format!("{} instead of completed", short(entry)));
-            };
-            if (entry.token.get(), entry.attempts) != (done.token, done.attempt) {
-                return Err(format!("another attempt: {}", short(entry)));
-            }
-            same_record(done, record, now)
-        }
-        (is, found) => Err(format!("{} instead of {is:?}", short(&found))),
+    #[test]
+    fn store_and_model_agree_through_many_crashes(
+        setting in setting(),
+        seed in any::<u64>(),
+        ops in prop::collection::vec(op(8), 1..80),
+    ) {
+        run(setting, seed, &ops);
     }
 }

@@ -9,8 +9,8 @@
 //! fsync. Each figure is the median of ROUNDS rounds (3) of SECONDS seconds (3); ours and the
 //! minimum take turns. CLIENTS (1,16,64) are tasks, each with a connection at its disposal.
 
-#[path = "../../../tests/postgres_common/mod.rs"]
-mod postgres_common;
+#[path = "../../../tests/postgres/servers/mod.rs"]
+mod servers;
 
 mod contenders;
 mod measure;
@@ -18,7 +18,7 @@ mod measure;
 use contenders::{Business, Contender, Hand, Ours, Replays, SameTransaction};
 use measure::{Figure, Plan, side_by_side};
 use onlyonce::postgres::{PostgresOptions, Replication};
-use postgres_common::{Server, cluster::Cluster, programs};
+use servers::{Server, cluster::Cluster, programs};
 use std::{sync::Arc, time::Instant};
 
 /// As it is run where it matters.

@@ -1,0 +1,46 @@
+//! A failure is told when it is durable, and not shown before: until then its key is in flight to
+//! others, and the same answer again waits with the first.
+
+use crate::common::{
+    futures::{Woken, block_on},
+    gate::Gated,
+    *,
+};
+use onlyonce::{spi::Verb, *};
+use std::{sync::Arc, thread};
+
+#[test]
+fn until_then_its_key_is_in_flight() {
+    must_end(|| {
+        let sim = Sim::new();
+        let disk = Gated::new(&sim.disk);
+        let store = sim.options.open_on(Arc::new(disk.clone())).unwrap();
+        // Before it in the log, and durable.
+        store.finish("another", b"order 1");
+        let request =
+            spi::Request { key: key("k").into(), fingerprint: print(), terms: Terms::default() };
+        let found = block_on(IdempotencyStore::begin(&store, &request)).unwrap();
+        let spi::Found::Granted(spi::Grant { ticket, .. }) = found else { panic!("{found:?}") };
+        let fail = |answer: &'static [u8]| {
+            Box::pin(IdempotencyStore::write(&store, &ticket, Verb::Fail(answer)))
+        };
+        let shut = disk.shut("segment-");
+        let mut again = fail(b"502");
+        let woken = Woken::new();
+        thread::scope(|scope| {
+            let first = scope.spawn(|| block_on(fail(b"502")));
+            shut.until_reached();
+            assert!(store.is_in_flight("k"));
+            let entry = store.get(key("k")).unwrap().unwrap();
+            assert!(matches!(entry.state, State::InFlight { .. }), "{entry:?}");
+            assert!(woken.poll(again.as_mut()).is_pending(), "told before it is durable");
+            assert_eq!(block_on(fail(b"500")), Err(ClaimError::DifferentResponse));
+            drop(shut);
+            assert_eq!(first.join().unwrap(), Ok(()));
+        });
+        assert_eq!(block_on(again), Ok(()));
+        let stuck = store.stuck("k");
+        assert_eq!(stuck.reason(), Reason::Failed);
+        assert_eq!(stuck.answer().map(|answer| &answer[..]), Some(&b"502"[..]));
+    });
+}

@@ -1,0 +1,180 @@
+//! S24 and the operator's row: complete, free or forget, under a new token, with force where
+//! somebody may be at work or something is lost. Durable when it returns.
+
+use crate::common::*;
+use onlyonce::*;
+
+fn by_hand(response: &[u8]) -> Completion<'_> {
+    Completion { response: Some(response), ..Completion::default() }
+}
+
+fn complete(response: &[u8]) -> Resolution<'_> {
+    Resolution::Complete { fingerprint: None, completion: by_hand(response) }
+}
+
+#[test]
+fn an_absent_key_is_imported_under_its_request_s_fingerprint() {
+    let mut sim = Sim::new();
+    let store = sim.open();
+    let error = store.resolve(key("k"), complete(b"imported"), true).unwrap_err();
+    assert!(matches!(error, ClaimError::NotApplicable { .. }), "{error:?}");
+    let fingerprint = Some(print());
+    let import = Resolution::Complete { fingerprint, completion: by_hand(b"imported") };
+    store.resolve(key("k"), import, false).unwrap();
+    assert_eq!(store.answer("k"), b"imported");
+    assert_mismatch(&store, "k");
+    assert_eq!(store.get(key("k")).unwrap().unwrap().attempts, 0);
+    let store = sim.power_cut_and_open();
+    assert_eq!(store.answer("k"), b"imported");
+    assert_eq!(store.resolve(key("k"), import, true), Err(ClaimError::AlreadyCompleted));
+    assert_eq!(store.resolve(key("l"), Resolution::Free, true), Err(absent()));
+    assert_eq!(store.resolve(key("l"), Resolution::Forget, true), Err(absent()));
+}
+
+fn absent() -> ClaimError {
+    ClaimError::NotApplicable { state: "absent" }
+}
+
+#[test]
+fn an_interrupted_key_is_completed_without_force() {
+    let mut sim = Sim::new();
+    let store = sim.open();
+    drop(store.claim("k"));
+    let stuck = store.stuck("k");
+    store.resolve(key("k"), complete(b"it happened"), false).unwrap();
+    assert_eq!(replayed(stuck.take_over().unwrap()).response(), Some(&b"it happened"[..]));
+    assert_eq!(sim.power_cut_and_open().answer("k"), b"it happened");
+}
+
+#[test]
+fn an_interrupted_key_is_freed_or_forgotten_without_force() {
+    let mut sim = Sim::new();
+    let store = sim.open();
+    for (name, resolution) in [("freed", Resolution::Free), ("forgotten", Resolution::Forget)] {
+        let mut claim = store.claim(name);
+        claim.save_checkpoint(b"charged?").unwrap();
+        drop(claim);
+        store.resolve(key(name), resolution, false).unwrap();
+        assert!(store.is_absent(name));
+    }
+    let store = sim.power_cut_and_open();
+    for name in ["freed", "forgotten"] {
+        assert!(store.is_absent(name));
+        let claim = store.claim(name);
+        assert_eq!((claim.attempt(), claim.checkpoint()), (1, None));
+    }
+}
+
+#[test]
+fn a_key_in_flight_needs_force_and_its_holder_is_fenced() {
+    let mut sim = Sim::new();
+    let store = sim.open();
+    for (name, resolution) in
+        [("c", complete(b"by hand")), ("f", Resolution::Free), ("g", Resolution::Forget)]
+    {
+        let mut late = store.claim(name);
+        let refused = store.resolve(key(name), resolution, false).unwrap_err();
+        assert_eq!(refused, ClaimError::NeedsForce { state: "in flight" });
+        assert_eq!(refused.key_state(), KeyState::Unchanged);
+        assert!(store.is_in_flight(name));
+        store.resolve(key(name), resolution, true).unwrap();
+        assert_eq!(late.complete(b"late"), Err(ClaimError::Fenced));
+        assert_eq!(late.save_checkpoint(b"late"), Err(ClaimError::Fenced));
+        assert_eq!(late.release(), Err(ClaimError::Fenced));
+    }
+    assert_eq!(store.stats().holders, 0);
+    let check = |store: &Store| {
+        assert_eq!(store.answer("c"), b"by hand");
+        assert!(store.is_absent("f") && store.is_absent("g"));
+    };
+    check(&store);
+    check(&sim.power_cut_and_open());
+}
+
+#[test]
+fn a_silent_holder_is_no_longer_in_flight() {
+    let (store, clock) = store();
+    let mut late = store.claim("k");
+    clock.advance(MINUTE);
+    store.resolve(key("k"), complete(b"by hand"), false).unwrap();
+    assert_eq!(late.complete(b"late"), Err(ClaimError::Fenced));
+    assert_eq!(store.answer("k"), b"by hand");
+}
+
+#[test]
+fn forgetting_a_completed_key_needs_force_and_lasts() {
+    let mut sim = Sim::new();
+    let store = sim.open();
+    store.finish("k", b"order 1");
+    let free = store.resolve(key("k"), Resolution::Free, true);
+    assert_eq!(free, Err(ClaimError::NotApplicable { state: "completed" }));
+    let refused = store.resolve(key("k"), Resolution::Forget, false);
+    assert_eq!(refused, Err(ClaimError::NeedsForce { state: "completed" }));
+    assert_eq!(store.answer("k"), b"order 1");
+    store.resolve(key("k"), Resolution::Forget, true).unwrap();
+    assert!(store.is_absent("k"));
+    let store = sim.power_cut_and_open();
+    assert!(store.is_absent("k"));
+    store.finish("k", b"order 2");
+    assert_eq!(store.answer("k"), b"order 2");
+    let store = sim.power_cut_and_open();
+    assert_eq!(store.answer("k"), b"order 2", "the tombstone kills only what was before it");
+    store.resolve(key("k"), Resolution::Forget, true).unwrap();
+    assert!(sim.power_cut_and_open().is_absent("k"));
+}
+
+#[test]
+fn a_claim_after_forgetting_survives_the_tombstone() {
+    let mut sim = Sim::new();
+    let store = sim.open();
+    store.finish("k", b"order 1");
+    store.resolve(key("k"), Resolution::Forget, true).unwrap();
+    let claim = store.claim("k");
+    let store = sim.power_cut_and_open();
+    assert_eq!((store.stuck("k").reason(), store.stuck("k").attempts()), (Reason::Crashed, 1));
+    drop(claim);
+}
+
+#[test]
+fn it_is_durable_whatever_the_store_s_durability() {
+    for durability in [Durability::SyncedCompletions, Durability::Buffered { max_delay: HOUR }] {
+        let mut sim = Sim::with(|options| options.durability(durability));
+        let store = sim.open();
+        store.finish("forgotten", b"order 1");
+        drop(store.claim("completed"));
+        drop(store.claim("freed"));
+        store.flush().unwrap();
+        store.resolve(key("forgotten"), Resolution::Forget, true).unwrap();
+        store.resolve(key("completed"), complete(b"by hand"), false).unwrap();
+        store.resolve(key("freed"), Resolution::Free, false).unwrap();
+        let store = sim.power_cut_and_open();
+        assert!(store.is_absent("forgotten"), "{durability:?}");
+        assert_eq!(store.answer("completed"), b"by hand");
+        assert!(store.is_absent("freed"), "{durability:?}");
+    }
+}
+
+#[test]
+fn a_completion_that_cannot_be_kept_is_refused() {
+    let (store, _) = store();
+    drop(store.claim("k"));
+    let too_large = store.resolve(key("k"), complete(&[0; 4097]), false);
+    assert_eq!(too_large, Err(ClaimError::ResponseTooLarge { len: 4097, limit: 4096 }));
+    let fingerprint = Some(print());
+    let largest = Resolution::Complete { fingerprint, completion: by_hand(&[7; 4096]) };
+    store.resolve(key("the largest"), largest, false).unwrap();
+    assert_eq!(store.answer("the largest"), [7; 4096]);
+    let completion = Completion { head: &[7; 4096], ..Completion::default() };
+    let longest = Resolution::Complete { fingerprint, completion };
+    store.resolve(key("the longest head"), longest, false).unwrap();
+    assert_eq!(replayed(store.ask("the longest head")).head(), [7; 4096]);
+    let completion = Completion { head: &[0; 4097], ..Completion::default() };
+    let resolution = Resolution::Complete { fingerprint: None, completion };
+    let refused = store.resolve(key("k"), resolution, false);
+    assert!(matches!(refused, Err(ClaimError::TooLong { .. })));
+    let completion = Completion { retention: Some((3661 * DAY).into()), ..by_hand(b"x") };
+    let resolution = Resolution::Complete { fingerprint: None, completion };
+    let refused = store.resolve(key("k"), resolution, false);
+    assert!(matches!(refused, Err(ClaimError::Terms { .. })));
+    assert_eq!(store.stuck("k").reason(), Reason::Dropped);
+}

@@ -1,0 +1,115 @@
+//! Several stores as one: it keeps the promises of one, and a slot that moves is refused until it
+//! has arrived.
+
+use crate::common::{futures::block_on, *};
+use onlyonce::{
+    conformance::{Facts, Subject},
+    *,
+};
+use std::{collections::HashSet, time::Duration};
+
+struct Shards {
+    store: ShardedStore<Store>,
+    clock: ManualClock,
+}
+
+impl Shards {
+    fn new(count: u16) -> Self {
+        let clock = ManualClock::at(T0);
+        let stores = (0..count).map(|_| {
+            let options = small(&clock).background(true).max_claims(1024);
+            let options = options.ring_bytes(256 << 10).capacity(32 << 20);
+            let disk = onlyonce::storage::SimStorage::new(1);
+            options.open_on(std::sync::Arc::new(disk)).unwrap()
+        });
+        Shards { store: ShardedStore::new(SlotMap::even(count), stores.collect()), clock }
+    }
+}
+
+impl Subject for Shards {
+    type Store = ShardedStore<Store>;
+
+    fn store(&self) -> &ShardedStore<Store> {
+        &self.store
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    async fn resolve(
+        &self,
+        key: KeyRef<'_>,
+        resolution: Resolution<'_>,
+        force: bool,
+    ) -> Option<Result<(), ClaimError>> {
+        Some(self.store.store_of(key).resolve(key, resolution, force))
+    }
+
+    fn facts(&self) -> Facts {
+        Facts { max_response: 4096, ..Facts::default() }
+    }
+}
+
+#[test]
+fn it_keeps_the_promises_of_one() {
+    must_end(|| {
+        let shards = Shards::new(3);
+        block_on(conformance::run(&shards));
+        let used = shards.store.stores().iter().filter(|store| store.stats().completed > 0).count();
+        assert_eq!(used, 3);
+    });
+}
+
+#[test]
+fn keys_are_spread() {
+    let slots: HashSet<u16> = (0..1000).map(|n| slot_of(key(&format!("k{n}")))).collect();
+    assert!(slots.len() > 900, "1,000 keys in {} slots", slots.len());
+}
+
+#[test]
+fn a_moving_slot_is_refused_and_then_elsewhere() {
+    must_end(|| {
+        let shards = Shards::new(2);
+        let face = AsyncStore::new(shards.store.clone());
+        let begin = |name: &str| block_on(face.begin(key(name), print()));
+        let slot = slot_of(key("k"));
+        let home = shards.store.map().get(slot).0;
+        let put = |store: u16, phase: Phase| {
+            let mut map = (*shards.store.map()).clone();
+            map.assign(slot..=slot, store, phase);
+            shards.store.set_map(map);
+        };
+        let mut held = granted(begin("k").unwrap());
+        put(home, Phase::Draining);
+        let refused = begin("k").unwrap_err();
+        assert!(matches!(refused, BeginError::Unavailable { .. }), "{refused:?}");
+        assert_eq!(refused.retry(), Retry::After(SECOND));
+        // The holder may end; others are not concerned.
+        block_on(held.renew()).unwrap();
+        let elsewhere = (0..).map(|n| format!("e{n}")).find(|n| slot_of(key(n)) != slot).unwrap();
+        block_on(granted(begin(&elsewhere).unwrap()).release()).unwrap();
+        put(home, Phase::Still);
+        let refused = block_on(held.complete(b"done")).unwrap_err();
+        assert!(matches!(refused, ClaimError::Unavailable { .. }), "{refused:?}");
+        put(home, Phase::Draining);
+        block_on(held.complete(b"done")).unwrap();
+        // Moved (here by hand: what is completed, imported).
+        put(home, Phase::Still);
+        let stores = shards.store.stores();
+        let entry = stores[usize::from(home)].get(key("k")).unwrap().unwrap();
+        let State::Completed(record) = entry.state else { panic!("{entry:?}") };
+        let completion = Completion { response: record.response(), ..Completion::default() };
+        let import = Resolution::Complete { fingerprint: Some(print()), completion };
+        stores[usize::from(1 - home)].resolve(key("k"), import, false).unwrap();
+        put(1 - home, Phase::Open);
+        assert_eq!(replayed(begin("k").unwrap()).response(), Some(&b"done"[..]));
+    });
+}
+
+#[test]
+#[should_panic(expected = "names a store that is not there")]
+fn a_map_of_other_stores() {
+    let shards = Shards::new(1);
+    shards.store.set_map(SlotMap::even(2));
+}

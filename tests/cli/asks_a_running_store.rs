@@ -1,0 +1,133 @@
+//! `--url`: the command asks the admin service of a running store instead of reading its
+//! directory, and decides there too.
+
+use crate::admin_client::serve;
+use crate::command::*;
+use onlyonce::{Begin, Claim, KeyRef, Store, admin::Admin};
+
+struct Running {
+    store: Store,
+    held: Option<Claim>,
+    url: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Running {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, held) = fill(dir.path());
+        let url = format!("http://{}/", serve(Admin::new(&store)));
+        Running { store, held: Some(held), url, _dir: dir }
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        run(&[args, &["--url", &self.url]].concat())
+    }
+
+    fn ask(&self, key: &str) -> Begin {
+        let scope = scope();
+        self.store.begin(KeyRef::new(&scope, key).unwrap(), print()).unwrap()
+    }
+}
+
+fn keys(lines: &[serde_json::Value]) -> Vec<&str> {
+    let mut keys: Vec<_> = lines.iter().map(|line| line["key"].as_str().unwrap()).collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[test]
+fn lists_and_keys() {
+    let running = Running::new();
+    let list = |more: &[&str]| running.run(&[&["list", "--json"], more].concat()).lines();
+    assert_eq!(list(&[]).len(), 12);
+    // Unlike its directory, the service knows what has become of the claims of this life.
+    assert_eq!(keys(&list(&["--state", "interrupted"])), ["stuck"]);
+    assert_eq!(keys(&list(&["--state", "in-flight"])), ["held"]);
+    assert_eq!(list(&["--state", "completed", "--scope", SCOPE]).len(), 10);
+    assert_eq!(list(&["--scope", "tenant-8/orders"]).len(), 0);
+    assert_eq!(keys(&list(&["--prefix", "order-3"])), ["order-3"]);
+    assert_eq!(list(&["--older-than", "1h"]).len(), 0);
+    let text = running.run(&["list"]).ok();
+    assert!(text.contains(&format!("{SCOPE} order-3")) && text.contains("STATE"), "{text}");
+    assert!(text.contains("the claim was dropped undecided"), "{text}");
+    let text = running.run(&["get", SCOPE, "stuck"]).ok();
+    assert!(text.contains("interrupted") && text.contains("charged ch_1"), "{text}");
+    let text = running.run(&["get", SCOPE, "order-3"]).ok();
+    assert!(text.contains("completed") && text.contains("order 3"), "{text}");
+    let json = running.run(&["get", SCOPE, "order-3", "--json"]).json();
+    assert_eq!((&json["state"], &json["scope"]), (&"completed".into(), &SCOPE.into()));
+    running.run(&["get", SCOPE, "never"]).fails(8, "list");
+    let text = running.run(&["info"]).ok();
+    assert!(text.contains("nothing is wrong"), "{text}");
+    assert!(running.run(&["info", "--json"]).json()["counts"].is_object());
+    // Before or after, and joined.
+    let url = format!("--url={}", running.url);
+    run(&[&url, "get", SCOPE, "order-3"]).ok();
+}
+
+#[test]
+fn names_that_are_no_text() {
+    let running = Running::new();
+    let scope = onlyonce::Scope::new([0, b'\\', 255]).unwrap();
+    let key = KeyRef::new(&scope, &[7u8, b' ', b'+', b'%'][..]).unwrap();
+    drop(running.store.begin(key, print()).unwrap());
+    let listed = running.run(&["list", "--json", "--scope", "hex:005cff"]).lines();
+    assert_eq!(keys(&listed), ["hex:07202b25"]);
+    let json = running.run(&["get", "hex:005cff", "hex:07202b25", "--json"]).json();
+    assert_eq!(json["state"], "interrupted");
+}
+
+#[test]
+fn decisions() {
+    let mut running = Running::new();
+    let resolve = |key: &str, how: &[&str]| running.run(&[&["resolve", SCOPE, key], how].concat());
+    resolve("stuck", &["complete", "--response", "by hand \\ \u{e4}"]).ok();
+    match running.ask("stuck") {
+        Begin::Replay(record) => {
+            assert_eq!(record.response(), Some("by hand \\ \u{e4}".as_bytes()));
+        }
+        other => panic!("{other:?}"),
+    }
+    resolve("stuck", &["free"]).fails(9, "look at the key again");
+    resolve("order-1", &["forget"]).fails(9, "--force");
+    resolve("order-1", &["forget", "--force"]).ok();
+    assert!(matches!(running.ask("order-1"), Begin::Execute(_)));
+    // A living holder is fenced only when that is said.
+    resolve("held", &["free"]).fails(9, "--force");
+    resolve("held", &["free", "--force"]).ok();
+    resolve("never", &["free"]).fails(8, "no key never");
+    let held = running.held.take().unwrap().complete(b"late").unwrap_err();
+    assert_eq!(held, onlyonce::ClaimError::Fenced);
+}
+
+#[test]
+fn an_answer_for_the_http_layer() {
+    use onlyonce::http::StoredAnswer;
+    let running = Running::new();
+    let how = ["complete", "--status", "201", "--header", "Location: /orders/1", "--response", "1"];
+    running.run(&[&["resolve", SCOPE, "stuck"], &how[..]].concat()).ok();
+    let Begin::Replay(record) = running.ask("stuck") else { panic!("no record") };
+    let stored = StoredAnswer::read(record.response().unwrap());
+    assert!(matches!(stored, Some(StoredAnswer::Open { status, .. }) if status == 201));
+    let text = running.run(&["get", SCOPE, "stuck"]).ok();
+    assert!(text.contains("HTTP 201") && text.contains("location: /orders/1"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_asked() {
+    let running = Running::new();
+    running.run(&["verify", "x"]).fails(2, "need a directory");
+    running.run(&["get", SCOPE, "order-1", "--raw"]).fails(2, "needs the store's directory");
+    run(&["list", "--url", "127.0.0.1:1"]).fails(2, "write it as http");
+    run(&["list", "--url", "http://127.0.0.1:1/"]).fails(1, "is the service running");
+    let elsewhere = format!("{}no/such/place", running.url);
+    run(&["list", "--url", &elsewhere]).fails(1, "");
+    run(&["list", "--url", &running.url, "--url-header", "nonsense"]).fails(2, "Name: value");
+    let read_only = format!("http://{}", serve(Admin::new(&running.store).read_only(true)));
+    let args = ["resolve", SCOPE, "stuck", "free", "--url", &read_only];
+    let ran = run(&args);
+    assert_eq!(ran.code, 9, "{ran:?}");
+    running.store.clone().close().unwrap();
+    running.run(&["list"]).fails(1, "");
+}

@@ -1,0 +1,137 @@
+//! `info`, `list` and `get` show what a store holds, of one that is open in another process too,
+//! for people and for programs.
+
+use crate::command::*;
+
+fn keys(lines: &[serde_json::Value]) -> Vec<&str> {
+    let mut keys: Vec<_> = lines.iter().map(|line| line["key"].as_str().unwrap()).collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[test]
+fn info_of_a_closed_and_of_an_open_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, held) = fill(dir.path());
+    let info = run(&["info", path(dir.path()), "--json"]).json();
+    if cfg!(target_os = "linux") {
+        assert_eq!(info["owner"], std::process::id());
+        // What a running store has in memory only is not seen: the dropped claim.
+        assert_eq!((&info["in_flight"], &info["interrupted"]), (&2.into(), &0.into()));
+    }
+    store.close().unwrap();
+    drop(held);
+    let info = run(&["info", path(dir.path()), "--json"]).json();
+    assert!(info["owner"].is_null());
+    assert_eq!((&info["in_flight"], &info["interrupted"]), (&0.into(), &2.into()));
+    assert_eq!(
+        (&info["records"], &info["format"], &info["life"]),
+        (&10.into(), &1.into(), &1.into())
+    );
+    assert_eq!(info["durability"], "synced");
+    assert_eq!(info["problems"], serde_json::json!([]));
+    assert!(info["oldest_ms"].as_u64().unwrap() <= info["newest_ms"].as_u64().unwrap());
+    let text = run(&["info", path(dir.path())]).ok();
+    for what in ["0 in flight, 2 interrupted, 10 completed", "MiB", "UTC", "none seen"] {
+        assert!(text.contains(what), "{what}: {text}");
+    }
+    assert!(!text.contains('\u{1b}'), "colours without a terminal");
+    let coloured = run(&["info", path(dir.path()), "--color", "always"]).ok();
+    assert!(coloured.contains('\u{1b}'));
+}
+
+#[test]
+fn lists_are_filtered() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let store = path(dir.path());
+    let list = |more: &[&str]| run(&[&["list", store, "--json"], more].concat()).lines();
+    assert_eq!(list(&[]).len(), 12);
+    assert_eq!(keys(&list(&["--state", "interrupted"])), ["held", "stuck"]);
+    assert_eq!(list(&["--state", "completed"]).len(), 10);
+    assert_eq!(list(&["--state", "in-flight"]).len(), 0);
+    assert_eq!(list(&["--scope", SCOPE]).len(), 12);
+    assert_eq!(list(&["--scope", "tenant-8/orders"]).len(), 0);
+    assert_eq!(list(&["--scope", "-"]).len(), 0);
+    assert_eq!(keys(&list(&["--prefix", "order-3"])), ["order-3"]);
+    assert_eq!(list(&["--older-than", "1h"]).len(), 0);
+    assert_eq!(list(&["--older-than", "0s"]).len(), 12);
+    let text = run(&["list", store]).ok();
+    assert_eq!(text.lines().count(), 13, "{text}");
+    assert!(text.contains("STATE") && text.contains(&format!("{SCOPE} order-3")), "{text}");
+    let none = run(&["list", store, "--prefix", "nothing"]).ok();
+    assert!(none.contains("no keys"), "{none}");
+    run(&["list", store, "--older-than", "soon"]).misused();
+}
+
+#[test]
+fn a_key_in_each_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, held) = fill(dir.path());
+    let get =
+        |key: &str, more: &[&str]| run(&[&["get", path(dir.path()), SCOPE, key], more].concat());
+    let text = get("order-3", &[]).ok();
+    for what in ["completed", "attempts    1", "response", "order 3"] {
+        assert!(text.contains(what), "{what}: {text}");
+    }
+    let json = get("order-3", &["--json"]).json();
+    assert_eq!(json["response"], String::from_utf8(response(3)).unwrap());
+    assert_eq!((&json["state"], &json["scope"]), (&"completed".into(), &SCOPE.into()));
+    assert_eq!(get("order-3", &["--raw"]).bytes, response(3));
+    if cfg!(target_os = "linux") {
+        assert_eq!(get("held", &["--json"]).json()["state"], "in-flight");
+    }
+    store.close().unwrap();
+    drop(held);
+    let json = get("stuck", &["--json"]).json();
+    assert_eq!((&json["state"], &json["reason"]), (&"interrupted".into(), &"dropped".into()));
+    assert_eq!(json["checkpoint"], "charged ch_1");
+    let text = get("stuck", &[]).ok();
+    assert!(text.contains("the claim was dropped undecided") && text.contains("charged ch_1"));
+    assert_eq!(get("held", &["--json"]).json()["reason"], "crashed");
+    get("held", &["--raw"]).fails(8, "no answer that is kept");
+    get("never", &[]).fails(8, "no key never");
+    get("", &[]).fails(2, "key");
+}
+
+#[test]
+fn names_that_are_no_text() {
+    use onlyonce::{Begin, KeyRef, Scope};
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path()).unwrap();
+    let scope = Scope::new([0, 1, 255]).unwrap();
+    let key = KeyRef::new(&scope, &[7u8, 0][..]).unwrap();
+    match store.begin(key, print()).unwrap() {
+        Begin::Execute(mut claim) => claim.complete(&[0xff, 0, 1]).unwrap(),
+        other => panic!("{other:?}"),
+    }
+    store.close().unwrap();
+    let listed = run(&["list", path(dir.path()), "--json"]).lines();
+    let (scope, key) = (listed[0]["scope"].as_str().unwrap(), listed[0]["key"].as_str().unwrap());
+    assert_eq!((scope, key), ("hex:0001ff", "hex:0700"));
+    let json = run(&["get", path(dir.path()), scope, key, "--json"]).json();
+    assert_eq!(json["response_base64"], "/wAB");
+    assert!(run(&["get", path(dir.path()), scope, key]).ok().contains("not text"));
+    assert_eq!(run(&["get", path(dir.path()), scope, key, "--raw"]).bytes, [0xff, 0, 1]);
+}
+
+/// Whoever stops reading is no error.
+#[test]
+fn a_reader_that_goes_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().durability(onlyonce::Durability::Buffered {
+        max_delay: std::time::Duration::from_secs(1),
+    });
+    let store = store.open(dir.path()).unwrap();
+    (0..3000).for_each(|n| claim(&store, &format!("order-{n}")).complete(&response(n)).unwrap());
+    store.close().unwrap();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_onlyonce"))
+        .args(["export", path(dir.path())])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let done = child.wait_with_output().unwrap();
+    assert_eq!((done.status.code(), &done.stderr[..]), (Some(0), &b""[..]));
+}

@@ -1,0 +1,104 @@
+//! `export` writes what `import` reads, and `import` reads a simple form for those who come from
+//! elsewhere.
+
+use crate::command::*;
+use onlyonce::{Begin, KeyRef};
+
+fn import(dir: &std::path::Path, lines: &str) -> Ran {
+    run_with(&["import", path(dir), "--create", "--json"], lines)
+}
+
+#[test]
+fn what_is_exported_is_imported() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    filled(&from);
+    let lines = run(&["export", path(&from)]).ok();
+    let counts = import(&to, &lines).json();
+    assert_eq!((&counts["imported"], &counts["known"]), (&12.into(), &0.into()));
+    // Once more does no harm.
+    let counts = import(&to, &lines).json();
+    assert_eq!((&counts["imported"], &counts["known"]), (&0.into(), &12.into()));
+    let store = options().open(&to).unwrap();
+    let scope = scope();
+    for n in 0..10 {
+        let name = format!("order-{n}");
+        match store.begin(KeyRef::new(&scope, &name).unwrap(), print()).unwrap() {
+            Begin::Replay(record) => assert_eq!(record.response(), Some(&response(n)[..])),
+            other => panic!("{other:?}"),
+        }
+    }
+    match store.begin(KeyRef::new(&scope, "stuck").unwrap(), print()).unwrap() {
+        Begin::Interrupted(stuck) => assert_eq!(stuck.checkpoint(), Some(&b"charged ch_1"[..])),
+        other => panic!("{other:?}"),
+    }
+    // The end of a record's time is where it was.
+    let expires = |dir| {
+        let json = run(&["get", path(dir), SCOPE, "order-1", "--json"]).json();
+        json["expires_at"].as_u64().unwrap()
+    };
+    assert!(expires(&from).abs_diff(expires(&to)) < 60_000);
+}
+
+#[test]
+fn the_simple_form() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = r#"
+{"scope": ["tenant-7", "orders"], "key": "a", "request": ["POST", "/orders"], "response": "1"}
+{"scope": "tenant-7/orders", "key": "b", "fingerprint": "FINGERPRINT", "response_base64": "/wA=", "expires_in": 3600}
+{"scope": "tenant-7/orders", "key": "c", "request": ["POST", "/orders"], "response": "gone", "expires_at": 1000}
+{"scope": "tenant-7/orders", "key": "d", "request": ["POST", "/orders"], "retained": false, "head": "201"}
+"#;
+    let hex: String = print().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let counts = import(dir.path(), &lines.replace("FINGERPRINT", &hex)).json();
+    assert_eq!((&counts["imported"], &counts["expired"]), (&3.into(), &1.into()));
+    let store = options().open(dir.path()).unwrap();
+    let scope = scope();
+    let ask = |name: &str| store.begin(KeyRef::new(&scope, name).unwrap(), print()).unwrap();
+    let replay = |name: &str| match ask(name) {
+        Begin::Replay(record) => record,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(replay("a").response(), Some(&b"1"[..]));
+    assert_eq!(replay("b").response(), Some(&[0xff, 0][..]));
+    assert_eq!((replay("d").response(), replay("d").head()), (None, &b"201"[..]));
+    match ask("c") {
+        Begin::Execute(claim) => claim.release().unwrap(),
+        other => panic!("it had expired: {other:?}"),
+    }
+}
+
+#[test]
+fn bad_lines_are_named_and_what_came_before_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = r#"{"scope":"a","key":"k","request":["x"],"response":"1"}"#;
+    for (bad, why) in [
+        ("nonsense", "JSON"),
+        (r#"{"key":"k"}"#, "scope"),
+        (r#"{"scope":"a","key":"k"}"#, "fingerprint"),
+        (r#"{"scope":"a","key":"","request":["x"],"response":""}"#, "empty"),
+    ] {
+        let ran = run_with(&["import", path(dir.path()), "--create"], &format!("{good}\n{bad}\n"));
+        let line = ran.fails(2, why);
+        assert!(line.contains("line 2"), "{line}");
+    }
+    assert_eq!(run(&["get", path(dir.path()), "a", "k", "--raw"]).bytes, b"1");
+    run(&["import", path(dir.path()), "nowhere.jsonl"]).fails(1, "nowhere.jsonl");
+}
+
+/// An imported completion ends an interrupted key, and never changes a completed one.
+#[test]
+fn keys_that_are_there_already() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let line = |key: &str| {
+        format!(
+            "{{\"scope\":\"{SCOPE}\",\"key\":\"{key}\",\"request\":[\"POST\",\"/orders\"],\
+             \"response\":\"imported\"}}\n"
+        )
+    };
+    let counts = import(dir.path(), &format!("{}{}", line("stuck"), line("order-1"))).json();
+    assert_eq!((&counts["imported"], &counts["known"]), (&1.into(), &1.into()));
+    assert_eq!(run(&["get", path(dir.path()), SCOPE, "stuck", "--raw"]).bytes, b"imported");
+    assert_eq!(run(&["get", path(dir.path()), SCOPE, "order-1", "--raw"]).bytes, response(1));
+}

@@ -1,0 +1,28 @@
+//! What is left of a store after kills, losses of power, failures of the disk and damage; and who
+//! may open it then. `cargo test --test crash rare_meetings` runs one file.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../reference/mod.rs"]
+mod reference;
+
+mod backup_dies;
+mod crashes_interrupt;
+mod damaged_store;
+mod expired_stays_expired;
+mod failed_sync_poisons;
+mod file_cut_short;
+mod foreign_files;
+mod full_disk;
+mod golden_store;
+mod model;
+mod opening_dies_and_is_repeated;
+mod poisoned_store;
+mod rare_meetings;
+mod read_only_places;
+mod salvage_counts;
+mod second_opener_is_refused;
+mod three_lives;
+mod tokens_after_crashes;
+mod verify_names_the_damage;
+mod what_survives_what;

@@ -1,0 +1,355 @@
+//! The admin service's API, through a real socket.
+
+use crate::admin_client::*;
+use crate::common::*;
+use onlyonce::{admin::Admin, *};
+use serde_json::json;
+use std::net::SocketAddr;
+
+/// A store that has seen something of everything.
+fn busy() -> (Store, ManualClock, Claim) {
+    let (store, clock) = threaded();
+    store.finish("done", b"the answer");
+    let mut failed = store.claim("failed");
+    failed.save_checkpoint(b"charge created: ch_1").unwrap();
+    failed.fail(b"502 from the provider").unwrap();
+    drop(failed);
+    clock.advance(HOUR);
+    drop(store.claim("dropped"));
+    clock.advance(MINUTE);
+    let held = store.claim("held");
+    clock.advance(SECOND);
+    (store, clock, held)
+}
+
+fn started() -> (Store, ManualClock, Claim, SocketAddr) {
+    let (store, clock, held) = busy();
+    let address = serve(Admin::new(&store));
+    (store, clock, held, address)
+}
+
+/// The scope of the tests' keys, in JSON and in a query.
+const SCOPE: &str = "tenant/orders";
+const QUERY_SCOPE: &str = "tenant%2Forders";
+
+fn names(answer: &Answer) -> Vec<String> {
+    let value = answer.json();
+    let keys = value["keys"].as_array().unwrap();
+    keys.iter().map(|key| key["key"].as_str().unwrap().to_owned()).collect()
+}
+
+fn token(address: SocketAddr, key: &str) -> u64 {
+    let found = get(address, &format!("/api/key?scope={QUERY_SCOPE}&key={key}"));
+    found.json()["token"].as_u64().unwrap()
+}
+
+#[test]
+fn keys_are_listed_by_state_and_age() {
+    let (_store, _clock, _held, address) = started();
+    assert_eq!(names(&get(address, "/api/keys")), ["failed", "dropped", "held"]);
+    assert_eq!(names(&get(address, "/api/keys?state=interrupted")), ["failed", "dropped"]);
+    assert_eq!(names(&get(address, "/api/keys?state=in_flight")), ["held"]);
+    assert_eq!(names(&get(address, "/api/keys?state=completed")), ["done"]);
+    assert_eq!(names(&get(address, "/api/keys?prefix=d")), ["dropped"]);
+    assert_eq!(names(&get(address, "/api/keys?older_than_ms=3600000")), ["failed"]);
+    assert_eq!(names(&get(address, &format!("/api/keys?scope={QUERY_SCOPE}"))).len(), 3);
+    assert!(names(&get(address, "/api/keys?scope=another")).is_empty());
+    let first = get(address, "/api/keys?limit=1").json();
+    assert_eq!((first["total"].as_u64(), first["keys"].as_array().unwrap().len()), (Some(3), 1));
+    let failed = &first["keys"][0];
+    assert_eq!(failed["scope"], SCOPE);
+    assert_eq!(failed["reason"], "the holder failed, outcome unknown");
+    assert_eq!((&failed["attempts"], &failed["holder_gone"]), (&json!(1), &json!(true)));
+    assert_eq!(get(address, "/api/keys?state=lost").status, 400);
+    assert_eq!(get(address, "/api/keys?prefix=hex:0").status, 400);
+}
+
+#[test]
+fn completed_keys_are_listed_page_by_page_each_once() {
+    let (store, _) = threaded();
+    let mut all: Vec<_> = (0..300).map(|n| format!("key-{n}")).collect();
+    all.iter().for_each(|name| store.finish(name, b"x"));
+    let address = serve(Admin::new(&store));
+    let (mut found, mut cursor, mut pages) = (Vec::new(), Some(0), 0);
+    while let Some(at) = cursor {
+        let page = get(address, &format!("/api/keys?state=completed&limit=50&cursor={at}"));
+        found.extend(names(&page));
+        cursor = page.json()["next"].as_u64();
+        pages += 1;
+    }
+    found.sort();
+    all.sort();
+    assert_eq!(found, all);
+    assert!((4..=7).contains(&pages), "{pages}");
+}
+
+#[test]
+fn a_key_is_looked_up_by_name_and_by_hash() {
+    let (_store, _clock, _held, address) = started();
+    let done = get(address, &format!("/api/key?scope={QUERY_SCOPE}&key=done")).json();
+    assert_eq!(
+        (&done["state"], &done["answer"]["text"]),
+        (&json!("completed"), &json!("the answer"))
+    );
+    assert_eq!(done["completed_at_ms"], T0);
+    let failed = get(address, &format!("/api/key?scope={QUERY_SCOPE}&key=failed")).json();
+    assert_eq!(failed["checkpoint"], "charge created: ch_1");
+    assert_eq!(failed["answer"]["text"], "502 from the provider");
+    for key in [&done, &failed] {
+        let hash = key["hash"].as_str().unwrap();
+        assert_eq!(get(address, &format!("/api/key?hash={hash}")).json()["key"], key["key"]);
+    }
+    assert_eq!(get(address, "/api/key?scope=&key=unknown").status, 404);
+    assert_eq!(get(address, "/api/key?hash=0123456789abcdef").status, 404);
+    assert_eq!(get(address, "/api/key?hash=secret").status, 400);
+    assert_eq!(get(address, "/api/key?scope=").status, 400);
+}
+
+#[test]
+fn keys_are_bytes_and_come_back_as_they_were() {
+    let (store, _) = threaded();
+    let scope = Scope::new(b"\xff\0\\").unwrap();
+    let name = [&b"<script>&\"'\n"[..], &[0x80, 0xe2, 0x80, 0xae]].concat();
+    let key = KeyRef::new(&scope, &name).unwrap();
+    drop(granted(store.begin(key, print()).unwrap()));
+    let address = serve(Admin::new(&store));
+    let listed = get(address, "/api/keys").json();
+    let found = &listed["keys"][0];
+    assert_eq!(found["scope"], "hex:ff005c");
+    assert!(found["key"].as_str().unwrap().starts_with("hex:3c736372697074"));
+    let shown = json!({
+        "scope": "\\xff\\x00\\\\", "key": "<script>&\"'\\x0a\\x80\\xe2\\x80\\xae",
+    });
+    assert_eq!(found["shown"], shown);
+    let body = json!({
+        "scope": found["scope"], "key": found["key"], "token": found["token"],
+        "decision": "complete", "answer": { "text": "raw \\x00\\xff" },
+    });
+    assert_eq!(post(address, "/api/resolve", &body).status, 200);
+    let Begin::Replay(record) = store.begin(key, print()).unwrap() else { panic!() };
+    assert_eq!(record.response(), Some(&b"raw \0\xff"[..]));
+}
+
+#[test]
+fn an_operator_decides_about_what_he_has_seen() {
+    let (store, _clock, mut held, address) = started();
+    let body = |key: &str, token: u64, decision: &str, force: bool| {
+        json!({
+            "scope": SCOPE, "key": key, "token": token, "decision": decision, "force": force,
+            "answer": { "text": "by hand" },
+        })
+    };
+    let [failed, dropped, running] = ["failed", "dropped", "held"].map(|key| token(address, key));
+    // Another attempt has begun since he looked.
+    let stale = post(address, "/api/resolve", &body("failed", failed - 1, "free", false));
+    assert_eq!(stale.status, 409);
+    assert!(stale.error().contains("not what it was"), "{}", stale.error());
+    assert_eq!(store.stuck("failed").reason(), Reason::Failed);
+
+    assert_eq!(
+        post(address, "/api/resolve", &body("failed", failed, "complete", false)).status,
+        200
+    );
+    assert_eq!(store.answer("failed"), b"by hand");
+    assert_eq!(post(address, "/api/resolve", &body("dropped", dropped, "free", false)).status, 200);
+    assert!(store.is_absent("dropped"));
+
+    let refused = post(address, "/api/resolve", &body("held", running, "free", false));
+    assert_eq!((refused.status, &refused.json()["needs_force"]), (409, &json!(true)));
+    assert_eq!(post(address, "/api/resolve", &body("held", running, "free", true)).status, 200);
+    assert_eq!(held.complete(b"too late"), Err(ClaimError::Fenced));
+    let stats = get(address, "/api/stats").json();
+    assert_eq!(
+        (&stats["alarms"][0]["what"], &stats["alarms"][0]["key"]),
+        (&json!("fenced"), &json!("held"))
+    );
+
+    let done = token(address, "done");
+    let refused = post(address, "/api/resolve", &body("done", done, "forget", false));
+    assert_eq!((refused.status, &refused.json()["needs_force"]), (409, &json!(true)));
+    assert_eq!(post(address, "/api/resolve", &body("done", done, "forget", true)).status, 200);
+    assert!(store.is_absent("done"));
+}
+
+#[test]
+fn what_is_no_decision_is_refused_and_changes_nothing() {
+    let (store, _clock, _held, address) = started();
+    let failed = token(address, "failed");
+    let whole = json!({ "scope": SCOPE, "key": "failed", "token": failed, "decision": "free" });
+    for (field, value) in [
+        ("scope", json!(1)),
+        ("key", json!("")),
+        ("key", json!("hex:0")),
+        ("token", json!(null)),
+        ("token", json!("7")),
+        ("decision", json!("ignore")),
+        ("decision", json!("complete")),
+        ("force", json!("yes")),
+    ] {
+        let mut body = whole.clone();
+        body[field] = value;
+        let refused = post(address, "/api/resolve", &body);
+        assert_eq!(refused.status, 400, "{body}: {}", refused.body);
+    }
+    for body in ["", "[]", "{", "null"] {
+        assert_eq!(request(address, "POST /api/resolve", &OWN, body).status, 400, "{body}");
+    }
+    let answer = json!({ "text": "x", "http": { "status": 99, "headers": [] } });
+    let mut body = whole.clone();
+    (body["decision"], body["answer"]) = (json!("complete"), answer);
+    assert_eq!(post(address, "/api/resolve", &body).status, 400);
+    body["answer"] = json!({ "text": "x".repeat(5000) });
+    assert_eq!(post(address, "/api/resolve", &body).status, 413);
+    body["answer"] = json!({ "text": "x".repeat(200_000) });
+    assert_eq!(post(address, "/api/resolve", &body).status, 413);
+    assert_eq!(store.stuck("failed").reason(), Reason::Failed);
+    assert_eq!(get(address, "/api/resolve").status, 405);
+    assert_eq!(post(address, "/api/keys", &whole).status, 405);
+    assert_eq!(request(address, "DELETE /api/keys", &OWN, "").status, 405);
+    assert_eq!(get(address, "/api/unknown").status, 404);
+}
+
+#[test]
+fn requests_of_other_sites_change_nothing() {
+    let (store, _clock, _held, address) = started();
+    let body = json!({
+        "scope": SCOPE, "key": "failed", "token": token(address, "failed"), "decision": "free",
+    })
+    .to_string();
+    let own = format!("origin: http://{address}");
+    for lines in [
+        // A form.
+        &["content-type: application/x-www-form-urlencoded"][..],
+        &["content-type: text/plain"],
+        &["content-type: text/plain", "x-onlyonce-admin: 1"],
+        &["content-type: application/json"],
+        &[OWN[0], OWN[1], "origin: https://evil.example"],
+        &[OWN[0], OWN[1], "origin: null"],
+        &[OWN[0], OWN[1], "sec-fetch-site: cross-site"],
+        &[OWN[0], OWN[1], "sec-fetch-site: same-site", &own],
+    ] {
+        for path in ["/api/resolve", "/api/drain"] {
+            let refused = request(address, &format!("POST {path}"), lines, &body);
+            assert!(matches!(refused.status, 403 | 415), "{lines:?}: {}", refused.status);
+        }
+    }
+    assert_eq!(store.stuck("failed").reason(), Reason::Failed);
+    let health = get(address, "/api/health");
+    assert_eq!((health.status, &health.json()["ready"]), (200, &json!(true)));
+    // No word that lets another site read or ask first.
+    assert!(!health.head.contains("access-control"));
+    let asked = request(address, "OPTIONS /api/resolve", &["origin: https://evil.example"], "");
+    assert!(asked.status == 405 && !asked.head.contains("access-control"));
+    let read = request(address, "GET /api/keys", &["sec-fetch-site: cross-site"], "");
+    assert_eq!(read.status, 403);
+
+    let lines = [OWN[0], OWN[1], "sec-fetch-site: same-origin", &own];
+    assert_eq!(request(address, "POST /api/resolve", &lines, &body).status, 200);
+    assert!(store.is_absent("failed"));
+}
+
+#[test]
+fn a_read_only_service_changes_nothing() {
+    let (store, _clock, _held) = busy();
+    let address = serve(Admin::new(&store).read_only(true));
+    let body = json!({
+        "scope": SCOPE, "key": "failed", "token": token(address, "failed"), "decision": "free",
+        "confirm": "drain",
+    });
+    for path in ["/api/resolve", "/api/drain"] {
+        let refused = post(address, path, &body);
+        assert_eq!(refused.status, 403);
+        assert!(refused.error().contains("reading only"));
+    }
+    assert_eq!(store.stuck("failed").reason(), Reason::Failed);
+    assert_eq!(get(address, "/api/stats").json()["read_only"], true);
+}
+
+#[test]
+fn figures_and_health_tell_what_is() {
+    let (store, clock, held, address) = started();
+    let stats = get(address, "/api/stats").json();
+    assert_eq!((&stats["counts"]["granted"], &stats["now"]["interrupted"]), (&json!(4), &json!(2)));
+    assert_eq!(stats["durability"], "Synced");
+    assert_eq!(stats["health"], json!([]));
+    // Timed since the service was made.
+    assert_eq!(stats["times"]["begin"]["count"], 0);
+    store.finish("timed", b"x");
+    let begin = get(address, "/api/stats").json()["times"]["begin"].clone();
+    assert_eq!((&begin["count"], begin["buckets"].as_array().unwrap().len()), (&json!(1), 1));
+    assert_eq!(begin["p50"], begin["p999"]);
+
+    for _ in 0..3 {
+        let _ = store.begin(key("done"), other_print()).unwrap();
+    }
+    let stats = get(address, "/api/stats").json();
+    assert_eq!(
+        stats["mismatches"],
+        json!([{ "scope": SCOPE, "shown": SCOPE, "count": 3, "at_most_too_many": 0 }])
+    );
+
+    let drained = post(address, "/api/drain", &json!({ "at_most_ms": 0 }));
+    assert_eq!(drained.status, 400, "not without a confirmation");
+    let drained = post(address, "/api/drain", &json!({ "confirm": "drain", "at_most_ms": 0 }));
+    assert_eq!((drained.status, &drained.json()["left"]), (200, &json!(1)));
+    let health = get(address, "/api/health");
+    assert_eq!((health.status, &health.json()["ready"]), (503, &json!(false)));
+    assert!(store.begin(key("new"), print()).is_err());
+    assert_eq!(get(address, "/api/stats").json()["draining"], true);
+
+    drop(held);
+    drop(clock);
+    store.close().unwrap();
+    assert_eq!(get(address, "/api/stats").status, 503, "it doesn't keep the store open");
+}
+
+#[test]
+fn an_answer_of_the_http_layer_is_shown_and_made_as_one() {
+    let (_store, _clock, _held, address) = started();
+    let body = json!({
+        "scope": SCOPE, "key": "failed", "token": token(address, "failed"), "decision": "complete",
+        "answer": {
+            "text": "{\"order\":7}",
+            "http": { "status": 201, "headers": [["content-type", "application/json"], ["location", "/orders/7"]] },
+        },
+    });
+    assert_eq!(post(address, "/api/resolve", &body).status, 200);
+    let found = get(address, &format!("/api/key?scope={QUERY_SCOPE}&key=failed")).json();
+    assert_eq!(found["answer"]["http"]["status"], 201);
+    assert_eq!(found["answer"]["http"]["headers"][1], json!(["location", "/orders/7"]));
+    assert_eq!(found["answer"]["text"], "{\"order\":7}");
+    assert_eq!(found["head"]["http"]["headers"], json!([["location", "/orders/7"]]));
+}
+
+#[test]
+fn it_can_lie_under_a_path() {
+    let (store, _) = threaded();
+    let address = serve(Admin::new(&store).under("/admin/"));
+    assert_eq!(get(address, "/admin/api/health").status, 200);
+    for page in ["/admin", "/admin/"] {
+        assert!(get(address, page).head.contains("content-type: text/html"), "{page}");
+    }
+}
+
+#[test]
+fn the_page_allows_nothing_but_itself() {
+    let (store, _) = threaded();
+    let address = serve(Admin::new(&store));
+    let [one, two] = [(); 2].map(|()| get(address, "/"));
+    assert_eq!(one.status, 200);
+    let nonce = |page: &Answer| {
+        let at = page.body.find("nonce=\"").unwrap() + "nonce=\"".len();
+        page.body[at..at + 32].to_owned()
+    };
+    assert_ne!(nonce(&one), nonce(&two));
+    for page in [&one, &two] {
+        assert!(page.head.contains(&format!("script-src 'nonce-{}'", nonce(page))));
+        assert!(page.head.contains("default-src 'none'"));
+        assert!(page.head.contains("frame-ancestors 'none'"));
+        assert!(page.head.contains("x-content-type-options: nosniff"));
+        assert!(!page.body.contains("{{nonce}}") && !page.body.contains("innerHTML"));
+        for outside in ["src=\"http", "href=\"http", "@import", "url("] {
+            assert!(!page.body.contains(outside), "{outside}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The HTTP layer, and the admin service, over real sockets. `cargo test --all-features --test http
+//! late_holders` runs one file.
+
+#[cfg(feature = "admin")]
+mod admin_client;
+#[cfg(feature = "admin")]
+#[path = "../common/mod.rs"]
+mod common;
+mod service;
+
+#[cfg(feature = "admin")]
+mod admin_api;
+#[cfg(feature = "admin")]
+mod admin_page;
+mod answers_cut_short;
+#[cfg(feature = "testing")]
+mod assert_idempotent;
+mod bounds_hold;
+mod clients_disconnect;
+mod draft_examples;
+mod hooks;
+mod interrupted_keys;
+mod keys_are_required;
+mod late_holders;
+mod on_the_wire;
+mod other_requests_are_refused;
+mod remembering;
+mod retries_are_replayed;
+mod store_fails;
+mod two;
+mod verdicts;
+#[cfg(feature = "axum")]
+mod with_axum;

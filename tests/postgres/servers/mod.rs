@@ -1,0 +1,470 @@
+//! Real servers for the tests of the PostgreSQL backend: started on free loopback ports from the
+//! binaries of the machine, under the user `postgres` if the tests run as root (servers refuse
+//! root), in directories of their own that are removed at the end. Where no server is installed
+//! the tests print a line and pass; `.ci/install-postgres` installs one.
+
+#![allow(dead_code)]
+
+pub mod cluster;
+pub mod load;
+pub mod patroni;
+pub mod proxy;
+
+use onlyonce::{
+    postgres::{PostgresOptions, PostgresStore, Replication},
+    *,
+};
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, LazyLock, Mutex, OnceLock, Weak,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
+};
+
+/// Where the servers' programs are; `None` (and a line that says so) where there are none.
+pub fn programs() -> Option<&'static Path> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| {
+        let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
+            .filter(|bin| bin.join("initdb").exists() && bin.join("postgres").exists())
+            .collect();
+        versions.sort();
+        versions.pop()
+    });
+    if found.is_none() {
+        println!("skipped: no PostgreSQL server is installed here (.ci/install-postgres does)");
+    }
+    found.as_deref()
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// `program`, as the user that may run servers. Dies with this process.
+fn as_postgres(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]);
+    if is_root() {
+        command.args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]);
+    }
+    command.arg("--").arg(program).stdin(Stdio::null()).current_dir("/");
+    command
+}
+
+/// Runs a program to its end.
+fn run(mut command: Command) {
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+type Spawning = (Command, mpsc::Sender<std::io::Result<Child>>);
+
+/// Starts a child from a thread that lives as long as this process: a child that is to die with
+/// its parent dies with the thread that started it.
+fn spawn(command: Command) -> Child {
+    static SPAWNER: LazyLock<Mutex<mpsc::Sender<Spawning>>> = LazyLock::new(|| {
+        let (ask, asked) = mpsc::channel::<Spawning>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in asked {
+                let _ = answer.send(command.spawn());
+            }
+        });
+        Mutex::new(ask)
+    });
+    let (answer, child) = mpsc::channel();
+    SPAWNER.lock().unwrap().send((command, answer)).unwrap();
+    child.recv().unwrap().unwrap()
+}
+
+/// A directory that servers can enter; removed when dropped.
+#[derive(Debug)]
+pub struct Place(PathBuf);
+
+impl Place {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, Ordering::SeqCst);
+        let path = std::env::temp_dir().join(format!("onlyonce-pg-{}-{n}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        let place = Place(path);
+        place.give_to_servers();
+        place
+    }
+
+    pub fn give_to_servers(&self) {
+        give_to_servers(&self.0);
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn give_to_servers(path: &Path) {
+    if is_root() {
+        let mut chown = Command::new("chown");
+        chown.arg("postgres:postgres").arg(path);
+        run(chown);
+    }
+}
+
+/// A port that nobody uses now. From below those that systems give to clients (32,768 and more): a
+/// server that is started again finds it free.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let nth =
+            std::process::id().wrapping_mul(37).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 10_000 + (nth % 20_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// One server.
+#[derive(Debug)]
+pub struct Server {
+    bin: &'static Path,
+    place: Place,
+    pub port: u16,
+    running: Mutex<Option<Child>>,
+    frozen: Mutex<Vec<rustix::process::Pid>>,
+}
+
+/// Small, quick, and without syncs: what these tests kill are processes, not machines.
+const CONFIG: &str = "
+listen_addresses = '127.0.0.1'
+max_connections = 150
+shared_buffers = 32MB
+fsync = off
+wal_level = replica
+max_wal_senders = 10
+wal_log_hints = on
+hot_standby = on
+wal_keep_size = 128MB
+wal_receiver_status_interval = 1s
+log_min_messages = warning
+";
+
+impl Server {
+    /// A new database cluster, running.
+    pub fn start(bin: &'static Path) -> Self {
+        Self::start_with(bin, "")
+    }
+
+    pub fn start_with(bin: &'static Path, config: &str) -> Self {
+        let place = Place::new();
+        let data = place.path().join("data");
+        let mut initdb = as_postgres(&bin.join("initdb"));
+        initdb.args(["--auth=trust", "--username=postgres", "--no-sync", "--no-instructions"]);
+        initdb.args(["--encoding=UTF8", "--locale=C", "-D"]).arg(&data);
+        run(initdb);
+        let sockets = place.path().display();
+        let config = format!("{CONFIG}\nunix_socket_directories = '{sockets}'\n{config}\n");
+        append(&data.join("postgresql.conf"), &config);
+        let server = Server {
+            bin,
+            place,
+            port: free_port(),
+            running: Mutex::new(None),
+            frozen: Mutex::default(),
+        };
+        server.resume();
+        server
+    }
+
+    /// A standby of this server, running, under this name.
+    pub fn standby(&self, name: &str) -> Self {
+        let place = Place::new();
+        let data = place.path().join("data");
+        let mut copy = as_postgres(&self.bin.join("pg_basebackup"));
+        copy.args(["-h", "127.0.0.1", "-U", "postgres", "-X", "stream", "-c", "fast", "-R"]);
+        copy.arg("-p").arg(self.port.to_string()).arg("-N").arg("-D").arg(&data);
+        run(copy);
+        append(
+            &data.join("postgresql.auto.conf"),
+            &format!(
+                "primary_conninfo = '{}'\nunix_socket_directories = '{}'\n",
+                self.conninfo(name),
+                place.path().display()
+            ),
+        );
+        let server = Server {
+            bin: self.bin,
+            place,
+            port: free_port(),
+            running: Mutex::new(None),
+            frozen: Mutex::default(),
+        };
+        server.resume();
+        server
+    }
+
+    /// How a standby of this name reaches this server.
+    pub fn conninfo(&self, name: &str) -> String {
+        format!("host=127.0.0.1 port={} user=postgres application_name={name}", self.port)
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.place.path().join("data")
+    }
+
+    /// A file in the server's directory is its own, and nobody else's.
+    pub fn own(&self, file: &str) {
+        let path = self.data().join(file);
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        give_to_servers(&path);
+    }
+
+    /// Starts the server where it was stopped.
+    pub fn resume(&self) {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.place.path().join("log"))
+            .unwrap();
+        // What a killed server leaves is no running one.
+        let _ = fs::remove_file(self.data().join("postmaster.pid"));
+        let mut command = as_postgres(&self.bin.join("postgres"));
+        command.arg("-D").arg(self.data()).arg("-p").arg(self.port.to_string());
+        command.stdout(Stdio::null()).stderr(log);
+        *self.running.lock().unwrap() = Some(spawn(command));
+        self.until_ready();
+    }
+
+    fn until_ready(&self) {
+        let start = Instant::now();
+        loop {
+            let mut ask = Command::new(self.bin.join("pg_isready"));
+            ask.args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()]);
+            if ask.status().unwrap().success() {
+                return;
+            }
+            let log = || fs::read_to_string(self.place.path().join("log")).unwrap_or_default();
+            assert!(start.elapsed() < Duration::from_secs(60), "does not start: {}", log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub async fn connect(
+        &self,
+        database: &str,
+    ) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+        let (client, connection) =
+            tokio_postgres::connect(&self.dsn(database), tokio_postgres::NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// Runs statements as the superuser; the first column of the last row.
+    pub async fn sql(&self, database: &str, sql: &str) -> Option<String> {
+        let client = self.connect(database).await.unwrap();
+        let answers = client.simple_query(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+        let rows = answers.into_iter().filter_map(|answer| match answer {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        });
+        rows.last()
+    }
+
+    pub fn dsn(&self, database: &str) -> String {
+        format!("host=127.0.0.1 port={} user=postgres dbname={database}", self.port)
+    }
+
+    fn pid(&self) -> Option<rustix::process::Pid> {
+        let running = self.running.lock().unwrap();
+        running.as_ref().map(rustix::process::Pid::from_child)
+    }
+
+    /// kill -9, of the server and (by losing it) of all its processes.
+    pub fn kill(&self) {
+        self.end(rustix::process::Signal::KILL);
+    }
+
+    /// Ends all connections and stops.
+    pub fn stop(&self) {
+        self.end(rustix::process::Signal::INT);
+    }
+
+    fn end(&self, signal: rustix::process::Signal) {
+        if let Some(pid) = self.pid() {
+            let _ = rustix::process::kill_process(pid, signal);
+            if let Some(mut child) = self.running.lock().unwrap().take() {
+                let _ = child.wait();
+            }
+        }
+    }
+
+    /// Stops all its processes where they are.
+    pub async fn freeze(&self) {
+        let pids = self.sql("postgres", "SELECT string_agg(pid::text, ',') FROM pg_stat_activity");
+        let pids = pids.await.unwrap();
+        let mut frozen = self.frozen.lock().unwrap();
+        frozen.extend(self.pid());
+        let pids = pids.split(',').map(|pid| pid.parse().unwrap());
+        frozen.extend(pids.filter_map(rustix::process::Pid::from_raw));
+        for &pid in frozen.iter() {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::STOP);
+        }
+    }
+
+    /// They go on.
+    pub fn thaw(&self) {
+        for pid in self.frozen.lock().unwrap().drain(..) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::CONT);
+        }
+    }
+
+    /// The configuration is read again after this is appended to it.
+    pub async fn configure(&self, setting: &str, value: &str) {
+        let set = format!("ALTER SYSTEM SET {setting} = '{value}'");
+        self.sql("postgres", &set).await;
+        self.sql("postgres", "SELECT pg_reload_conf()").await;
+        let shown = format!("SHOW {setting}");
+        until(async || self.sql("postgres", &shown).await.as_deref() == Some(value)).await;
+    }
+
+    /// The running server that the tests of this process share.
+    pub fn shared() -> Option<Arc<Server>> {
+        static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+        let bin = programs()?;
+        let mut shared = SHARED.lock().unwrap_or_else(|broken| broken.into_inner());
+        Some(shared.upgrade().unwrap_or_else(|| {
+            let server = Arc::new(Server::start(bin));
+            *shared = Arc::downgrade(&server);
+            server
+        }))
+    }
+
+    /// A new database with the tables of a store in it.
+    pub async fn database(&self) -> String {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("db{}", COUNT.fetch_add(1, Ordering::SeqCst));
+        self.sql("postgres", &format!("CREATE DATABASE {name}")).await;
+        options(&self.dsn(&name)).migrate().await.unwrap();
+        name
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.thaw();
+        self.end(rustix::process::Signal::QUIT);
+    }
+}
+
+fn append(file: &Path, text: &str) {
+    use std::io::Write;
+    let mut file = fs::File::options().append(true).open(file).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+/// Options of a store of one server, which sweeps only when asked to.
+pub fn options(dsn: &str) -> PostgresOptions {
+    PostgresOptions::new(dsn, Replication::SingleServer).sweep_every(None).max_response(4096)
+}
+
+/// A clock in a database that stands still until it is told to move.
+pub struct ServerClock {
+    server: Arc<Server>,
+    database: String,
+}
+
+impl ServerClock {
+    pub async fn new(server: &Arc<Server>, database: &str) -> Self {
+        let create = "CREATE SEQUENCE test_clock; SELECT setval('test_clock', 1800000000000000);
+            CREATE FUNCTION test_now() RETURNS bigint LANGUAGE sql VOLATILE
+            AS 'SELECT last_value FROM test_clock'";
+        server.sql(database, create).await;
+        ServerClock { server: server.clone(), database: database.into() }
+    }
+
+    /// Options of a store that goes by this clock.
+    pub fn options(&self) -> PostgresOptions {
+        options(&self.server.dsn(&self.database)).clock_us("test_now()")
+    }
+
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    pub async fn advance(&self, by: Duration) {
+        self.shift(by.as_micros() as i64).await;
+    }
+
+    /// Backwards, too.
+    pub async fn shift(&self, us: i64) {
+        let set = format!("SELECT setval('test_clock', last_value + ({us})) FROM test_clock");
+        self.server.sql(&self.database, &set).await;
+    }
+}
+
+/// A store on a database of its own, and its clock.
+pub async fn manual() -> Option<(PostgresStore, ServerClock, Arc<Server>)> {
+    let server = Server::shared()?;
+    let database = server.database().await;
+    let clock = ServerClock::new(&server, &database).await;
+    let store = clock.options().connect().await.unwrap();
+    Some((store, clock, server))
+}
+
+/// Runs a test's future; one that hangs fails.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    block_on_for(Duration::from_secs(300), future)
+}
+
+/// The same for what takes longer.
+pub fn block_on_for<T>(limit: Duration, future: impl Future<Output = T>) -> T {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let value =
+        runtime.block_on(async { tokio::time::timeout(limit, future).await.expect("it hangs") });
+    runtime.shutdown_background();
+    value
+}
+
+/// Waits for something that others bring about.
+pub async fn until(condition: impl AsyncFnMut() -> bool) {
+    until_within(Duration::from_secs(60), condition).await;
+}
+
+/// The same for what takes longer.
+pub async fn until_within(limit: Duration, mut condition: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < limit, "it never came about");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+static SCOPE: LazyLock<Scope> = LazyLock::new(|| Scope::of(["tenant", "orders"]));
+
+pub fn key(name: &str) -> KeyRef<'_> {
+    KeyRef::new(&SCOPE, name).unwrap()
+}
+
+pub fn print() -> Fingerprint {
+    Fingerprint::of(["POST", "/orders", "book"])
+}
