@@ -8,7 +8,7 @@
 use crate::{
     broken::{self, Broken},
     fingerprint::Fingerprint,
-    outcome::Reason,
+    record::Reason,
     token::Token,
 };
 

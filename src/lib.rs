@@ -80,65 +80,41 @@
 
 #[cfg(feature = "admin")]
 pub mod admin;
-mod adopt;
-mod any_store;
-mod async_store;
-mod backend;
 pub mod backup;
-mod begin;
-mod blocking;
 mod broken;
-mod cells;
 mod claim;
+mod claims;
 mod clock;
-mod complete;
 #[cfg(feature = "conformance")]
 pub mod conformance;
-mod copied;
 mod crc;
-mod drive;
-mod engine;
-mod entries;
-mod error;
-mod expire;
-mod fingerprint;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(feature = "admin", feature = "cli"))]
 #[doc(hidden)]
-pub mod fuzzing;
-mod guard;
+pub mod display;
+mod engine;
+mod error;
+mod fingerprint;
+mod group_commit;
 #[cfg(feature = "tower")]
 pub mod http;
 mod index;
 pub mod inspect;
-mod keep;
+#[cfg(feature = "__internals")]
+#[doc(hidden)]
+pub mod internals;
 mod key;
-mod lane;
-mod lease;
 mod limits;
+mod location;
 mod log;
-mod measure;
 #[cfg(feature = "metrics")]
 pub mod metrics;
-#[cfg(any(feature = "admin", feature = "cli"))]
-#[doc(hidden)]
-pub mod names;
 mod observe;
-mod once;
 mod options;
-mod outcome;
-#[cfg(feature = "parts")]
-#[doc(hidden)]
-pub mod parts;
-mod pending;
 mod poison;
-mod position;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+mod record;
 mod recover;
-mod replay;
-mod resolve;
-mod sharded;
-mod slots;
 mod stats;
 pub mod storage;
 mod store;
@@ -146,38 +122,28 @@ mod superblock;
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
-#[cfg(any(feature = "admin", feature = "cli"))]
-mod text;
-mod threads;
 mod token;
-mod tokens;
-mod wait;
 mod wheel;
 
-pub use any_store::AnyStore;
-pub use async_store::AsyncStore;
-pub use backend::{Completion, IdempotencyStore, Terms};
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use entries::{Entry, Filter, State};
+pub use engine::entries::{Entry, Filter, State};
+pub use engine::resolve::Resolution;
 pub use error::{BeginError, ClaimError, Full, KeyError, KeyState, OpenError, Retry};
 pub use fingerprint::Fingerprint;
-pub use guard::{Begin, Claim, Interrupted, Pending};
 pub use key::{KeyRef, OwnedKey, Scope};
-pub use once::{NotRun, Once, Ran, Settled, WorkError};
 pub use options::{Durability, Options, Recovery};
-pub use outcome::{Reason, Record, Retention};
-pub use resolve::Resolution;
-pub use sharded::{Phase, SLOTS, ShardedStore, SlotMap, slot_of};
+pub use record::{Reason, Record, Retention};
+pub use spi::{Completion, IdempotencyStore, Terms};
 pub use stats::Stats;
 pub use store::Store;
+pub use store::any::AnyStore;
+pub use store::async_store::AsyncStore;
+pub use store::claim::{Begin, Claim, Interrupted, Pending};
+pub use store::once::{NotRun, Once, Ran, Settled, WorkError};
+pub use store::sharded::{Phase, SLOTS, ShardedStore, SlotMap, slot_of};
 pub use token::Token;
 
-/// The words that backends speak; users of a store don't need them.
-pub mod spi {
-    pub use crate::backend::{
-        Abandon, Found, Grant, IdempotencyStore, Request, Running, Stuck, Ticket, Verb,
-    };
-}
+pub mod spi;
 
 /// The example of the README is compiled and run.
 #[cfg(doctest)]

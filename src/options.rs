@@ -5,7 +5,7 @@ use crate::{
     error::OpenError,
     limits::*,
     log::largest_frame,
-    outcome::Retention,
+    record::Retention,
 };
 use std::{sync::Arc, time::Duration};
 

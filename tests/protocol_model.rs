@@ -18,7 +18,7 @@ mod broken;
 mod fingerprint {
     pub use onlyonce::Fingerprint;
 }
-mod outcome {
+mod record {
     pub use onlyonce::Reason;
 }
 mod token {

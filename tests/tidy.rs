@@ -5,46 +5,31 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Modules by level. A module imports only from levels below its own; on the levels marked
-/// `true` the modules of one level may know each other (the verbs share what they answer with,
-/// the handles build each other).
-const LEVELS: &[(&[&str], bool)] = &[
-    (&["limits", "error", "sync", "copied", "crc", "broken"], true),
-    (
-        &[
-            "key",
-            "token",
-            "fingerprint",
-            "outcome",
-            "position",
-            "clock",
-            "poison",
-            "stats",
-            "observe",
-            "text",
-        ],
-        true,
-    ),
-    (&["backend", "names", "storage", "wait", "claim", "wheel", "tokens"], false),
-    (&["lane", "superblock"], false),
-    (&["log", "cells"], false),
-    (&["index", "options"], false),
-    (&["engine"], false),
-    (
-        &[
-            "adopt", "backup", "begin", "complete", "drive", "entries", "expire", "inspect",
-            "keep", "lease", "measure", "recover", "replay", "resolve", "threads", "pending",
-        ],
-        true,
-    ),
-    (&["sharded"], false),
-    (&["any_store", "async_store", "blocking", "guard", "once", "slots", "store"], true),
-    (&["conformance", "metrics", "postgres"], false),
-    (&["http"], false),
-    (&["admin", "testing"], false),
-    (&["fuzzing", "parts"], false),
-    (&["bin"], false),
-];
+/// A row of the table of modules.
+struct Level {
+    modules: Vec<String>,
+    /// The modules of this level may know each other (the verbs share what they answer with, the
+    /// handles build each other).
+    peers: bool,
+}
+
+/// The table of modules in `docs/design.md`, lowest level first: the one place that says what may
+/// know what. A module imports only from levels below its own.
+fn levels() -> Vec<Level> {
+    let design = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/design.md");
+    let design = fs::read_to_string(design).unwrap();
+    let mut levels = Vec::new();
+    for row in design.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, level, modules, peers, _] = cells[..] else { continue };
+        let Ok(level) = level.parse::<usize>() else { continue };
+        let modules = modules.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        levels.push((level, Level { modules, peers: peers == "yes" }));
+    }
+    levels.sort_by_key(|(level, _)| *level);
+    assert!(levels.iter().enumerate().all(|(at, (level, _))| at == *level), "each level once");
+    levels.into_iter().map(|(_, level)| level).collect()
+}
 
 const FILE_LINES_MAX: usize = 600;
 const LINE_BYTES_MAX: usize = 110;
@@ -67,47 +52,60 @@ fn sources(under: &str) -> Vec<(PathBuf, String)> {
     files
 }
 
-/// The top module that a file of `src` belongs to.
-fn module(path: &Path) -> String {
+/// The module of the table that a path below `src` belongs to: the longest that is named there.
+fn module(levels: &[Level], path: &[String]) -> Option<(usize, String)> {
+    let named = |name: &String| levels.iter().position(|level| level.modules.contains(name));
+    let two = path.get(..2).map(|two| two.join("/"));
+    let one = path.first().cloned();
+    two.into_iter().chain(one).find_map(|name| Some((named(&name)?, name)))
+}
+
+/// Where in the tree a file of `src` stands.
+fn place(path: &Path) -> Vec<String> {
     let inside = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
-    let first = inside.components().next().unwrap().as_os_str().to_str().unwrap();
-    first.trim_end_matches(".rs").to_owned()
+    let parts = inside.components().map(|part| part.as_os_str().to_str().unwrap());
+    let parts = parts.map(|part| part.trim_end_matches(".rs").to_owned());
+    parts.filter(|part| part != "mod").collect()
 }
 
-fn level(module: &str) -> Option<(usize, bool)> {
-    let at = LEVELS.iter().position(|(modules, _)| modules.contains(&module))?;
-    Some((at, LEVELS[at].1))
-}
-
-/// Modules named after `crate::` in a text, in `use` trees and in paths.
-fn imports(text: &str) -> Vec<String> {
+/// The paths after `crate::` in a text, in `use` trees and elsewhere, word by word.
+fn imports(text: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for (at, _) in text.match_indices("crate::") {
-        let rest = &text[at + "crate::".len()..];
-        if !rest.starts_with('{') {
-            found.push(word(rest));
-            continue;
-        }
-        let mut depth = 0;
-        let mut start = true;
-        for (i, c) in rest.char_indices() {
-            match c {
-                '{' => depth += 1,
-                '}' => depth -= 1,
-                ',' if depth == 1 => start = true,
-                c if depth == 1 && start && c.is_alphabetic() => {
-                    found.push(word(&rest[i..]));
-                    start = false;
-                }
-                _ => {}
-            }
-            start |= c == '{' && depth == 1;
-            if depth == 0 {
-                break;
-            }
+        if !text[..at].ends_with('$') {
+            tree(&text[at + "crate::".len()..], &mut Vec::new(), &mut found);
         }
     }
     found
+}
+
+/// Follows one branch of a `use` tree; returns how much of the text it took.
+fn tree(text: &str, path: &mut Vec<String>, found: &mut Vec<Vec<String>>) -> usize {
+    let depth = path.len();
+    let mut at = 0;
+    loop {
+        at += text[at..].len() - text[at..].trim_start().len();
+        if text[at..].starts_with('{') {
+            at += 1;
+            while !text[at..].trim_start().starts_with('}') {
+                at += tree(&text[at..], path, found);
+                at += text[at..].find([',', '}']).expect("a tree is closed");
+                at += usize::from(text[at..].starts_with(','));
+            }
+            at += text[at..].find('}').unwrap() + 1;
+            break;
+        }
+        let word = word(&text[at..]);
+        at += word.len();
+        path.push(word);
+        if !text[at..].starts_with("::") {
+            found.push(path.clone());
+            break;
+        }
+        at += 2;
+    }
+    path.truncate(depth);
+    at
 }
 
 fn word(text: &str) -> String {
@@ -121,21 +119,23 @@ fn product(text: &str) -> &str {
 
 #[test]
 fn imports_point_down() {
+    let levels = levels();
     for (path, text) in sources("src") {
-        let own = module(&path);
-        if own == "lib" || path.ends_with("tests.rs") || path.ends_with("loom_tests.rs") {
+        let own = place(&path);
+        if own == ["lib"] || path.ends_with("tests.rs") || path.ends_with("loom_tests.rs") {
             continue;
         }
-        let (own_level, _) = level(&own).unwrap_or_else(|| panic!("{own} has no level"));
+        let (own_level, own) =
+            module(&levels, &own).unwrap_or_else(|| panic!("{own:?} has no level"));
         for import in imports(product(&text)) {
             // Types that `lib.rs` exports are named by their module elsewhere.
-            let Some((import_level, peers)) = level(&import) else {
-                let is_type = import.starts_with(char::is_uppercase);
-                assert!(is_type, "{}: unknown module {import}", path.display());
+            let Some((import_level, import)) = module(&levels, &import) else {
+                let is_type = import[0].starts_with(char::is_uppercase);
+                assert!(is_type, "{}: unknown module {import:?}", path.display());
                 continue;
             };
-            let allowed =
-                import_level < own_level || import == own || (import_level == own_level && peers);
+            let peers = import_level == own_level && levels[own_level].peers;
+            let allowed = import_level < own_level || import == own || peers;
             assert!(allowed, "{} must not import {import}", path.display());
         }
     }
@@ -181,7 +181,17 @@ fn nothing_is_left_unfinished() {
 /// The checks above can fail.
 #[test]
 fn imports_are_found() {
-    let text = "use crate::{\n    a::{b, c},\n    d::E,\n};\nuse crate::f::G; crate::h::i();";
-    assert_eq!(imports(text), ["a", "d", "f", "h"]);
+    let text =
+        "use crate::{\n    a::{b, c::{D, e::F}},\n    d::E,\n};\nuse crate::f::G; crate::h::i();";
+    let found: Vec<String> = imports(text).iter().map(|path| path.join(" ")).collect();
+    assert_eq!(found, ["a b", "a c D", "a c e F", "d E", "f G", "h i"]);
     assert!(word_in("unsafe { x }", "unsafe") && !word_in("unsafely", "unsafe"));
+    let (level, own) = module(
+        &levels(),
+        &place(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/engine/begin.rs")),
+    )
+    .unwrap();
+    assert_eq!(own, "engine/begin");
+    assert!(levels()[level].peers);
+    assert!(module(&levels(), &["nowhere".to_owned()]).is_none());
 }

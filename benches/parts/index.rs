@@ -6,7 +6,7 @@ use crate::{
     plan::circle,
 };
 use hashbrown::HashTable;
-use onlyonce::parts::Index;
+use onlyonce::internals::parts::Index;
 use std::{
     hint::black_box,
     time::{Duration, Instant},

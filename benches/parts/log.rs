@@ -8,7 +8,7 @@ use crate::{
 };
 use onlyonce::{
     KeyRef,
-    parts::{Frame, Log},
+    internals::parts::{Frame, Log},
 };
 use std::{
     hint::black_box,

@@ -1,7 +1,7 @@
 //! What the inner parts of the store cost, each alone, beside what the machine allows: each
 //! figure is printed with its limit, measured in the same run.
 //!
-//! `cargo bench --features parts --bench parts [-- FILTER]`; `-- --test` runs everything once,
+//! `cargo bench --features __internals --bench parts [-- FILTER]`; `-- --test` runs everything once,
 //! very short. What is around the parts (replay, opening, expiry) is measured in `benches/store`,
 //! whose limits, loops and table these are.
 

@@ -1,7 +1,7 @@
 //! The timing wheel.
 
 use crate::{Bench, measure::clocked};
-use onlyonce::parts::{Timer, Wheel};
+use onlyonce::internals::parts::{Timer, Wheel};
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},

@@ -5,7 +5,7 @@ use super::{
     files::{self, Files, Home},
     input::Input,
 };
-use onlyonce::fuzzing::{self, SEED};
+use onlyonce::internals::fuzzing::{self, SEED};
 
 fn repaired(name: &str, bytes: Vec<u8>, flags: u8) -> Vec<u8> {
     let mut files = Files::from([(name.to_owned(), bytes)]);

@@ -1,7 +1,7 @@
 //! Any bytes to what the HTTP layer reads: its stored answers, and the header of the key.
 
 use super::input::Input;
-use onlyonce::fuzzing;
+use onlyonce::internals::fuzzing;
 
 /// A stored answer: an even first byte, then its bytes, whatever they are. Or one that is made from
 /// the input: an odd first byte, status u16, two lists of lines (count; lengths of name and value,

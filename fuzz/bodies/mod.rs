@@ -13,11 +13,11 @@ mod recover_mutated;
 mod reference;
 mod seeds;
 
-#[cfg(feature = "fuzzing")]
+#[cfg(feature = "__internals")]
 mod decoders;
-#[cfg(feature = "fuzzing")]
+#[cfg(feature = "__internals")]
 mod http;
-#[cfg(feature = "fuzzing")]
+#[cfg(feature = "__internals")]
 mod wheel;
 
 pub use operations::operations;
@@ -25,7 +25,7 @@ pub use recover_bytes::recover_bytes;
 pub use recover_mutated::recover_mutated;
 pub use seeds::seeds;
 
-#[cfg(feature = "fuzzing")]
+#[cfg(feature = "__internals")]
 pub use {
     decoders::{cells, footer, frame, scan, superblock},
     http::{answer, key},

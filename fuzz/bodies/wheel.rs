@@ -4,7 +4,7 @@
 //! 2 advance by as much, 3 advance to the next wakeup.
 
 use super::input::Input;
-use onlyonce::fuzzing::Wheel;
+use onlyonce::internals::fuzzing::Wheel;
 use std::collections::BTreeMap;
 
 /// Each timer fires once, at the first instant at which it is due, or is cancelled.

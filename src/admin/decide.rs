@@ -5,8 +5,8 @@ use super::{
     keys::{bytes_of, key_of},
 };
 use crate::{
-    backend::Completion, error::ClaimError, http::StoredAnswer, resolve::Resolution, store::Store,
-    token::Token,
+    engine::resolve::Resolution, error::ClaimError, http::StoredAnswer, spi::Completion,
+    store::Store, token::Token,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
@@ -106,7 +106,7 @@ impl Answer {
 
 fn header(line: &Value) -> Option<(HeaderName, HeaderValue)> {
     let [name, value] = line.as_array()?.as_slice() else { return None };
-    let value = crate::text::bytes(value.as_str()?)?;
+    let value = crate::display::escape::bytes(value.as_str()?)?;
     Some((name.as_str()?.parse().ok()?, HeaderValue::from_bytes(&value).ok()?))
 }
 

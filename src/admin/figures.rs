@@ -5,7 +5,7 @@ use super::{
     keys::{shown, shown_scope},
 };
 use crate::{
-    names,
+    display as names,
     observe::{Counts, Timed, alarms::Alarm, events::KeyHash},
     stats::{Count, Stats},
     store::Store,

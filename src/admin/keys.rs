@@ -2,16 +2,16 @@
 
 use super::{answer::Refusal, query};
 use crate::{
-    entries::{Entry, Filter, State},
+    display as names,
+    display::escape as text,
+    engine::entries::{Entry, Filter, State},
     error::BeginError,
     http::StoredAnswer,
     key::{KeyRef, OwnedKey, Scope},
     limits::SHARDS,
-    names,
     observe::events::KeyHash,
-    outcome::Record,
+    record::Record,
     store::Store,
-    text,
 };
 use http::StatusCode;
 use serde_json::{Value, json};

@@ -2,16 +2,16 @@
 
 use super::{Backup, BackupError, BackupOptions, write::Writer};
 use crate::{
-    cells::{Cells, Chain, Found},
     claim::Phase,
+    claims::{Cells, Chain, Found},
     engine::Engine,
+    engine::tokens,
     index::{Shard, Undecided},
     inspect::Inspection,
     log::{Slot, Use},
     recover::segments::{Segment, Until, read_until},
     storage::Storage,
     superblock::Superblock,
-    tokens,
 };
 use std::sync::{Arc, atomic::Ordering};
 

@@ -7,7 +7,7 @@ use super::{
     manifest::{Entry, Manifest, Where},
 };
 use crate::{
-    cells::Cells,
+    claims::Cells,
     inspect::Problem,
     log::{FooterEntry, Slot, Summary, file_name},
     recover::{CLAIMS_FILE, RING_FILE, create_ring, segments::Segment},

@@ -2,11 +2,11 @@
 
 use super::{Subject, words::*};
 use crate::{
-    backend::{Completion, Found, IdempotencyStore, Terms, Verb},
     error::{BeginError, ClaimError},
     key::{KeyRef, Scope},
     limits::{CHECKPOINT_BYTES_MAX, HEAD_BYTES_MAX},
-    outcome::Retention,
+    record::Retention,
+    spi::{Completion, Found, IdempotencyStore, Terms, Verb},
 };
 use std::time::Duration;
 

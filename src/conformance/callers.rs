@@ -2,9 +2,9 @@
 
 use super::{Subject, words::*};
 use crate::{
-    backend::{Abandon, Found, IdempotencyStore, Terms, Verb},
     error::BeginError,
-    outcome::{Reason, Retention},
+    record::{Reason, Retention},
+    spi::{Abandon, Found, IdempotencyStore, Terms, Verb},
     token::Token,
 };
 use std::{

@@ -2,9 +2,9 @@
 
 use super::{Subject, words::*};
 use crate::{
-    backend::{Abandon, Completion, Ticket, Verb},
     error::ClaimError,
-    outcome::Reason,
+    record::Reason,
+    spi::{Abandon, Completion, Ticket, Verb},
     token::Token,
 };
 

@@ -53,7 +53,7 @@ mod operators;
 mod time;
 mod words;
 
-use crate::{backend::IdempotencyStore, error::ClaimError, key::KeyRef, resolve::Resolution};
+use crate::{engine::resolve::Resolution, error::ClaimError, key::KeyRef, spi::IdempotencyStore};
 use std::{future::Future, time::Duration};
 use words::{Bench, Named};
 

@@ -2,9 +2,9 @@
 
 use super::{Subject, words::*};
 use crate::{
-    backend::{Completion, Verb},
+    engine::resolve::Resolution,
     error::ClaimError,
-    resolve::Resolution,
+    spi::{Completion, Verb},
 };
 
 const BY_HAND: Completion<'static> =
@@ -18,7 +18,7 @@ pub(super) async fn can<S: Subject>(bench: &Bench<'_, S>) -> bool {
 
 async fn resolve<S: Subject>(
     bench: &Bench<'_, S>,
-    request: &crate::backend::Request,
+    request: &crate::spi::Request,
     resolution: Resolution<'_>,
     force: bool,
 ) -> Answer {

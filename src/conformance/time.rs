@@ -2,8 +2,8 @@
 
 use super::{Subject, words::*};
 use crate::{
-    backend::{Abandon, Completion, Found, Verb},
-    outcome::{Reason, Retention},
+    record::{Reason, Retention},
+    spi::{Abandon, Completion, Found, Verb},
 };
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub(super) async fn renewals<S: Subject>(bench: &Bench<'_, S>) {
 pub(super) async fn renewal_of_longer<S: Subject>(bench: &Bench<'_, S>) {
     let (request, ticket) = bench.brought(By::Begin).await;
     assert_eq!(bench.write(&ticket, Verb::Renew).await, Ok(()));
-    let shorter = crate::backend::Ticket { lease: LEASE / 2, ..ticket };
+    let shorter = crate::spi::Ticket { lease: LEASE / 2, ..ticket };
     assert_eq!(bench.write(&shorter, Verb::Renew).await, Ok(()));
     bench.advance(LEASE - MS).await;
     assert_eq!(bench.is(&request).await, Is::InFlight);

@@ -2,11 +2,11 @@
 
 use super::{Facts, Subject};
 use crate::{
-    backend::*,
     error::{BeginError, ClaimError},
     fingerprint::Fingerprint,
     key::{KeyRef, OwnedKey, Scope},
-    outcome::{Reason, Retention},
+    record::{Reason, Retention},
+    spi::*,
     token::Token,
 };
 use std::{cell::Cell, future::Future, pin::Pin, task::Poll, time::Duration};

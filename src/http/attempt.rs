@@ -2,11 +2,11 @@
 
 use super::executor::BoxFuture;
 use crate::{
-    async_store::AsyncStore,
-    backend::{IdempotencyStore, Ticket, Verb},
     error::ClaimError,
-    guard::{Claim, derive_key},
-    outcome::Reason,
+    record::Reason,
+    spi::{IdempotencyStore, Ticket, Verb},
+    store::async_store::AsyncStore,
+    store::claim::{Claim, derive_key},
     token::Token,
 };
 use std::{fmt, sync::Arc};

@@ -12,10 +12,10 @@ use super::{
     verdict::Policy,
 };
 use crate::{
-    async_store::AsyncStore,
-    backend::Terms,
     clock::{Clock, SystemClock},
-    outcome::Retention,
+    record::Retention,
+    spi::Terms,
+    store::async_store::AsyncStore,
 };
 use http::{HeaderName, Method, request::Parts};
 use std::{

@@ -10,12 +10,12 @@ use super::{
     running::Run,
 };
 use crate::{
-    async_store::AsyncStore,
-    backend::IdempotencyStore,
     error::{BeginError, Retry},
-    guard::{Begin, Claim, Interrupted, Pending},
     key::{KeyRef, OwnedKey},
-    outcome::Record,
+    record::Record,
+    spi::IdempotencyStore,
+    store::async_store::AsyncStore,
+    store::claim::{Begin, Claim, Interrupted, Pending},
 };
 use bytes::Bytes;
 use http::{HeaderMap, Response, request::Parts};

@@ -1,7 +1,7 @@
 //! The layer describes itself, because servers are asked to publish how they treat keys.
 
 use super::{layer::IdempotencyLayer, problem::Problem};
-use crate::{backend::IdempotencyStore, limits::KEY_BYTES_MAX};
+use crate::{limits::KEY_BYTES_MAX, spi::IdempotencyStore};
 use http::{HeaderName, Method};
 use serde_json::{Value, json};
 

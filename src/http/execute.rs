@@ -12,11 +12,11 @@ use super::{
     stored::Kind,
 };
 use crate::{
-    async_store::AsyncStore,
-    backend::{Completion, IdempotencyStore},
     error::ClaimError,
-    guard::Claim,
     key::OwnedKey,
+    spi::{Completion, IdempotencyStore},
+    store::async_store::AsyncStore,
+    store::claim::Claim,
 };
 use bytes::Bytes;
 use http::{Method, Request, Response};

@@ -5,7 +5,7 @@ use super::{
     scope::KeyScope,
     service::Idempotency,
 };
-use crate::{async_store::AsyncStore, backend::IdempotencyStore};
+use crate::{spi::IdempotencyStore, store::async_store::AsyncStore};
 use futures_channel::oneshot;
 use std::{
     fmt,

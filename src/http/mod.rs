@@ -80,7 +80,7 @@ pub use seal::{BoxError, Seal, StoreReference};
 pub use service::Idempotency;
 pub use verdict::{Policy, Verdict};
 
-#[cfg(feature = "fuzzing")]
+#[cfg(feature = "__internals")]
 pub(crate) use {
     header::parse as parse_key,
     stored::{encoded as encoded_answer, round_trip as answer_round_trip},

@@ -10,7 +10,7 @@ use super::{
     seal::{BoxError, Dereference, Seal},
     verdict::Policy,
 };
-use crate::{backend::IdempotencyStore, clock::Clock, outcome::Retention};
+use crate::{clock::Clock, record::Retention, spi::IdempotencyStore};
 use bytes::Bytes;
 use http::{HeaderName, Method, Request};
 use http_body::Body;

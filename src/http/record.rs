@@ -10,7 +10,9 @@ use super::{
     stored::{self, Kind},
     verdict::{Verdict, is_bodiless},
 };
-use crate::{async_store::AsyncStore, backend::IdempotencyStore, error::ClaimError, guard::Claim};
+use crate::{
+    error::ClaimError, spi::IdempotencyStore, store::async_store::AsyncStore, store::claim::Claim,
+};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, response::Parts};
 use http_body::Body;

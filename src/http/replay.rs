@@ -8,11 +8,11 @@ use super::{
     stored::{Kind, Stored},
 };
 use crate::{
-    async_store::AsyncStore,
-    backend::IdempotencyStore,
-    guard::{Begin, Claim},
     key::OwnedKey,
-    outcome::Record,
+    record::Record,
+    spi::IdempotencyStore,
+    store::async_store::AsyncStore,
+    store::claim::{Begin, Claim},
 };
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, header};

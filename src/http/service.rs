@@ -8,7 +8,7 @@ use super::{
     execute::execute,
     executor::{BoxFuture, Executor},
 };
-use crate::backend::IdempotencyStore;
+use crate::spi::IdempotencyStore;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;

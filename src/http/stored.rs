@@ -162,7 +162,7 @@ impl<'a> Reader<'a> {
 
 /// Decodes anything; what decodes comes back when it is encoded again, lines and their order too,
 /// and its head is no longer than was reckoned. Whether it decodes.
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(test, feature = "__internals"))]
 pub(crate) fn round_trip(bytes: &[u8]) -> bool {
     let Some((kind, false, rest)) = split(Bytes::copy_from_slice(bytes)) else {
         return false;
@@ -188,7 +188,7 @@ pub(crate) fn round_trip(bytes: &[u8]) -> bool {
 }
 
 /// An answer with these header lines, as far as they are any, as it is stored.
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(test, feature = "__internals"))]
 pub(crate) fn encoded(status: u16, lists: [&[(&[u8], &[u8])]; 2], body: &[u8]) -> Vec<u8> {
     let [headers, trailers] = lists.map(|lines| {
         let mut map = HeaderMap::new();

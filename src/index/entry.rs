@@ -1,6 +1,6 @@
 //! An index entry: eight bytes, 24 of hash and 40 of location.
 
-use crate::position::Location;
+use crate::location::Location;
 
 const HASH_BITS: u32 = 24;
 const _: () = assert!(HASH_BITS + Location::BITS == 64);

@@ -12,7 +12,7 @@ pub(crate) use undecided::{Answer, Ended, HeldTerms, Undecided};
 use crate::{
     key::KeyRef,
     limits::SHARDS,
-    position::Location,
+    location::Location,
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},

@@ -8,7 +8,7 @@ use super::{
     entry::{Entry, Tag},
     undecided::{Ended, Orphans, Slab, Undecided},
 };
-use crate::{key::KeyRef, position::Location, token::Token, wheel::TimingWheel};
+use crate::{key::KeyRef, location::Location, token::Token, wheel::TimingWheel};
 use hashbrown::HashTable;
 use std::hint::black_box;
 

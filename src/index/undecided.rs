@@ -1,7 +1,7 @@
 //! What a shard knows of a key that is held or interrupted.
 
 use crate::{
-    cells::Chain, claim::Held, key::OwnedKey, position::Location, token::Token, wheel::TimerId,
+    claim::Held, claims::Chain, key::OwnedKey, location::Location, token::Token, wheel::TimerId,
 };
 use std::{sync::Arc, task::Waker};
 

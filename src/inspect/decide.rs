@@ -3,11 +3,11 @@
 
 use super::{Inspection, Problem};
 use crate::{
-    cells::Found,
+    claims::Found,
     key::{KeyRef, OwnedKey},
+    location::Location,
     log::{Frame, Kind},
-    outcome::Reason,
-    position::Location,
+    record::Reason,
 };
 use std::{
     collections::{HashMap, HashSet},

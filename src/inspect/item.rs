@@ -5,14 +5,14 @@ use super::{
     decide::{Lies, Undecided},
 };
 use crate::{
-    entries::{Entry, State},
+    engine::entries::{Entry, State},
+    engine::replay::record_of,
     fingerprint::Fingerprint,
     key::KeyRef,
+    location::Location,
     log::Frame,
-    outcome::Retention,
-    position::Location,
+    record::Retention,
     recover::segments::Segment,
-    replay::record_of,
     token::Token,
 };
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! One reading of all files, in the order that keeps it true while they change.
 
 use crate::{
-    cells::{Found, format},
+    claims::{Found, format},
     error::OpenError,
     index::KeyHasher,
     recover::{

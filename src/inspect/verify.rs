@@ -3,11 +3,11 @@
 use super::{Inspection, Problem};
 use crate::{
     key::KeyRef,
+    location::Location,
     log::{
         FooterEntry, Kind,
         frame::{HEADER_BYTES, Header, check_header},
     },
-    position::Location,
     recover::segments::{Image, Segment},
 };
 

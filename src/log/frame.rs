@@ -21,11 +21,11 @@
 use super::footer::FOOTER_ENTRY_BYTES;
 use crate::{
     broken::{self, Broken},
-    copied::Copied,
     crc::seed_of,
     fingerprint::Fingerprint,
     key::KeyRef,
     limits::*,
+    sync::pooled_bytes::Copied,
     token::Token,
 };
 use crc32fast::Hasher;

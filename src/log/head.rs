@@ -23,17 +23,17 @@ use super::{
 };
 use crate::{
     broken::{self, Broken},
-    lane::{Lane, Place},
+    group_commit::{Lane, Place},
+    location::Location,
     observe::{Timed, events},
     poison::Poisoned,
-    position::Location,
     storage::{PAGE_BYTES, Region},
+    sync::wait::{Bell, Event},
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
         unlock_fair, yield_now,
     },
-    wait::{Bell, Event},
 };
 use std::{
     collections::VecDeque,

@@ -20,15 +20,15 @@ pub(crate) use space::Space;
 
 use crate::{
     broken::{self, Broken},
-    copied::Copied,
+    group_commit::Lane,
     key::KeyRef,
-    lane::Lane,
     limits::CLASSES,
+    location::Location,
     observe::Timings,
     poison::{Poison, Poisoned},
-    position::Location,
     storage::{Region, heap_region},
-    wait::Bell,
+    sync::pooled_bytes::Copied,
+    sync::wait::Bell,
 };
 use frame::{HEADER_BYTES, Header, check_body, check_header};
 use std::sync::{Arc, OnceLock};

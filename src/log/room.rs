@@ -8,7 +8,7 @@
 //! until nobody waits or the ring is empty. If then nobody has been woken, because all of the ring
 //! is granted to tasks that may not be polled for long, all are.
 
-use crate::{lane::Place, sync::Mutex, wait::Wakes};
+use crate::{group_commit::Place, sync::Mutex, sync::wait::Wakes};
 use std::{
     collections::VecDeque,
     task::{Context, Poll, Waker},

@@ -7,9 +7,9 @@ use super::{
     trouble::Trouble,
 };
 use crate::{
-    backend::{Abandon, Found, Request, Running},
     error::BeginError,
-    sharded::slot_of,
+    spi::{Abandon, Found, Request, Running},
+    store::sharded::slot_of,
     token::Token,
 };
 use std::{sync::Arc, time::Duration};

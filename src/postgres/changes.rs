@@ -8,7 +8,7 @@
 //! can see.)
 
 use super::{begin::hidden_token, inner::Inner, inner::hash, pool::Heard, row::Says};
-use crate::{backend::Request, token::Token};
+use crate::{spi::Request, token::Token};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,

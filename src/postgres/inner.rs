@@ -14,12 +14,12 @@ use super::{
     trouble::Trouble,
 };
 use crate::{
-    backend::{Terms, Ticket},
     error::BeginError,
     key::{KeyRef, OwnedKey},
     limits::LEASE_MAX_MS,
     options::check_retention,
-    outcome::Retention,
+    record::Retention,
+    spi::{Terms, Ticket},
 };
 use parking_lot::Mutex;
 use std::{

@@ -4,7 +4,7 @@ use super::{
     inner::{Inner, millis},
     row::Owner,
 };
-use crate::{backend::Ticket, key::OwnedKey, token::Token};
+use crate::{key::OwnedKey, spi::Ticket, token::Token};
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{

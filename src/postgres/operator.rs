@@ -10,14 +10,14 @@ use super::{
     write::check_lengths,
 };
 use crate::{
-    backend::Completion,
-    entries::{Entry, Filter, State},
+    engine::entries::{Entry, Filter, State},
+    engine::resolve::Resolution,
     error::{BeginError, ClaimError},
     key::{KeyRef, OwnedKey},
     options::check_retention,
-    outcome::Retention,
-    resolve::Resolution,
-    sharded::slot_of,
+    record::Retention,
+    spi::Completion,
+    store::sharded::slot_of,
 };
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@ use crate::{
     error::OpenError,
     limits::{LEASE_MAX_MS, RESPONSE_BYTES_MAX, RETENTION_MAX_MS},
     options::check_retention,
-    outcome::Retention,
+    record::Retention,
 };
 use std::{sync::Arc, time::Duration};
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};

@@ -2,9 +2,9 @@
 
 use super::{inner::GrantTerms, session::Life};
 use crate::{
-    backend::{Found, Grant, Request, Running, Stuck, Ticket},
     fingerprint::Fingerprint,
-    outcome::{Reason, Record, Retention},
+    record::{Reason, Record, Retention},
+    spi::{Found, Grant, Request, Running, Stuck, Ticket},
     token::Token,
 };
 use std::{sync::Arc, time::Duration};
@@ -232,7 +232,7 @@ fn reason(number: i16) -> Option<Reason> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{backend::Terms, key::*};
+    use crate::{key::*, spi::Terms};
 
     #[test]
     fn an_owner_travels_in_a_ticket() {

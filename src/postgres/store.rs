@@ -10,8 +10,8 @@ use super::{
     write::Deed,
 };
 use crate::{
-    backend::{Abandon, Found, IdempotencyStore, Request, Ticket, Verb},
     error::{BeginError, ClaimError, OpenError},
+    spi::{Abandon, Found, IdempotencyStore, Request, Ticket, Verb},
     token::Token,
 };
 use std::{

@@ -10,12 +10,12 @@ use super::{
     write::{Deed, judge},
 };
 use crate::{
-    backend::{Completion, Found, Grant, Request, Stuck, Terms, Ticket, Verb},
     error::{BeginError, ClaimError},
     fingerprint::Fingerprint,
-    guard::derive_key,
     key::KeyRef,
-    outcome::{Reason, Record},
+    record::{Reason, Record},
+    spi::{Completion, Found, Grant, Request, Stuck, Terms, Ticket, Verb},
+    store::claim::derive_key,
     token::Token,
 };
 use std::future::Future;

@@ -13,10 +13,10 @@ use super::{
     write::Deed,
 };
 use crate::{
-    async_store::AsyncStore,
-    backend::{Abandon, Found, IdempotencyStore, Request, Terms, Ticket, Verb},
     error::{BeginError, ClaimError},
-    guard::Claim,
+    spi::{Abandon, Found, IdempotencyStore, Request, Terms, Ticket, Verb},
+    store::async_store::AsyncStore,
+    store::claim::Claim,
     token::Token,
 };
 use parking_lot::Mutex;

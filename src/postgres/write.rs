@@ -7,11 +7,11 @@ use super::{
     trouble::Trouble,
 };
 use crate::{
-    backend::{Abandon, Ticket, Verb},
     error::ClaimError,
     limits::{CHECKPOINT_BYTES_MAX, HEAD_BYTES_MAX},
     options::check_retention,
-    outcome::{Reason, Retention},
+    record::{Reason, Retention},
+    spi::{Abandon, Ticket, Verb},
 };
 use std::sync::Arc;
 

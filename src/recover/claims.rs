@@ -6,21 +6,21 @@ use super::{
 };
 use crate::{
     broken::{self, Broken},
-    cells::{
+    claim::{Held, Phase},
+    claims::{
         Cells, Found,
         format::{self, Header, HeaderError},
     },
-    claim::{Held, Phase},
     engine::Engine,
     error::OpenError,
+    group_commit::Lane,
     index::{Answer, HeldTerms, Index, Undecided},
     key::OwnedKey,
-    lane::Lane,
     log::file_name,
     observe::Timings,
     options::Sizes,
-    outcome::Reason,
     poison::{Poison, Poisoned},
+    record::Reason,
     stats::Count,
     storage::{Storage, StorageFile},
     superblock::Superblock,

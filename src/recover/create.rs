@@ -2,7 +2,7 @@
 
 use super::{CLAIMS_FILE, RING_FILE, is_store_file, read_file};
 use crate::{
-    cells::Cells,
+    claims::Cells,
     error::OpenError,
     options::Sizes,
     storage::{Storage, StorageFile},

@@ -22,10 +22,11 @@ pub(crate) mod segments;
 use crate::{
     broken::{self, Broken},
     clock::StoreTime,
+    engine::tokens::{self, Tokens},
     engine::{Bells, Config, Engine, Expiring},
     error::OpenError,
+    group_commit::{Lane, Turn},
     index::{Index, KeyHasher},
-    lane::{Lane, Turn},
     limits::TIME_MAX_MS,
     log::{Log, Shared, Slots, Space},
     observe::{Timings, events},
@@ -34,12 +35,11 @@ use crate::{
     stats::{Counters, Holders},
     storage::{ForkGuard, Storage, StorageFile},
     superblock::{Superblock, SuperblockFile},
+    sync::wait::{Bell, Event},
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
-    tokens::{self, Tokens},
-    wait::{Bell, Event},
     wheel::TimingWheel,
 };
 pub(crate) use create::create_ring;

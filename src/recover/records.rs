@@ -11,8 +11,8 @@ use crate::{
     index::{Entry, Index, Shard, Sorted},
     key::{KeyRef, OwnedKey},
     limits::SHARDS,
+    location::Location,
     log::{Frame, Kind, file_name},
-    position::Location,
     sync::thread,
 };
 use smallvec::SmallVec;

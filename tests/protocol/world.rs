@@ -3,7 +3,7 @@
 use crate::{
     claim::{Held, NoTakeover, Phase, Released, Seen},
     fingerprint::Fingerprint,
-    outcome::Reason,
+    record::Reason,
     token::Token,
 };
 use stateright::{Model, Property};

@@ -2,10 +2,10 @@
 
 use super::fail::{Code, Failure};
 use base64::prelude::*;
-pub use onlyonce::names::unhex;
+pub use onlyonce::display::unhex;
 use onlyonce::{
     Scope,
-    names::{self, is_plain},
+    display::{self as names, is_plain},
 };
 use serde_json::{Map, Value};
 

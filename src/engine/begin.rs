@@ -1,0 +1,437 @@
+//! A key arrives: claim it, or say what it is.
+
+use crate::{
+    broken::{self, Broken},
+    claim::{Held, NoTakeover, Seen},
+    claims::Entry,
+    engine::replay::Look,
+    engine::{Attempt, CLAIMS, Engine, Halt, Step, Wait},
+    error::{BeginError, Full},
+    index::{HeldTerms, Shard, Undecided},
+    limits::LEASE_MAX_MS,
+    observe::Timed,
+    options::check_retention,
+    record::Retention,
+    spi::{Abandon, Found, Grant, Request, Running, Stuck, Terms, Ticket},
+    stats::Count,
+    sync::wait::Wakes,
+    token::Token,
+};
+use smallvec::SmallVec;
+use std::{
+    ops::Deref,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+/// A request with what doesn't change while it is tried.
+pub(crate) struct Begin<'a> {
+    pub request: &'a Request,
+    pub hash: u64,
+    pub terms: GrantTerms,
+    /// Somebody has waited for space in vain.
+    pub starved: bool,
+}
+
+/// [`Terms`] resolved by the store's own and checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GrantTerms {
+    lease_ms: u64,
+    /// What the first lease really is: longer when the store keeps the claim alive.
+    first_lease_ms: u64,
+    held: HeldTerms,
+}
+
+/// A found key on its way to the caller. If a granted claim doesn't arrive, its attempt did
+/// nothing.
+pub(crate) struct Delivery<E: Deref<Target = Engine>> {
+    engine: E,
+    found: Option<Found>,
+}
+
+impl<E: Deref<Target = Engine>> Delivery<E> {
+    pub fn new(engine: E, found: Found) -> Self {
+        Delivery { engine, found: Some(found) }
+    }
+
+    pub fn arrived(mut self) -> Found {
+        self.found.take().expect("taken once, here")
+    }
+}
+
+impl<E: Deref<Target = Engine>> Drop for Delivery<E> {
+    fn drop(&mut self) {
+        if let Some(Found::Granted(grant)) = self.found.take() {
+            self.engine.abandon(&grant.ticket, Abandon::Undelivered);
+        }
+    }
+}
+
+impl Engine {
+    /// Prepares a `begin` or a takeover.
+    pub fn prepare<'a>(&self, request: &'a Request) -> Result<Begin<'a>, BeginError> {
+        let terms = self.resolve_terms(&request.terms)?;
+        let hash = self.index.hash(request.key.as_ref());
+        Ok(Begin { request, hash, terms, starved: false })
+    }
+
+    fn resolve_terms(&self, terms: &Terms) -> Result<GrantTerms, BeginError> {
+        let lease_ms = terms
+            .lease
+            .map_or(self.config.lease_ms, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        if !(1..=LEASE_MAX_MS).contains(&lease_ms) {
+            return Err(BeginError::Terms { what: "a lease is 1 ms to 30 days" });
+        }
+        let retention = terms.retention.unwrap_or(Retention {
+            replay_for: Duration::from_millis(self.config.replay_ms),
+            remember_for: Duration::from_millis(self.config.remember_ms),
+        });
+        check_retention(retention, lease_ms).map_err(|what| BeginError::Terms { what })?;
+        let reserve = terms.reserve.unwrap_or(self.config.max_response as u32);
+        if reserve as usize > self.config.max_response {
+            return Err(BeginError::Terms { what: "reserve is more than max_response" });
+        }
+        let kept_ms = if terms.keep_alive { self.config.execution_ms } else { 0 };
+        Ok(GrantTerms {
+            lease_ms,
+            first_lease_ms: lease_ms.max(kept_ms),
+            held: HeldTerms {
+                replay_ms: retention.replay_for.as_millis() as u64,
+                remember_ms: retention.remember_for.as_millis() as u64,
+                reserve,
+            },
+        })
+    }
+
+    /// One try of a `begin`, or (with the token that was seen) of a takeover.
+    pub fn begin(&self, begin: &mut Begin<'_>, seen: Option<Token>) -> Attempt<Found, BeginError> {
+        let key = begin.request.key.as_ref();
+        // Records known not to answer: another key's, or expired. An epoch makes them exact.
+        let mut dismissed = SmallVec::<[_; 4]>::new();
+        let mut expired = false;
+        loop {
+            let mut wakes = Wakes::default();
+            let mut shard = self.index.shard(begin.hash);
+            let now = self.now();
+            self.check_open()?;
+            if let Some(at) = shard.find(begin.hash, key) {
+                if let Some(answer) =
+                    self.answer_undecided(&mut shard, &mut wakes, at, begin, seen, now)
+                {
+                    return answer;
+                }
+                // Interrupted for longer than such keys are kept.
+                let expired = shard.undecided.get(at).expect("found under this lock");
+                if let Some(position) = self.unsettled(expired) {
+                    return Err(Halt::Wait(Wait::Durable { lane: CLAIMS, position }));
+                }
+                self.forget_undecided(&mut shard, &mut wakes, at);
+            }
+            let candidate = shard
+                .candidates_and_place(begin.hash)
+                .map(|location| (location, self.log.epoch(location.slot())))
+                .find(|candidate| !dismissed.contains(candidate));
+            let Some(candidate) = candidate else {
+                return self.grant(&mut shard, begin, expired, now);
+            };
+            let visible = self.is_visible(candidate.0);
+            drop(shard);
+            broken::dawdle(Broken::ReuseWhileServed);
+            let started = self.timings.start();
+            match self.look(begin.hash, candidate.0, key, now) {
+                // Written and swept meanwhile, the place may hold another record of this key.
+                Look::Here(_)
+                    if self.log.epoch(candidate.0.slot()) != candidate.1
+                        && !broken::is(Broken::ReuseWhileServed) => {}
+                Look::Here(frame)
+                    if broken::is(Broken::LeaseLapsesInCompleting)
+                        && !visible
+                        && frame.header.time_ms + self.config.lease_ms <= now =>
+                {
+                    let mut shard = self.index.shard(begin.hash);
+                    return self.grant(&mut shard, begin, expired, now);
+                }
+                Look::Here(frame) => {
+                    let answer = self.answer_completed(begin, frame, candidate.0, visible, now);
+                    self.timings.end(Timed::Replay, started);
+                    return answer;
+                }
+                Look::OtherKey | Look::Gone => dismissed.push(candidate),
+                Look::Expired => {
+                    expired = true;
+                    dismissed.push(candidate);
+                }
+                Look::Damaged => {
+                    let (segment, offset) = (candidate.0.slot(), candidate.0.offset());
+                    return Err(BeginError::Damaged { segment, offset }.into());
+                }
+            }
+        }
+    }
+
+    /// What an undecided key answers; `None` if it has expired.
+    fn answer_undecided(
+        &self,
+        shard: &mut Shard,
+        wakes: &mut Wakes,
+        at: u32,
+        begin: &mut Begin<'_>,
+        seen: Option<Token>,
+        now: u64,
+    ) -> Option<Attempt<Found, BeginError>> {
+        let undecided = shard.undecided.get(at)?;
+        let key = begin.request.key.as_ref();
+        let held = &undecided.held;
+        let found = match held.seen(
+            begin.request.fingerprint,
+            now,
+            self.interrupted_ms(undecided.terms.remember_ms),
+        ) {
+            Seen::Expired => return None,
+            Seen::Mismatch => {
+                self.alarm(Count::Mismatched, begin.hash, key, None);
+                Found::Mismatch { scheme: held.fingerprint.scheme() }
+            }
+            Seen::InFlight { running_ms } => {
+                self.count(begin.hash, Count::SawInFlight);
+                let running_for = Duration::from_millis(running_ms);
+                Found::InFlight(Running { token: held.token, running_for })
+            }
+            // Its answer isn't durable yet, and nobody is to see it before.
+            Seen::Interrupted { .. } if self.settling(undecided).is_some() => {
+                self.count(begin.hash, Count::SawInFlight);
+                let running_for = Duration::from_millis(now.saturating_sub(held.started_ms));
+                Found::InFlight(Running { token: held.token, running_for })
+            }
+            Seen::Interrupted { .. } if seen == Some(held.token) => {
+                return Some(self.take_over(shard, wakes, at, begin, now));
+            }
+            Seen::Interrupted { reason, holder_gone } => {
+                self.count(begin.hash, Count::SawInterrupted);
+                Found::Interrupted(Stuck {
+                    token: held.token,
+                    reason,
+                    holder_gone,
+                    attempts: held.attempt,
+                    checkpoint: undecided.checkpoint.clone(),
+                    answer: undecided.answer.as_ref().map(|answer| answer.bytes.clone()),
+                })
+            }
+        };
+        Some(Ok(Step::now(found)))
+    }
+
+    /// Grants the first attempt at an absent key.
+    fn grant(
+        &self,
+        shard: &mut Shard,
+        begin: &mut Begin<'_>,
+        expired: bool,
+        now: u64,
+    ) -> Attempt<Found, BeginError> {
+        self.check_begin()?;
+        if expired {
+            // That the old record has expired is decided now, whatever the clock says after a
+            // crash and whatever becomes of this claim.
+            self.cells.note_time(now).map_err(BeginError::from)?;
+        }
+        let GrantTerms { lease_ms, first_lease_ms, held: terms } = begin.terms;
+        let token = self.reserve(begin, Self::claim_bytes(terms.reserve))?;
+        let mut held = Held::first(token, begin.request.fingerprint, lease_ms, now);
+        held.renew(first_lease_ms, now);
+        let mut undecided = Undecided {
+            hash: begin.hash,
+            key: begin.request.key.clone(),
+            held,
+            terms,
+            chain: Default::default(),
+            version: 1,
+            adopted: false,
+            checkpoint: None,
+            answer: None,
+            waiters: Default::default(),
+            timer: None,
+        };
+        undecided.chain = match self.write_cells(&undecided) {
+            Ok(Some(chain)) => chain,
+            refused => {
+                self.log.shared.space.adjust(Self::claim_bytes(terms.reserve) as i64);
+                refused.map_err(BeginError::from)?;
+                self.count(begin.hash, Count::RefusedFull);
+                return Err(BeginError::StoreFull(Full::Claims).into());
+            }
+        };
+        let ticket = Self::ticket(&undecided);
+        let at = shard.hold(undecided);
+        self.rearm(shard, at, now);
+        self.holders.begun(begin.hash);
+        self.count(begin.hash, Count::Granted);
+        if expired {
+            let key = begin.request.key.as_ref();
+            self.alarm(Count::BeganAfterExpiry, begin.hash, key, Some(token));
+        }
+        Ok(self.granted(ticket, at, None, None))
+    }
+
+    /// Takes over an interrupted key. Checkpoint, fingerprint and terms are kept.
+    fn take_over(
+        &self,
+        shard: &mut Shard,
+        wakes: &mut Wakes,
+        at: u32,
+        begin: &mut Begin<'_>,
+        now: u64,
+    ) -> Attempt<Found, BeginError> {
+        self.check_begin()?;
+        let undecided = shard.undecided.get(at).expect("found above");
+        let bytes = Self::claim_bytes(undecided.terms.reserve);
+        let (old, attempts) = (undecided.held.clone(), self.config.max_attempts);
+        if old.attempt >= attempts {
+            return Err(BeginError::AttemptsExhausted { attempts: old.attempt }.into());
+        }
+        let token = self.reserve(begin, bytes)?;
+        let mut held = match old.take_over(old.token, token, attempts, now) {
+            Ok(held) => held,
+            Err(NoTakeover::Changed | NoTakeover::Exhausted { .. }) => {
+                unreachable!("interrupted, under this token, with attempts left: seen above")
+            }
+        };
+        if begin.request.terms.keep_alive {
+            held.renew(held.lease_ms.max(self.config.execution_ms), now);
+        }
+        let crate::claim::Phase::Interrupted { reason, .. } = old.phase_at(now) else {
+            unreachable!("interrupted: seen above")
+        };
+        let undecided = shard.undecided.get_mut(at).expect("found above");
+        let before = std::mem::replace(&mut undecided.held, held);
+        let version = std::mem::replace(&mut undecided.version, 1);
+        let adopted = std::mem::replace(&mut undecided.adopted, false);
+        let chain = match self.write_cells(undecided) {
+            Ok(Some(chain)) => chain,
+            refused => {
+                (undecided.held, undecided.version) = (before, version);
+                undecided.adopted = adopted;
+                self.log.shared.space.adjust(bytes as i64);
+                refused.map_err(BeginError::from)?;
+                self.count(begin.hash, Count::RefusedFull);
+                return Err(BeginError::StoreFull(Full::Claims).into());
+            }
+        };
+        self.cells.clear_after_this(std::mem::replace(&mut undecided.chain, chain));
+        undecided.answer = None;
+        let ticket = Self::ticket(undecided);
+        let checkpoint = undecided.checkpoint.clone();
+        wakes.add(undecided.waiters.take());
+        if before.holder_lives {
+            // Its handle still exists, and so does its promise.
+            shard.orphans.add(before.token, bytes);
+        }
+        self.rearm(shard, at, now);
+        self.holders.begun(begin.hash);
+        self.count(begin.hash, Count::TakenOver);
+        Ok(self.granted(ticket, at, checkpoint, Some(reason)))
+    }
+
+    fn granted(
+        &self,
+        mut ticket: Ticket,
+        at: u32,
+        checkpoint: Option<Arc<[u8]>>,
+        after: Option<crate::Reason>,
+    ) -> Step<Found> {
+        ticket.note[1] = u64::from(at);
+        let wait = self
+            .config
+            .syncs_claims()
+            .then(|| Wait::Durable { lane: CLAIMS, position: self.cells.position() });
+        self.claims_written();
+        Step { value: Found::Granted(Grant { ticket, checkpoint, after }), wait }
+    }
+
+    /// A token, and `bytes` out of the account of free space.
+    fn reserve(&self, begin: &mut Begin<'_>, bytes: u64) -> Result<Token, Halt<BeginError>> {
+        let since = self.supply.count();
+        if !self.log.shared.space.reserve(bytes) {
+            let hopeless = !self.can_grow() || (begin.starved && self.is_starved());
+            if hopeless {
+                self.count(begin.hash, Count::RefusedFull);
+                return Err(BeginError::StoreFull(Full::Space).into());
+            }
+            begin.starved = true;
+            self.wanted_space.fetch_max(bytes, Ordering::AcqRel);
+            return Err(Halt::Wait(Wait::Supply { since }));
+        }
+        if self.log.shared.space.free() < 2 * self.config.sizes.frame_max as i64 {
+            // Ahead of need.
+            self.bells.keep.ring();
+        }
+        match self.tokens.take() {
+            Some(token) => Ok(token),
+            None => {
+                self.log.shared.space.adjust(bytes as i64);
+                if self.tokens.are_used_up() {
+                    let what = "no fencing tokens are left; is the clock right?".into();
+                    return Err(BeginError::Unavailable { what }.into());
+                }
+                Err(Halt::Wait(Wait::Supply { since }))
+            }
+        }
+    }
+
+    /// Writes the present version of an undecided key into the claims file.
+    pub fn write_cells(
+        &self,
+        undecided: &Undecided,
+    ) -> Result<Option<crate::claims::Chain>, crate::poison::Poisoned> {
+        let Undecided { held, terms, .. } = undecided;
+        let interrupted = match held.phase {
+            crate::claim::Phase::Interrupted { reason, at } => Some((reason, at)),
+            crate::claim::Phase::InFlight { .. } => None,
+        };
+        // First claims leave some cells to those that end interrupted ones.
+        let first = undecided.version == 1 && !held.history;
+        self.cells.write(
+            first,
+            &Entry {
+                token: held.token,
+                version: undecided.version,
+                attempt: held.attempt,
+                started_ms: held.started_ms,
+                lease_ms: held.lease_ms,
+                replay_ms: terms.replay_ms,
+                remember_ms: terms.remember_ms,
+                reserve: terms.reserve,
+                fingerprint: held.fingerprint,
+                history: held.history,
+                interrupted,
+                key: undecided.key.as_ref(),
+                checkpoint: undecided.checkpoint.as_deref(),
+            },
+        )
+    }
+
+    fn ticket(undecided: &Undecided) -> Ticket {
+        Ticket {
+            key: undecided.key.clone(),
+            fingerprint: undecided.held.fingerprint,
+            token: undecided.held.token,
+            attempt: undecided.held.attempt,
+            retention: Retention {
+                replay_for: Duration::from_millis(undecided.terms.replay_ms),
+                remember_for: Duration::from_millis(undecided.terms.remember_ms),
+            },
+            lease: Duration::from_millis(undecided.held.lease_ms),
+            reserve: undecided.terms.reserve,
+            note: [undecided.hash, 0],
+        }
+    }
+
+    /// An undecided key has been interrupted for longer than such keys are kept.
+    pub fn forget_undecided(&self, shard: &mut Shard, wakes: &mut Wakes, at: u32) {
+        let Some(expired) = shard.undecided.get(at) else { return };
+        let token = Some(expired.held.token);
+        self.alarm(Count::InterruptedExpired, expired.hash, expired.key.as_ref(), token);
+        let gone = shard.decide(at).expect("found above");
+        self.forgotten(gone, wakes);
+    }
+}

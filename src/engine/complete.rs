@@ -1,0 +1,507 @@
+//! The holder ends: complete, fail or release, under its fencing token.
+
+use crate::{
+    broken::{self, Broken},
+    claim::{Phase, Released},
+    engine::replay::Look,
+    engine::{Attempt, CLAIMS, Engine, Halt, Step, Wait},
+    error::{ClaimError, Full},
+    index::{Answer, Ended, Shard, Undecided},
+    limits::HEAD_BYTES_MAX,
+    location::Location,
+    log::{Appended, Busy, Draft, Encoded, Frame, Kind, Listing, MAIN_CLASS, class_of},
+    options::check_retention,
+    record::Reason,
+    spi::{Abandon, Completion, Ticket},
+    stats::Count,
+    sync::thread_local,
+    sync::wait::Wakes,
+};
+use std::{cell::RefCell, sync::atomic::Ordering};
+
+thread_local! {
+    /// Frames are made here before their place is known; no allocation once it has grown.
+    static FRAME: RefCell<Encoded> = RefCell::new(Encoded::default());
+}
+
+/// Runs `f` with this thread's frame buffer.
+pub(crate) fn with_frame<R>(f: impl FnOnce(&mut Encoded) -> R) -> R {
+    FRAME.with(|frame| f(&mut frame.borrow_mut()))
+}
+
+/// Space that a record may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Promised {
+    pub bytes: u64,
+    /// It came with the handle, which ends with the completion.
+    pub by_handle: bool,
+}
+
+impl Promised {
+    /// Nothing was appended.
+    pub fn give_back(self, engine: &Engine) {
+        if !self.by_handle {
+            engine.log.shared.space.adjust(self.bytes as i64);
+        }
+    }
+}
+
+/// What the key of a ticket is, for a holder that finds it decided.
+enum Decided {
+    /// By this very token.
+    Ours(Frame, Location),
+    /// By somebody else, or not at all.
+    Fenced,
+}
+
+impl Engine {
+    /// One try of a completion.
+    pub fn complete(
+        &self,
+        ticket: &Ticket,
+        completion: &Completion<'_>,
+    ) -> Attempt<(), ClaimError> {
+        let retention = completion.retention.unwrap_or(ticket.retention);
+        check_retention(retention, 1).map_err(|what| ClaimError::Terms { what })?;
+        check_size(ticket, completion.head, completion.response.unwrap_or_default())?;
+        let now = self.now();
+        let after = |window: std::time::Duration| now.saturating_add(window.as_millis() as u64);
+        let kind = match completion.response {
+            Some(_) => Kind::Completed,
+            None => Kind::NotRetained,
+        };
+        let draft = Draft {
+            kind,
+            key: ticket.key.as_ref(),
+            fingerprint: ticket.fingerprint,
+            attempt: ticket.attempt,
+            token: ticket.token,
+            time_ms: now,
+            replay_until_ms: after(retention.replay_for),
+            expires_ms: after(retention.remember_for),
+            head: completion.head,
+            body: completion.response.unwrap_or_default(),
+        };
+        let class = class_of(retention.remember_for.as_millis() as u64, self.config.remember_ms);
+        self.keep_delay(class, now)?;
+        let mut wakes = Wakes::default();
+        with_frame(|frame| {
+            frame.draft(&draft);
+            let [hash, at] = ticket.note;
+            let mut shard = self.index.shard(hash);
+            self.check_claim()?;
+            let Some(undecided) = shard.attempt(at as u32, ticket.token) else {
+                return self.complete_again(&shard, ticket, completion);
+            };
+            let promised = self.promised(undecided, frame)?;
+            let appended = match self.append(hash, class, frame, &draft, now) {
+                Ok(appended) => appended,
+                Err(halt) => {
+                    promised.give_back(self);
+                    return Err(halt);
+                }
+            };
+            shard.insert(hash, appended.location);
+            let done = shard.decide(at as u32).expect("found above");
+            self.count(hash, Count::Completed);
+            Ok(self.completed(done, promised, &appended, &mut wakes))
+        })
+    }
+
+    /// The space for a completion: the holder's promise, or, if no handle keeps one, taken now.
+    fn promised(
+        &self,
+        undecided: &Undecided,
+        frame: &Encoded,
+    ) -> Result<Promised, Halt<ClaimError>> {
+        if undecided.held.holder_lives {
+            let bytes = Self::claim_bytes(undecided.terms.reserve);
+            return Ok(Promised { bytes, by_handle: true });
+        }
+        let bytes = frame.used();
+        self.reserve_space(bytes)?;
+        Ok(Promised { bytes, by_handle: false })
+    }
+
+    /// Takes space that no claim has been promised; waits for more if there can be more.
+    pub fn reserve_space(&self, bytes: u64) -> Result<(), Halt<ClaimError>> {
+        let since = self.supply.count();
+        if self.log.shared.space.reserve(bytes) {
+            return Ok(());
+        }
+        if !self.can_grow() {
+            return Err(ClaimError::StoreFull(Full::Space).into());
+        }
+        if self.is_starved() {
+            // The disk had no room when it was last asked. It is asked again, for the next call.
+            self.bells.keep.ring();
+            return Err(ClaimError::StoreFull(Full::Space).into());
+        }
+        self.wanted_space.fetch_max(bytes, Ordering::AcqRel);
+        Err(Halt::Wait(Wait::Supply { since }))
+    }
+
+    /// What follows from a completion that is in the log, whoever completed. Under the lock of
+    /// the key's shard, so that whoever closes the store knows that it is over.
+    pub fn completed(
+        &self,
+        done: Ended,
+        promised: Promised,
+        appended: &Appended,
+        wakes: &mut Wakes,
+    ) -> Step<()> {
+        self.log.shared.space.adjust(promised.bytes as i64 - appended.used as i64);
+        if promised.by_handle {
+            self.handle_ended(done.hash);
+        }
+        let Appended { class, end, .. } = *appended;
+        let syncs = self.config.syncs_completions();
+        if broken::is(Broken::ClearBeforeDurable) {
+            let _ = self.cells.clear(&done.chain);
+        } else if syncs || done.history || self.cells.is_durable(&done.chain) {
+            self.cells.clear_after(class, end, done.chain);
+            // The group that covered it may have ended before the chain was queued.
+            if self.log.is_durable(appended.location) {
+                let _ = self.cells.class_durable(class, end);
+            }
+        } else if class != MAIN_CLASS {
+            // Its ring is this process's memory.
+            self.cells.clear_when_drained(class, end, done.chain);
+            if self.log.head(class).drained() >= end {
+                let _ = self.cells.class_drained(class, end);
+            }
+        } else {
+            let _ = self.cells.clear(&done.chain);
+        }
+        if syncs {
+            let lane = &self.log.head(class).lane;
+            wakes.add(done.waiters.into_iter().filter_map(|waker| lane.wake_at(end, waker)));
+        } else {
+            wakes.add(done.waiters);
+        }
+        Step { value: (), wait: self.answered_after(class, end) }
+    }
+
+    /// What a completion waits for before it is answered.
+    pub fn answered_after(&self, class: u8, end: u64) -> Option<Wait> {
+        if self.config.syncs_completions() && !broken::is(Broken::AckBeforeSync) {
+            return Some(Wait::Durable { lane: class, position: end });
+        }
+        (class != MAIN_CLASS).then_some(Wait::Drained { class, position: end })
+    }
+
+    /// Appends a frame; what is lacking is to be waited for.
+    pub fn append(
+        &self,
+        hash: u64,
+        class: u8,
+        frame: &mut Encoded,
+        draft: &Draft<'_>,
+        now: u64,
+    ) -> Result<Appended, Halt<ClaimError>> {
+        let since = self.supply.count();
+        let listing = Listing {
+            hash,
+            kind: draft.kind,
+            time_ms: draft.time_ms,
+            expires_ms: draft.expires_ms,
+        };
+        self.log.append(class, frame, listing, now).map_err(|busy| match busy {
+            Busy::Ring { class, len, drained } => Halt::Wait(Wait::Room { class, len, drained }),
+            Busy::Segment { class, since } => Halt::Wait(Wait::Segment { class, since }),
+            Busy::NoSegment => Halt::Wait(Wait::Supply { since }),
+            Busy::Poisoned => Halt::Fail(ClaimError::Poisoned),
+        })
+    }
+
+    /// In `Buffered`, waits for the disk when it has fallen too far behind.
+    fn keep_delay(&self, class: u8, now: u64) -> Result<(), Halt<ClaimError>> {
+        let Some(max_delay) = self.config.max_delay_ms() else {
+            return Ok(());
+        };
+        let head = self.log.head(class);
+        match head.oldest_at_risk() {
+            Some(since) if since.saturating_add(max_delay) < now => {
+                if head.lane.durable() >= head.reserved() {
+                    return Ok(());
+                }
+                Err(Halt::Wait(Wait::Durable { lane: class, position: head.reserved() }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Completed under this token before: joins, with the same bytes.
+    fn complete_again(
+        &self,
+        shard: &Shard,
+        ticket: &Ticket,
+        completion: &Completion<'_>,
+    ) -> Attempt<(), ClaimError> {
+        match self.decided(shard, ticket)? {
+            Decided::Fenced => self.fenced(ticket),
+            Decided::Ours(frame, location) => {
+                let kept = (frame.header.kind == Kind::Completed).then_some(frame.body());
+                if frame.head() != completion.head || kept != completion.response {
+                    return Err(ClaimError::DifferentResponse.into());
+                }
+                let (class, position) = self.log.position_of(location);
+                let end = position + frame.header.padded() as u64;
+                let wait = (!self.log.is_durable(location))
+                    .then(|| self.answered_after(class, end))
+                    .flatten();
+                Ok(Step { value: (), wait })
+            }
+        }
+    }
+
+    fn decided(&self, shard: &Shard, ticket: &Ticket) -> Result<Decided, ClaimError> {
+        let now = self.now();
+        for location in shard.candidates(ticket.note[0]) {
+            match self.look_locked(location, ticket.key.as_ref(), now) {
+                Look::Here(frame) if frame.header.token == ticket.token.get() => {
+                    return Ok(Decided::Ours(frame, location));
+                }
+                Look::Damaged => return Err(ClaimError::Damaged),
+                _ => {}
+            }
+        }
+        Ok(Decided::Fenced)
+    }
+
+    /// What a holder's call other than a completion answers when the key is not undecided under
+    /// its token.
+    pub fn not_held<T>(&self, shard: &Shard, ticket: &Ticket) -> Attempt<T, ClaimError> {
+        match self.decided(shard, ticket)? {
+            Decided::Ours(..) => Err(ClaimError::AlreadyCompleted.into()),
+            Decided::Fenced => self.fenced(ticket),
+        }
+    }
+
+    fn fenced<T>(&self, ticket: &Ticket) -> Attempt<T, ClaimError> {
+        self.alarm(Count::Fenced, ticket.note[0], ticket.key.as_ref(), Some(ticket.token));
+        Err(ClaimError::Fenced.into())
+    }
+
+    /// One try of a failure: the outcome is unknown, the answer is kept.
+    pub fn fail(&self, ticket: &Ticket, answer: &[u8]) -> Attempt<(), ClaimError> {
+        check_size(ticket, &[], answer)?;
+        let now = self.now();
+        let keep = self.interrupted_ms(ticket.retention.remember_for.as_millis() as u64);
+        let expires_ms = now.saturating_add(keep);
+        let draft = Draft {
+            kind: Kind::Failed,
+            key: ticket.key.as_ref(),
+            fingerprint: ticket.fingerprint,
+            attempt: ticket.attempt,
+            token: ticket.token,
+            time_ms: now,
+            replay_until_ms: expires_ms,
+            expires_ms,
+            head: &[],
+            body: answer,
+        };
+        let class = class_of(keep, self.config.remember_ms);
+        let mut wakes = Wakes::default();
+        with_frame(|frame| {
+            frame.draft(&draft);
+            let [hash, at] = ticket.note;
+            let mut shard = self.index.shard(hash);
+            self.check_claim()?;
+            let Some(undecided) = shard.attempt(at as u32, ticket.token) else {
+                return self.not_held(&shard, ticket);
+            };
+            if let Some(kept) = &undecided.answer {
+                return match *kept.bytes == *answer {
+                    true => Ok(Step { value: (), wait: self.settled_at(kept) }),
+                    false => Err(ClaimError::DifferentResponse.into()),
+                };
+            }
+            // The answer counts only together with its claim.
+            if self.config.syncs_completions() && !self.cells.is_durable(&undecided.chain) {
+                let position = undecided.chain.written_at;
+                return Err(Halt::Wait(Wait::Durable { lane: CLAIMS, position }));
+            }
+            // The claim's own promise is for its completion, which may still come.
+            let bytes = frame.used();
+            self.reserve_space(bytes)?;
+            let appended = match self.append(hash, class, frame, &draft, now) {
+                Ok(appended) => appended,
+                Err(halt) => {
+                    self.log.shared.space.adjust(bytes as i64);
+                    return Err(halt);
+                }
+            };
+            self.log.shared.space.adjust(bytes as i64 - appended.used as i64);
+            let undecided = shard.attempt(at as u32, ticket.token).expect("found above");
+            let epoch = self.log.epoch(appended.location.slot());
+            let location = Some((appended.location, epoch));
+            undecided.answer = Some(Answer { bytes: answer.into(), location });
+            undecided.held.interrupt(Reason::Failed, now);
+            let waiters = undecided.waiters.take();
+            if self.config.syncs_completions() {
+                let lane = &self.log.head(appended.class).lane;
+                let later = |waker| lane.wake_at(appended.end, waker);
+                wakes.add(waiters.into_iter().filter_map(later));
+            } else {
+                wakes.add(waiters);
+            }
+            self.rearm(&mut shard, at as u32, now);
+            self.count(hash, Count::Failed);
+            Ok(Step { value: (), wait: self.answered_after(appended.class, appended.end) })
+        })
+    }
+
+    /// Where the answer of a failed holder stands that nobody may see yet.
+    pub fn settling(&self, undecided: &Undecided) -> Option<Location> {
+        let location = self.on_its_way(undecided.answer.as_ref()?)?;
+        self.config.syncs_completions().then_some(location)
+    }
+
+    /// What is waited for until this answer may be told. It may lie in another class than its own,
+    /// where there was no free segment.
+    fn settled_at(&self, answer: &Answer) -> Option<Wait> {
+        let (class, position) = self.log.position_of(self.on_its_way(answer)?);
+        // Frames become durable, and are drained, as a whole.
+        self.answered_after(class, position + 1)
+    }
+
+    /// Where an answer lies that isn't durable yet.
+    fn on_its_way(&self, answer: &Answer) -> Option<Location> {
+        let (location, epoch) = answer.location?;
+        // A living handle keeps its key longer than the segment its answer, which was durable
+        // long before the segment was used again.
+        let lies_there = self.log.epoch(location.slot()) == epoch;
+        (lies_there && !self.log.is_durable(location)).then_some(location)
+    }
+
+    /// One try of a release.
+    pub fn release(&self, ticket: &Ticket) -> Attempt<(), ClaimError> {
+        let [hash, at] = ticket.note;
+        let mut wakes = Wakes::default();
+        let mut shard = self.index.shard(hash);
+        self.check_claim()?;
+        if shard.attempt(at as u32, ticket.token).is_none() {
+            return self.not_held(&shard, ticket);
+        }
+        self.undo(&mut shard, &mut wakes, at as u32, true)?;
+        self.count(hash, Count::Released);
+        self.claims_written();
+        let wait = self
+            .config
+            .syncs_claims()
+            .then(|| Wait::Durable { lane: CLAIMS, position: self.cells.position() });
+        Ok(Step { value: (), wait })
+    }
+
+    /// Undoes an attempt, not the key's history.
+    fn undo(
+        &self,
+        shard: &mut Shard,
+        wakes: &mut Wakes,
+        at: u32,
+        write: bool,
+    ) -> Result<(), ClaimError> {
+        let now = self.now();
+        let undecided = shard.undecided.get_mut(at).expect("the caller has found it");
+        if std::mem::replace(&mut undecided.held.holder_lives, false) {
+            let bytes = Self::claim_bytes(undecided.terms.reserve);
+            self.log.shared.space.adjust(bytes as i64);
+            self.handle_ended(undecided.hash);
+        }
+        match undecided.held.release(now) {
+            Released::Absent => {
+                let gone = shard.decide(at).expect("found above");
+                self.forgotten(gone, wakes);
+            }
+            Released::Interrupted => {
+                wakes.add(undecided.waiters.take());
+                if write {
+                    undecided.version += 1;
+                    // Without a free cell the old version stays: interrupted as well.
+                    if let Some(chain) = self.write_cells(undecided)? {
+                        let old = std::mem::replace(&mut undecided.chain, chain);
+                        self.cells.clear_after_this(old);
+                    }
+                }
+                self.rearm(shard, at, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the claims file must be durable up to before a key is forgotten: else a loss of power
+    /// could take the present version of its claim and leave one that it has replaced.
+    pub fn unsettled(&self, undecided: &Undecided) -> Option<u64> {
+        let first = undecided.version == 1 && (undecided.held.attempt == 1 || undecided.adopted);
+        let forgets_at_once = first || broken::is(Broken::ForgetUnsettled);
+        self.cells.until_settled(&undecided.chain).filter(|_| !forgets_at_once)
+    }
+
+    /// An undecided key is absent now: its cells are free, those who wait begin again.
+    pub fn forgotten(&self, gone: Ended, wakes: &mut Wakes) {
+        let _ = self.cells.clear(&gone.chain);
+        wakes.add(gone.waiters);
+    }
+
+    /// A handle is gone without a decision. Never waits for the disk.
+    pub fn abandon(&self, ticket: &Ticket, how: Abandon) {
+        if self.fork.is_forked() {
+            // The claim is the parent's, and so may be the locks.
+            return;
+        }
+        let [hash, at] = ticket.note;
+        let mut wakes = Wakes::default();
+        let mut shard = self.index.shard(hash);
+        let now = self.now();
+        let Some(undecided) = shard.attempt(at as u32, ticket.token) else {
+            if let Some(bytes) = shard.orphans.take(ticket.token) {
+                self.log.shared.space.adjust(bytes as i64);
+                self.handle_ended(hash);
+            }
+            return;
+        };
+        if !undecided.held.holder_lives {
+            return;
+        }
+        // A closed store's files may be somebody else's by now.
+        if how == Abandon::Undelivered && !self.closed.load(Ordering::Acquire) {
+            let _ = self.undo(&mut shard, &mut wakes, at as u32, false);
+            return;
+        }
+        let reason = match how {
+            Abandon::Panicked => Reason::Panicked,
+            _ => Reason::Dropped,
+        };
+        if matches!(undecided.held.phase_at(now), Phase::InFlight { .. }) {
+            self.count(hash, Count::Abandoned);
+        }
+        undecided.held.abandon(reason, now);
+        wakes.add(undecided.waiters.take());
+        let bytes = Self::claim_bytes(undecided.terms.reserve);
+        self.log.shared.space.adjust(bytes as i64);
+        self.handle_ended(hash);
+        self.rearm(&mut shard, at as u32, now);
+    }
+
+    /// One handle less. Its notification may run a waiter's code, which takes no shard's lock.
+    pub fn handle_ended(&self, hash: u64) {
+        self.holders.ended(hash);
+        if self.draining.load(Ordering::SeqCst) {
+            self.handle_gone.notify();
+        }
+    }
+}
+
+/// A response must fit what its claim has been promised; a head what is always kept.
+fn check_size(ticket: &Ticket, head: &[u8], body: &[u8]) -> Result<(), ClaimError> {
+    if head.len() > HEAD_BYTES_MAX {
+        let what = "the head";
+        return Err(ClaimError::TooLong { what, len: head.len(), limit: HEAD_BYTES_MAX });
+    }
+    let (len, limit) = (head.len() + body.len(), ticket.reserve as usize);
+    match len > limit && !body.is_empty() {
+        true => Err(ClaimError::ResponseTooLarge { len, limit }),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,149 @@
+//! Runs a step to its answer: try, wait for what is lacking, try again, wait until it may be
+//! answered. The only loop there is; blocking and async calls differ in who polls it.
+
+use crate::{
+    engine::{Attempt, Engine, Halt, Step, Wait},
+    group_commit::Place,
+    observe::{Call, Started, Timed, Watch},
+    poison::Poisoned,
+    sync::wait::{Caller, block},
+};
+use std::{
+    future::{Future, poll_fn},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+/// A wait that has begun; leaves its queue when dropped.
+struct Waiting {
+    engine: Arc<Engine>,
+    wait: Wait,
+    place: Place,
+}
+
+impl Waiting {
+    fn poll(&mut self, caller: Caller, context: &mut Context<'_>) -> Poll<Result<(), Poisoned>> {
+        let polled = self.engine.poll_wait(self.wait, caller, &mut self.place, context);
+        if matches!(polled, Poll::Ready(Err(_))) {
+            self.engine.tell_if_poisoned();
+        }
+        polled
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.engine.leave(self.wait, &mut self.place);
+    }
+}
+
+/// A step on its way to its answer.
+struct Drive<T, F> {
+    engine: Arc<Engine>,
+    watch: Watch,
+    attempt: F,
+    /// Lacking: for the next try.
+    lacking: Option<Waiting>,
+    /// Taken: its value, and what it waits for before it may be told.
+    taken: Option<(T, Waiting, Started)>,
+}
+
+impl<T, F> Drive<T, F> {
+    fn new(engine: &Arc<Engine>, watch: Watch, attempt: F) -> Self {
+        Drive { engine: engine.clone(), watch, attempt, lacking: None, taken: None }
+    }
+
+    fn waiting(&self, wait: Wait) -> Waiting {
+        Waiting { engine: self.engine.clone(), wait, place: Place::default() }
+    }
+
+    fn poll<E>(&mut self, caller: Caller, context: &mut Context<'_>) -> Poll<Result<T, E>>
+    where
+        F: FnMut(&Engine) -> Attempt<T, E>,
+        E: From<Poisoned>,
+    {
+        let polled = self.step(caller, context);
+        if polled.is_ready() {
+            self.watch.answered(&self.engine.timings);
+        }
+        polled
+    }
+
+    fn step<E>(&mut self, caller: Caller, context: &mut Context<'_>) -> Poll<Result<T, E>>
+    where
+        F: FnMut(&Engine) -> Attempt<T, E>,
+        E: From<Poisoned>,
+    {
+        loop {
+            if let Some((_, waiting, started)) = &mut self.taken {
+                let result = std::task::ready!(waiting.poll(caller, context));
+                self.engine.timings.end(Timed::CommitWait, *started);
+                let (value, ..) = self.taken.take().expect("seen above");
+                return Poll::Ready(result.map(|()| value).map_err(E::from));
+            }
+            if let Some(waiting) = &mut self.lacking {
+                std::task::ready!(waiting.poll(caller, context))?;
+                self.lacking = None;
+            }
+            let tried = (self.attempt)(&self.engine);
+            if let Some(result) = self.after(tried) {
+                return Poll::Ready(result);
+            }
+        }
+    }
+
+    /// The result of a try, or what is waited for now.
+    fn after<E>(&mut self, tried: Attempt<T, E>) -> Option<Result<T, E>> {
+        match tried {
+            Ok(Step { value, wait: None }) => return Some(Ok(value)),
+            Ok(Step { value, wait: Some(wait) }) => {
+                let started = self.engine.timings.start();
+                self.taken = Some((value, self.waiting(wait), started));
+            }
+            Err(Halt::Wait(wait)) => self.lacking = Some(self.waiting(wait)),
+            Err(Halt::Fail(error)) => {
+                self.engine.tell_if_poisoned();
+                return Some(Err(error));
+            }
+        }
+        None
+    }
+}
+
+/// Runs a step on this thread, which may lead commits and prepare segments by itself.
+pub(crate) fn run<T, E: From<Poisoned>>(
+    engine: &Arc<Engine>,
+    call: Call,
+    mut attempt: impl FnMut(&Engine) -> Attempt<T, E>,
+) -> Result<T, E> {
+    let Call { span, watch } = call;
+    let _in = span.enter();
+    // Where nothing is waited for, nothing of what waiting needs is made.
+    let first = match attempt(engine) {
+        Ok(Step { value, wait: None }) => {
+            watch.answered(&engine.timings);
+            return Ok(value);
+        }
+        waits => waits,
+    };
+    let mut drive = Drive::new(engine, watch, attempt);
+    if let Some(result) = drive.after(first) {
+        drive.watch.answered(&engine.timings);
+        return result;
+    }
+    block(|context| drive.poll(Caller::Thread, context))
+}
+
+/// Runs a step as a future, which leaves the disk to the store's threads.
+pub(crate) fn future<T, E: From<Poisoned>>(
+    engine: &Arc<Engine>,
+    call: Call,
+    attempt: impl FnMut(&Engine) -> Attempt<T, E>,
+) -> impl Future<Output = Result<T, E>> {
+    let Call { span, watch } = call;
+    let mut drive = Drive::new(engine, watch, attempt);
+    poll_fn(move |context| {
+        let _in = span.enter();
+        drive.poll(Caller::Task, context)
+    })
+}

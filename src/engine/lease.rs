@@ -1,0 +1,74 @@
+//! The holder lives: renew, checkpoint, make the claim durable.
+
+use crate::{
+    engine::{Attempt, CLAIMS, Engine, Step, Wait},
+    error::{ClaimError, Full},
+    limits::CHECKPOINT_BYTES_MAX,
+    spi::Ticket,
+};
+
+impl Engine {
+    /// The lease begins anew. Nothing is written: a crash ends every lease.
+    pub fn renew(&self, ticket: &Ticket) -> Attempt<(), ClaimError> {
+        let [hash, at] = ticket.note;
+        let mut shard = self.index.shard(hash);
+        let now = self.now();
+        self.check_claim()?;
+        let Some(undecided) = shard.attempt(at as u32, ticket.token) else {
+            return self.not_held(&shard, ticket);
+        };
+        undecided.held.renew(undecided.held.lease_ms, now);
+        // It goes on: what it had left when it failed is not its answer any more.
+        undecided.answer = None;
+        self.rearm(&mut shard, at as u32, now);
+        Ok(Step::now(()))
+    }
+
+    /// Records how far the holder got, durable like a completion, for the next holder.
+    pub fn checkpoint(&self, ticket: &Ticket, bytes: &[u8]) -> Attempt<(), ClaimError> {
+        if bytes.len() > CHECKPOINT_BYTES_MAX {
+            let (what, limit) = ("the checkpoint", CHECKPOINT_BYTES_MAX);
+            return Err(ClaimError::TooLong { what, len: bytes.len(), limit }.into());
+        }
+        let [hash, at] = ticket.note;
+        let mut shard = self.index.shard(hash);
+        let now = self.now();
+        self.check_claim()?;
+        let Some(undecided) = shard.attempt(at as u32, ticket.token) else {
+            return self.not_held(&shard, ticket);
+        };
+        let before = (undecided.checkpoint.clone(), undecided.held.clone(), undecided.version);
+        undecided.checkpoint = Some(bytes.into());
+        undecided.held.history = true;
+        undecided.held.renew(undecided.held.lease_ms, now);
+        undecided.version += 1;
+        let Some(chain) = self.write_cells(undecided).map_err(ClaimError::from)? else {
+            (undecided.checkpoint, undecided.held, undecided.version) = before;
+            return Err(ClaimError::StoreFull(Full::Claims).into());
+        };
+        undecided.answer = None;
+        let old = std::mem::replace(&mut undecided.chain, chain);
+        self.cells.clear_after_this(old);
+        self.rearm(&mut shard, at as u32, now);
+        drop(shard);
+        self.claims_written();
+        let wait = self.config.syncs_completions().then(|| self.claims_durable());
+        Ok(Step { value: (), wait })
+    }
+
+    /// Makes the claim survive a loss of power, whatever the store's durability.
+    pub fn ensure_durable(&self, ticket: &Ticket) -> Attempt<(), ClaimError> {
+        let [hash, at] = ticket.note;
+        let mut shard = self.index.shard(hash);
+        self.check_claim()?;
+        if shard.attempt(at as u32, ticket.token).is_none() {
+            return self.not_held(&shard, ticket);
+        }
+        Ok(Step { value: (), wait: Some(self.claims_durable()) })
+    }
+
+    /// Everything in the claims file by now.
+    pub fn claims_durable(&self) -> Wait {
+        Wait::Durable { lane: CLAIMS, position: self.cells.position() }
+    }
+}

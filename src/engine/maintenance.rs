@@ -1,0 +1,306 @@
+//! Housekeeping that may wait for the disk: raise the token limit, prepare segments ahead of
+//! need, seal full ones, and bring expired ones back to the pool.
+
+use crate::{
+    broken::{self, Broken},
+    engine::Engine,
+    location::Location,
+    log::{Full, Slot},
+    observe::events,
+    poison::Poisoned,
+    stats::Count,
+    sync::{atomic::Ordering, yield_now},
+};
+use std::sync::Arc;
+
+/// Bytes of footers that are worked through together.
+const SWEPT_AT_ONCE: usize = 16 << 20;
+
+impl Engine {
+    /// Whether another segment could be created.
+    pub fn can_grow(&self) -> bool {
+        self.next_segment_bytes().is_some()
+    }
+
+    /// Whether the last try to create one failed.
+    pub fn is_starved(&self) -> bool {
+        self.starved.load(Ordering::Acquire)
+    }
+
+    /// Size of the segment to create next. What the store has doubles with each, up to the size
+    /// of the largest, so that a small store stays small.
+    fn next_segment_bytes(&self) -> Option<u64> {
+        let sizes = &self.config.sizes;
+        let total: u64 = self.log.slots.iter().map(|slot| slot.bytes).sum();
+        let left = self.config.capacity.checked_sub(total)?;
+        let wanted = total.clamp(sizes.segment_min, sizes.segment_max);
+        let bytes = wanted.min(left) / 4096 * 4096;
+        (bytes >= sizes.segment_min).then_some(bytes)
+    }
+
+    /// Provides what is running short: tokens and space. Those who wait look again afterwards.
+    pub fn supply_now(&self) {
+        let _one = self.keeping.lock();
+        if self.closed.load(Ordering::SeqCst) {
+            return self.supply.notify();
+        }
+        // A failure is in the latch, and whoever waits finds it there.
+        let _ = self.raise_tokens();
+        let _ = self.prepare_segments();
+        self.supply.notify();
+    }
+
+    fn raise_tokens(&self) -> Result<(), Poisoned> {
+        let Some(limit) = self.tokens.wanted_limit() else {
+            return Ok(());
+        };
+        self.poison.check()?;
+        if broken::is(Broken::TokensRaisedFirst) {
+            self.tokens.raise(limit);
+            return Ok(());
+        }
+        self.write_superblock(|superblock| superblock.token_limit = limit)?;
+        self.tokens.raise(limit);
+        Ok(())
+    }
+
+    /// Changes the superblock; durable when this returns.
+    pub fn write_superblock(
+        &self,
+        change: impl FnOnce(&mut crate::superblock::Superblock),
+    ) -> Result<(), Poisoned> {
+        let mut held = self.superblock.lock();
+        let (file, superblock) = &mut *held;
+        let mut next = *superblock;
+        change(&mut next);
+        next.number = next.next_number();
+        next.time_ms = next.time_ms.max(self.now());
+        file.write(&next).map_err(|e| self.poison.trip("writing the superblock", &e))?;
+        *superblock = next;
+        Ok(())
+    }
+
+    /// Creates segments until there is a free one and as much space as somebody waits for.
+    fn prepare_segments(&self) -> Result<(), Poisoned> {
+        let wanted = self.wanted_space.swap(0, Ordering::AcqRel) as i64;
+        let enough = |space: &crate::log::Space| {
+            space.pooled() > 0 && space.free() >= wanted.max(2 * self.config.sizes.frame_max as i64)
+        };
+        let space = &self.log.shared.space;
+        while !enough(space) {
+            let Some(bytes) = self.next_segment_bytes() else {
+                break;
+            };
+            self.poison.check()?;
+            match self.create_segment(bytes) {
+                Ok(slot) => {
+                    self.starved.store(false, Ordering::Release);
+                    let usable = slot.usable(self.config.sizes.frame_max);
+                    self.log.slots.add(slot.clone());
+                    events::created(slot.number, bytes);
+                    space.give(slot, usable);
+                }
+                // No room on the disk is no failure of the store: it is tried again whenever
+                // somebody asks for space.
+                Err(None) => {
+                    if !self.starved.swap(true, Ordering::AcqRel) {
+                        events::starved(bytes);
+                    }
+                    break;
+                }
+                Err(Some(poisoned)) => return Err(poisoned),
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates the next slot: file, header and directory entry durable first, then counted.
+    fn create_segment(&self, bytes: u64) -> Result<Arc<Slot>, Option<Poisoned>> {
+        let store = self.superblock.lock().1.store;
+        let number = self.superblock.lock().1.slots + 1;
+        if number > crate::limits::SLOTS_MAX {
+            return Err(None);
+        }
+        let created = Slot::create(&*self.storage, number, bytes, store).and_then(|slot| {
+            match broken::is(Broken::AppendToUnprepared) {
+                true => Ok(slot),
+                false => self.storage.sync_dir().map(|()| slot),
+            }
+        });
+        let slot = created.map_err(|_| None)?;
+        self.write_superblock(|superblock| superblock.slots = number).map_err(Some)?;
+        Ok(Arc::new(slot))
+    }
+
+    /// Writes the footers of segments that are full and durable.
+    pub fn seal_full(&self) -> Result<(), Poisoned> {
+        let full = std::mem::take(&mut *self.to_seal.lock());
+        for Full { slot, entries, summary } in full {
+            self.poison.check()?;
+            slot.seal(&entries, &summary).map_err(|e| self.poison.trip("sealing a segment", &e))?;
+            events::sealed(slot.number);
+            self.expires_at(slot.number, slot.drop_ms());
+        }
+        Ok(())
+    }
+
+    /// A sealed segment's records have all expired at `drop_ms`.
+    pub fn expires_at(&self, slot: u32, drop_ms: u64) {
+        self.expiring.lock().wheel.insert(drop_ms, slot);
+        if self.index.deadline_set(drop_ms) {
+            self.bells.expire.ring();
+        }
+    }
+
+    /// Brings expired segments back: index entries first, then the claims file's sync, then the
+    /// header of the next epoch, then the pool.
+    pub fn sweep_due(&self) -> Result<(), Poisoned> {
+        if self.copying.load(Ordering::SeqCst) > 0 {
+            // What is being copied must not be written over. It stays due.
+            return Ok(());
+        }
+        let due = std::mem::take(&mut self.expiring.lock().due);
+        if due.is_empty() {
+            return Ok(());
+        }
+        let slots = due.iter().filter_map(|number| self.log.slots.get(*number));
+        let slots: Vec<_> = slots.cloned().collect();
+        if !broken::is(Broken::ReuseBeforeSweep) {
+            self.sweep(&slots);
+        }
+        // A claim that was completed here is cleared in the claims file, perhaps not durably: it
+        // must not come back, now that its completion goes.
+        // Nor a version of it that was replaced: the first sync clears those, the second makes
+        // that durable.
+        let _ = self.cells.note_time(self.now());
+        self.cells.touch();
+        if !broken::is(Broken::RecycleBeforeClaimsSync) {
+            self.sync_claims()?;
+            self.sync_claims()?;
+        }
+        for slot in slots {
+            self.poison.check()?;
+            slot.recycle().map_err(|e| self.poison.trip("recycling a segment", &e))?;
+            events::recycled(slot.number);
+            self.count(u64::from(slot.number), Count::Recycled);
+            let usable = slot.usable(self.config.sizes.frame_max);
+            self.log.shared.space.give(slot, usable);
+        }
+        self.supply.notify();
+        Ok(())
+    }
+
+    /// Removes the index entries of expired segments: of several at a time, which costs half as
+    /// much as of one after the other.
+    fn sweep(&self, slots: &[Arc<Slot>]) {
+        let mut slots = slots.iter();
+        while !slots.as_slice().is_empty() {
+            let (mut footers, mut bytes) = (Vec::new(), 0);
+            while bytes < SWEPT_AT_ONCE
+                && let Some(slot) = slots.next()
+            {
+                let Ok(Some(footer)) = slot.read_footer() else {
+                    // The footer doesn't read: look at every entry there is.
+                    self.index.shards().for_each(|mut shard| shard.remove_slot(slot.number));
+                    continue;
+                };
+                bytes += footer.len();
+                footers.push((slot.number, footer));
+            }
+            self.index.remove_all(footers.iter().flat_map(|(slot, footer)| {
+                let records = footer.entries().filter(|entry| entry.kind.is_record());
+                records.map(|entry| (entry.hash, Location::new(*slot, entry.offset)))
+            }));
+        }
+    }
+
+    /// One round of everything that may wait for the disk.
+    pub fn keep(&self) -> Result<(), Poisoned> {
+        let _one = self.keeping.lock();
+        self.raise_tokens()?;
+        self.commit_closed()?;
+        self.seal_full()?;
+        self.sweep_due()?;
+        self.prepare_segments()?;
+        self.supply.notify();
+        Ok(())
+    }
+
+    /// Closed segments wait for a commit before they get their footer; nobody else may come.
+    fn commit_closed(&self) -> Result<(), Poisoned> {
+        for (class, head) in self.log.heads() {
+            while head.has_closed() {
+                self.poison.check()?;
+                head.lane.lead_once(&self.head_commit(class));
+                yield_now();
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that was written is durable: for `flush`, and for stores without threads.
+    pub fn commit_all(&self) -> Result<(), Poisoned> {
+        for (class, head) in self.log.heads() {
+            let position = head.reserved();
+            let target = self.head_commit(class);
+            while head.lane.durable() < position {
+                self.poison.check()?;
+                head.lane.lead_once(&target);
+                yield_now();
+            }
+        }
+        self.sync_claims()?;
+        self.poison.check()
+    }
+
+    /// Everything in the claims file by now is durable.
+    pub fn sync_claims(&self) -> Result<(), Poisoned> {
+        let position = self.cells.position();
+        while self.cells.lane.durable() < position {
+            self.poison.check()?;
+            self.cells.lane.lead_once(&self.cells);
+            yield_now();
+        }
+        Ok(())
+    }
+
+    /// Everything is closed in good order: open segments sealed, the reasons of interrupted keys
+    /// and the time written down.
+    pub fn close_files(&self) -> Result<(), Poisoned> {
+        self.note_interruptions()?;
+        for (_, head) in self.log.heads() {
+            head.close_if(&self.log.shared, |_, _| true);
+        }
+        self.commit_all()?;
+        self.commit_closed()?;
+        // What the commits completed or replaced is cleared now, and they have left their notes;
+        // make that durable too.
+        let _ = self.cells.note_time(self.now());
+        self.cells.touch();
+        self.sync_claims()?;
+        let _one = self.keeping.lock();
+        self.seal_full()?;
+        self.write_superblock(|_| {})
+    }
+
+    /// Writes down what is known only in memory of interrupted keys: reason and time.
+    fn note_interruptions(&self) -> Result<(), Poisoned> {
+        let now = self.now();
+        for mut shard in self.index.shards() {
+            let undecided: Vec<u32> = shard.undecided.iter().map(|(at, _)| at).collect();
+            for at in undecided {
+                let undecided = shard.undecided.get_mut(at).expect("listed under this lock");
+                undecided.held.phase = undecided.held.phase_at(now);
+                if matches!(undecided.held.phase, crate::claim::Phase::InFlight { .. }) {
+                    continue;
+                }
+                undecided.version += 1;
+                if let Some(chain) = self.write_cells(undecided)? {
+                    let old = std::mem::replace(&mut undecided.chain, chain);
+                    self.cells.clear_after_this(old);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,158 @@
+//! Keys of another store are taken in, with all that is known of them.
+//!
+//! Each gets a token of this store's, after this store has been told to give out only tokens that
+//! are higher than all of the other one's: so the tokens of a key rise, whichever store it moves
+//! to and back from, and what either store has kept of it from an earlier stay loses against it.
+
+use crate::{
+    claim::{Held, Phase},
+    engine::{Attempt, Engine, Step},
+    error::{BeginError, ClaimError, Full},
+    index::{HeldTerms, Undecided},
+    key::{KeyRef, OwnedKey},
+    log::{Draft, Frame},
+    sync::wait::Wakes,
+    token::Token,
+};
+use std::sync::Arc;
+
+/// A key on its way to another store.
+#[derive(Debug)]
+pub(crate) enum Moving {
+    Record(Frame),
+    Undecided(Box<Stray>),
+}
+
+/// An undecided key that nobody holds.
+#[derive(Debug)]
+pub(crate) struct Stray {
+    pub key: OwnedKey,
+    pub held: Held,
+    pub terms: HeldTerms,
+    pub checkpoint: Option<Arc<[u8]>>,
+    pub answer: Option<Arc<[u8]>>,
+}
+
+/// Where an undecided key stands in its new store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    pub hash: u64,
+    pub at: u32,
+    pub token: Token,
+}
+
+impl Moving {
+    pub fn key(&self) -> KeyRef<'_> {
+        match self {
+            Moving::Record(frame) => frame.key(),
+            Moving::Undecided(stray) => stray.key.as_ref(),
+        }
+    }
+}
+
+impl Engine {
+    /// Somebody has a key in hand that `wants`, or its end is not durable yet.
+    pub fn is_any_held(&self, wants: impl Fn(KeyRef<'_>) -> bool) -> bool {
+        let now = self.now();
+        self.index.shards().any(|shard| {
+            shard.undecided.iter().any(|(_, undecided)| {
+                let held = &undecided.held;
+                let runs =
+                    held.holder_lives || matches!(held.phase_at(now), Phase::InFlight { .. });
+                (runs || self.settling(undecided).is_some()) && wants(undecided.key.as_ref())
+            })
+        })
+    }
+
+    /// The keys of one shard that `wants`. Nobody holds them, and nothing of them is under way.
+    pub fn moving_of_shard(
+        &self,
+        shard: usize,
+        wants: impl Fn(KeyRef<'_>) -> bool,
+    ) -> Result<Vec<Moving>, BeginError> {
+        self.check_open()?;
+        let now = self.now();
+        let (mut keys, locations) = {
+            let shard = self.index.shard(shard as u64);
+            let undecided = shard.undecided.iter().filter_map(|(_, undecided)| {
+                let Undecided { held, terms, checkpoint, answer, .. } = undecided;
+                let known = !held.expired(now, self.interrupted_ms(terms.remember_ms));
+                (known && wants(undecided.key.as_ref())).then(|| {
+                    Moving::Undecided(Box::new(Stray {
+                        key: undecided.key.clone(),
+                        held: Held { phase: held.phase_at(now), ..held.clone() },
+                        terms: *terms,
+                        checkpoint: checkpoint.clone(),
+                        answer: answer.as_ref().map(|answer| answer.bytes.clone()),
+                    }))
+                })
+            });
+            let keys: Vec<_> = undecided.collect();
+            let locations = shard.locations().map(|l| (l, self.log.epoch(l.slot())));
+            (keys, locations.collect::<Vec<_>>())
+        };
+        for (location, epoch) in locations {
+            let Some(frame) = self.listed(shard, location, epoch)? else { continue };
+            let lives = frame.header.kind.is_record() && frame.header.expires_ms > now;
+            if lives && wants(frame.key()) {
+                keys.push(Moving::Record(frame));
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Stores another store's record for a key that is absent here.
+    pub fn adopt_record(&self, record: &Frame) -> Attempt<(), ClaimError> {
+        let (key, header) = (record.key(), &record.header);
+        let hash = self.index.hash(key);
+        let mut wakes = Wakes::default();
+        let mut shard = self.index.shard(hash);
+        let now = self.now();
+        self.check_claim()?;
+        let draft = Draft {
+            kind: header.kind,
+            key,
+            fingerprint: header.fingerprint,
+            attempt: header.attempt,
+            token: self.operator_token()?,
+            time_ms: header.time_ms,
+            replay_until_ms: header.replay_until_ms,
+            expires_ms: header.expires_ms,
+            head: record.head(),
+            body: record.body(),
+        };
+        // Durable with all the others, at the end.
+        self.put_record(&mut shard, &mut wakes, hash, &draft, None, now)?;
+        Ok(Step::now(()))
+    }
+
+    /// Takes in another store's undecided key that is absent here. Its answer comes after it.
+    pub fn adopt_stray(&self, stray: &Stray) -> Attempt<Taken, ClaimError> {
+        let hash = self.index.hash(stray.key.as_ref());
+        let mut shard = self.index.shard(hash);
+        let now = self.now();
+        self.check_claim()?;
+        let token = self.operator_token()?;
+        let most = self.config.max_response as u32;
+        let undecided = Undecided {
+            hash,
+            key: stray.key.clone(),
+            held: Held { token, holder_lives: false, ..stray.held.clone() },
+            terms: HeldTerms { reserve: stray.terms.reserve.min(most), ..stray.terms },
+            chain: Default::default(),
+            version: 1,
+            adopted: true,
+            checkpoint: stray.checkpoint.clone(),
+            answer: None,
+            waiters: Default::default(),
+            timer: None,
+        };
+        let Some(chain) = self.write_cells(&undecided).map_err(ClaimError::from)? else {
+            return Err(ClaimError::StoreFull(Full::Claims).into());
+        };
+        let at = shard.hold(Undecided { chain, ..undecided });
+        self.rearm(&mut shard, at, now);
+        self.claims_written();
+        Ok(Step::now(Taken { hash, at, token }))
+    }
+}

@@ -1,0 +1,514 @@
+//! What the verbs share.
+//!
+//! **Lock order**: a shard, then the tail of a head, then its extents; a shard, then the free
+//! cells; a shard, then a lane's queue. Draining and the disk's turn are taken with no shard
+//! held. No lock of these is held across a sync, and nobody is woken under one. A backup takes all
+//! shards, in their order, after the lock of housekeeping; nobody else takes more than one.
+//!
+//! **Visibility**: a record is visible to others when it would survive a loss of power (in
+//! `Buffered`: when it is written). That is a comparison of its location with how far its
+//! segment is durable, made whenever somebody looks; nobody has to publish anything.
+//!
+//! **One time**: the clock is read under the lock of the key's shard by whoever judges or changes
+//! an undecided key, so that nobody sees a lease running that another has seen pass.
+//!
+//! **One step**: a completion's fence check, its append and the end of its lease happen under
+//! the lock of the key's shard. An append never waits; when something is lacking the lock is let
+//! go, the lack is waited for, and the step is tried anew from its fence check.
+
+pub(crate) mod begin;
+pub(crate) mod complete;
+pub(crate) mod driver;
+pub(crate) mod entries;
+pub(crate) mod expire;
+pub(crate) mod lease;
+pub(crate) mod maintenance;
+pub(crate) mod migrate;
+pub(crate) mod replay;
+pub(crate) mod resolve;
+pub(crate) mod stats;
+pub(crate) mod tokens;
+pub(crate) mod watch;
+pub(crate) mod workers;
+
+use crate::{
+    broken::{self, Broken},
+    claims::Cells,
+    clock::StoreTime,
+    engine::tokens::Tokens,
+    error::{BeginError, ClaimError},
+    group_commit::{Commit, Place},
+    index::{Index, Shard},
+    key::KeyRef,
+    location::Location,
+    log::{Full, Log},
+    observe::{Timed, Timings, events},
+    options::{Durability, Options, Sizes},
+    poison::{Poison, Poisoned},
+    stats::{Count, Counters, Holders},
+    storage::{ForkGuard, Storage},
+    superblock::{Superblock, SuperblockFile},
+    sync::wait::{Bell, Caller, Event, Wakes},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        yield_now,
+    },
+    token::Token,
+    wheel::TimingWheel,
+};
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+/// The lane of the claims file, beside those of the classes.
+pub(crate) const CLAIMS: u8 = u8::MAX;
+
+/// Options as the verbs need them: milliseconds.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub durability: Durability,
+    pub lease_ms: u64,
+    pub replay_ms: u64,
+    pub remember_ms: u64,
+    /// As said by the options.
+    pub interrupted_ms: Option<u64>,
+    pub execution_ms: u64,
+    pub max_attempts: u32,
+    pub max_response: usize,
+    pub capacity: u64,
+    pub sizes: Sizes,
+}
+
+impl Config {
+    pub fn new(options: &Options, sizes: Sizes) -> Self {
+        let ms = |d: std::time::Duration| d.as_millis() as u64;
+        let remember_ms = ms(options.retention.remember_for);
+        Config {
+            durability: options.durability,
+            lease_ms: ms(options.lease),
+            replay_ms: ms(options.retention.replay_for),
+            remember_ms,
+            interrupted_ms: options.interrupted_retention.map(ms),
+            execution_ms: ms(options.execution_limit),
+            max_attempts: options.max_attempts,
+            max_response: options.max_response,
+            capacity: options.capacity,
+            sizes,
+        }
+    }
+
+    /// Whether claims, takeovers and releases wait for the disk.
+    pub fn syncs_claims(&self) -> bool {
+        self.durability == Durability::Synced
+    }
+
+    /// Whether completions and checkpoints wait for the disk.
+    pub fn syncs_completions(&self) -> bool {
+        !matches!(self.durability, Durability::Buffered { .. })
+    }
+
+    pub fn max_delay_ms(&self) -> Option<u64> {
+        match self.durability {
+            Durability::Buffered { max_delay } => Some(max_delay.as_millis() as u64),
+            _ => None,
+        }
+    }
+}
+
+/// The bells of the store's threads.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Bells {
+    pub commit: Arc<Bell>,
+    pub classes: Arc<Bell>,
+    pub claims: Arc<Bell>,
+    pub drain: Arc<Bell>,
+    pub keep: Arc<Bell>,
+    pub expire: Arc<Bell>,
+}
+
+pub(crate) struct Engine {
+    pub config: Config,
+    pub time: StoreTime,
+    pub index: Index,
+    pub log: Log,
+    pub cells: Cells,
+    pub tokens: Tokens,
+    pub poison: Arc<Poison>,
+    pub counters: Counters,
+    pub timings: Timings,
+    pub storage: Arc<dyn Storage>,
+    pub superblock: Mutex<(SuperblockFile, Superblock)>,
+    pub bells: Bells,
+    /// Space or tokens came, or could not be had.
+    pub supply: Event,
+    /// The last try to prepare a segment failed.
+    pub starved: AtomicBool,
+    /// Bytes that somebody waits for.
+    pub wanted_space: AtomicU64,
+    /// Full, durable segments without a footer.
+    pub to_seal: Mutex<Vec<Full>>,
+    /// When segments have expired, by slot.
+    pub expiring: Mutex<Expiring>,
+    /// Timed waits.
+    pub timeouts: Mutex<TimingWheel<Waker>>,
+    /// One housekeeping round at a time.
+    pub keeping: Mutex<()>,
+    /// Backups under way: no segment is recycled meanwhile. Counted up under `keeping`.
+    pub copying: AtomicU32,
+    pub holders: Holders,
+    /// A handle of a claim is gone.
+    pub handle_gone: Event,
+    pub draining: AtomicBool,
+    /// Read under a shard's lock by whoever is about to write, so that closing can wait for them
+    /// by taking each lock once.
+    pub closed: AtomicBool,
+    /// The store's threads are to end.
+    pub stop: AtomicBool,
+    /// Those who wait have been told that the store is poisoned.
+    pub told: AtomicBool,
+    /// When the time was last noted durably.
+    pub time_noted: AtomicU64,
+    pub fork: ForkGuard,
+    pub damaged_places: u64,
+    /// What the opening took, in milliseconds.
+    pub recovery_ms: AtomicU64,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Engine({})", self.storage.place())
+    }
+}
+
+/// Segments by the time at which they have expired.
+pub(crate) struct Expiring {
+    pub wheel: TimingWheel<u32>,
+    /// Expired, to be swept.
+    pub due: Vec<u32>,
+}
+
+/// What a step lacks or needs before it may be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// `lane` durable up to `position`.
+    Durable { lane: u8, position: u64 },
+    /// `class` in the kernel's hands up to `position`.
+    Drained { class: u8, position: u64 },
+    /// Room for `len` bytes in the ring of `class`, which was drained up to `drained`.
+    Room { class: u8, len: u64, drained: u64 },
+    /// Another segment for `class`.
+    Segment { class: u8, since: u64 },
+    /// Space or tokens.
+    Supply { since: u64 },
+}
+
+/// A step that was taken; it may be answered after `wait`.
+#[derive(Debug)]
+pub(crate) struct Step<T> {
+    pub value: T,
+    pub wait: Option<Wait>,
+}
+
+impl<T> Step<T> {
+    pub fn now(value: T) -> Self {
+        Step { value, wait: None }
+    }
+
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Step<U> {
+        Step { value: f(self.value), wait: self.wait }
+    }
+}
+
+/// A step that was not taken.
+#[derive(Debug)]
+pub(crate) enum Halt<E> {
+    /// Try again after this.
+    Wait(Wait),
+    Fail(E),
+}
+
+impl<E> From<E> for Halt<E> {
+    fn from(error: E) -> Self {
+        Halt::Fail(error)
+    }
+}
+
+pub(crate) type Attempt<T, E> = Result<Step<T>, Halt<E>>;
+
+impl Engine {
+    pub fn now(&self) -> u64 {
+        self.time.now()
+    }
+
+    pub fn count(&self, hash: u64, count: Count) {
+        self.counters.add(hash, count);
+        events::counted(hash, count);
+    }
+
+    /// Counts something that may mean money, and tells whoever looks.
+    pub fn alarm(&self, count: Count, hash: u64, key: KeyRef<'_>, token: Option<Token>) {
+        self.counters.add(hash, count);
+        events::alarm(count, hash, token);
+        self.timings.alarm(count, hash, key, token, || self.now());
+    }
+
+    /// Refuses a closed store, and any store after a fork.
+    pub fn check_open(&self) -> Result<(), BeginError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(BeginError::Closed);
+        }
+        if self.fork.is_forked() {
+            return Err(BeginError::Forked);
+        }
+        Ok(())
+    }
+
+    /// Refuses new claims on a draining or poisoned store.
+    pub fn check_begin(&self) -> Result<(), BeginError> {
+        self.check_open()?;
+        if self.draining.load(Ordering::Acquire) {
+            return Err(BeginError::Closed);
+        }
+        Ok(self.poison.check()?)
+    }
+
+    /// Refuses a holder's call on a closed or poisoned store, or after a fork.
+    pub fn check_claim(&self) -> Result<(), ClaimError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(ClaimError::Closed);
+        }
+        if self.fork.is_forked() {
+            return Err(ClaimError::Forked);
+        }
+        Ok(self.poison.check()?)
+    }
+
+    /// For how long a key is kept interrupted, given for how long its record would be.
+    pub fn interrupted_ms(&self, remember_ms: u64) -> u64 {
+        const WEEK_MS: u64 = 7 * 24 * 3_600_000;
+        self.config.interrupted_ms.unwrap_or(remember_ms.max(WEEK_MS))
+    }
+
+    /// Whether others may see the record at `location`.
+    pub fn is_visible(&self, location: Location) -> bool {
+        if broken::is(Broken::VisibleBeforeDurable) {
+            return self.log.is_written(location);
+        }
+        match self.config.syncs_completions() {
+            true => self.log.is_durable(location),
+            false => self.log.is_written(location),
+        }
+    }
+
+    /// Nothing further becomes durable: whoever waits for it is told.
+    pub fn fail_lanes(&self) {
+        self.log.heads().for_each(|(_, head)| {
+            head.lane.fail();
+            head.release_waiters();
+        });
+        self.cells.lane.fail();
+        self.supply.notify();
+        self.handle_gone.notify();
+    }
+
+    /// Everybody who waits for a key looks at it again.
+    pub fn wake_waiters(&self) {
+        for mut shard in self.index.shards() {
+            let mut wakes = Wakes::default();
+            let undecided: Vec<u32> = shard.undecided.iter().map(|(at, _)| at).collect();
+            for at in undecided {
+                let undecided = shard.undecided.get_mut(at).expect("listed under this lock");
+                wakes.add(undecided.waiters.take());
+            }
+            drop(shard);
+        }
+    }
+
+    /// After a failure: whoever waits for what will not come is told, once. With no lock held.
+    pub fn tell_if_poisoned(&self) {
+        if self.poison.check().is_err() && !self.told.swap(true, Ordering::AcqRel) {
+            self.fail_lanes();
+            self.wake_waiters();
+        }
+    }
+
+    /// Sets the timer of an undecided key by what it waits for now.
+    pub fn rearm(&self, shard: &mut Shard, at: u32, now: u64) {
+        let Some(undecided) = shard.undecided.get(at) else {
+            return;
+        };
+        let deadline = match undecided.held.phase_at(now) {
+            crate::claim::Phase::InFlight { lease_until } => Some(lease_until),
+            crate::claim::Phase::Interrupted { .. } => {
+                undecided.held.expires_at(now, self.interrupted_ms(undecided.terms.remember_ms))
+            }
+        };
+        shard.set_timer(at, deadline);
+        if let Some(deadline) = deadline
+            && self.index.deadline_set(deadline)
+        {
+            self.bells.expire.ring();
+        }
+    }
+
+    /// Bytes that a claim with this reserve takes out of the account of free space.
+    pub fn claim_bytes(reserve: u32) -> u64 {
+        crate::log::largest_frame((reserve as usize).max(crate::limits::HEAD_BYTES_MAX)) as u64
+    }
+
+    /// Makes `class` durable: drain, sync, and what follows from it.
+    pub fn head_commit(&self, class: u8) -> HeadCommit<'_> {
+        HeadCommit { engine: self, class }
+    }
+
+    /// Takes a segment into use for `class` if a record has found no room. Whether it was so. Under
+    /// the lock of a shard like all that writes to the log, so that whoever closes the store can
+    /// wait for it.
+    pub fn roll(&self, class: u8) -> Result<bool, Poisoned> {
+        let head = self.log.head(class);
+        let rolled = {
+            let _shard = self.index.shard(0);
+            match self.closed.load(Ordering::SeqCst) {
+                true => Ok(false),
+                false => head.roll(&self.log.shared),
+            }
+        };
+        if rolled != Ok(false) {
+            head.moved.notify();
+        }
+        rolled
+    }
+
+    /// Ready when `wait` is over. Must be given up with [`Engine::leave`].
+    pub fn poll_wait(
+        &self,
+        wait: Wait,
+        caller: Caller,
+        place: &mut Place,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), Poisoned>> {
+        match wait {
+            Wait::Durable { lane: CLAIMS, position } => {
+                self.cells.lane.poll(&self.cells, position, caller, place, context)
+            }
+            Wait::Durable { lane, position } => {
+                let target = self.head_commit(lane);
+                self.log.head(lane).lane.poll(&target, position, caller, place, context)
+            }
+            Wait::Drained { class, position } => {
+                let head = self.log.head(class);
+                let leaves_it = caller == Caller::Task && head.is_served();
+                loop {
+                    let since = head.moved.count();
+                    if head.drained() >= position {
+                        break;
+                    }
+                    if !leaves_it {
+                        if head.drain(&self.log.shared)? < position {
+                            // Somebody is in the middle of copying a frame before ours.
+                            yield_now();
+                        }
+                    } else if head.moved.poll_since(since, context).is_pending() {
+                        self.poison.check()?;
+                        head.call();
+                        return Poll::Pending;
+                    }
+                }
+                Poll::Ready(self.cells.class_drained(class, head.drained()))
+            }
+            Wait::Room { class, len, drained } => {
+                let head = self.log.head(class);
+                if caller == Caller::Task && head.is_served() {
+                    let polled = head.poll_room(len, place, context);
+                    self.poison.check()?;
+                    return match self.closed.load(Ordering::SeqCst) {
+                        // The next try says so.
+                        true => Poll::Ready(Ok(())),
+                        false => polled.map(Ok),
+                    };
+                }
+                if !head.drain_some(&self.log.shared, drained)? {
+                    // Somebody is in the middle of copying the oldest frame: not for long.
+                    if caller == Caller::Task {
+                        context.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    yield_now();
+                }
+                Poll::Ready(Ok(()))
+            }
+            Wait::Segment { class, since } => {
+                let head = self.log.head(class);
+                if head.moved.poll_since(since, context).is_ready() {
+                    return Poll::Ready(Ok(()));
+                }
+                self.poison.check()?;
+                if self.closed.load(Ordering::SeqCst) {
+                    // The next try says so.
+                    return Poll::Ready(Ok(()));
+                }
+                if caller == Caller::Task && head.is_served() {
+                    head.call();
+                    return Poll::Pending;
+                }
+                match self.roll(class)? {
+                    true => Poll::Ready(Ok(())),
+                    // Somebody else is at it, and tells.
+                    false => Poll::Pending,
+                }
+            }
+            Wait::Supply { since } => {
+                self.poison.check()?;
+                if self.closed.load(Ordering::SeqCst) {
+                    // The next try says so.
+                    return Poll::Ready(Ok(()));
+                }
+                match self.bells.keep.has_listener() {
+                    true => self.bells.keep.ring(),
+                    false => self.supply_now(),
+                }
+                self.supply.poll_since(since, context).map(Ok)
+            }
+        }
+    }
+
+    /// Ends a wait that is not polled any more.
+    pub fn leave(&self, wait: Wait, place: &mut Place) {
+        match wait {
+            Wait::Durable { lane: CLAIMS, .. } => self.cells.lane.leave(place),
+            Wait::Durable { lane, .. } => self.log.head(lane).lane.leave(place),
+            Wait::Room { class, len, .. } => self.log.head(class).leave_room(len, place),
+            _ => {}
+        }
+    }
+}
+
+/// How a class becomes durable.
+pub(crate) struct HeadCommit<'a> {
+    engine: &'a Engine,
+    class: u8,
+}
+
+impl Commit for HeadCommit<'_> {
+    fn commit(&self) -> Result<u64, Poisoned> {
+        let HeadCommit { engine, class } = *self;
+        let log = &engine.log;
+        let (position, full) = log.head(class).commit(&log.shared)?;
+        engine.cells.note_durable(class, log.shared.life, position)?;
+        engine.cells.class_durable(class, position)?;
+        if !full.is_empty() {
+            engine.to_seal.lock().extend(full);
+            engine.bells.keep.ring();
+        }
+        Ok(position)
+    }
+
+    fn committed(&self, callers: usize, position: u64) {
+        if callers > 0 {
+            self.engine.timings.size(Timed::GroupSize, callers);
+        }
+        events::committed(self.class, callers, position);
+    }
+}

@@ -1,0 +1,118 @@
+//! A stored response is copied out and verified before anyone sees it.
+//!
+//! Records are read without any lock: the location comes from the index, the bytes are copied,
+//! and the checksum (seeded with the segment's epoch) says whether they are what they should be.
+//! If not, the location is looked up again under the lock of its shard, which no sweep passes
+//! while it is held: what doesn't read back then is damage.
+
+use crate::{
+    broken::{self, Broken},
+    engine::begin::Begin,
+    engine::{Attempt, Engine, Step},
+    error::BeginError,
+    key::KeyRef,
+    location::Location,
+    log::{Frame, Kind},
+    record::{Record, RecordMeta},
+    spi::{Found, Running},
+    stats::Count,
+    token::Token,
+};
+use std::time::Duration;
+
+/// What lies at a location.
+#[derive(Debug)]
+pub(crate) enum Look {
+    /// This key's record.
+    Here(Frame),
+    /// A record of this key that has expired.
+    Expired,
+    OtherKey,
+    /// The index no longer says so.
+    Gone,
+    Damaged,
+}
+
+impl Engine {
+    /// Reads the record at a location that the index gave for `hash`, and judges it.
+    pub fn look(&self, hash: u64, location: Location, key: KeyRef<'_>, now: u64) -> Look {
+        let frame = match self.log.read(location) {
+            Some(frame) => frame,
+            None => {
+                let shard = self.index.shard(hash);
+                if !shard.contains(hash, location) {
+                    return Look::Gone;
+                }
+                match self.log.read(location) {
+                    Some(frame) => frame,
+                    None => return self.unreadable(location, key),
+                }
+            }
+        };
+        Self::judge(frame, key, now)
+    }
+
+    /// Like [`Engine::look`], by somebody who holds the shard's lock.
+    pub fn look_locked(&self, location: Location, key: KeyRef<'_>, now: u64) -> Look {
+        match self.log.read(location) {
+            Some(frame) => Self::judge(frame, key, now),
+            None => self.unreadable(location, key),
+        }
+    }
+
+    fn unreadable(&self, location: Location, key: KeyRef<'_>) -> Look {
+        if broken::is(Broken::KeyBeforeChecksum) && !self.log.names_unchecked(location, key) {
+            return Look::OtherKey;
+        }
+        Look::Damaged
+    }
+
+    /// A frame is another key's only once its checksum has passed, which it has.
+    fn judge(frame: Frame, key: KeyRef<'_>, now: u64) -> Look {
+        if !frame.header.kind.is_record() || frame.key() != key {
+            Look::OtherKey
+        } else if frame.header.expires_ms <= now {
+            Look::Expired
+        } else {
+            Look::Here(frame)
+        }
+    }
+
+    /// What a completed key answers.
+    pub fn answer_completed(
+        &self,
+        begin: &Begin<'_>,
+        frame: Frame,
+        location: Location,
+        visible: bool,
+        now: u64,
+    ) -> Attempt<Found, BeginError> {
+        let header = &frame.header;
+        if header.fingerprint != begin.request.fingerprint {
+            self.alarm(Count::Mismatched, begin.hash, begin.request.key.as_ref(), None);
+            return Ok(Step::now(Found::Mismatch { scheme: header.fingerprint.scheme() }));
+        }
+        if !visible && !self.log.is_durable(location) {
+            self.poison.check().map_err(BeginError::from)?;
+            self.count(begin.hash, Count::SawInFlight);
+            let token = Token::new(header.token).expect("checked when it was read");
+            let running_for = Duration::from_millis(now.saturating_sub(header.time_ms));
+            return Ok(Step::now(Found::InFlight(Running { token, running_for })));
+        }
+        self.count(begin.hash, Count::Replayed);
+        Ok(Step::now(Found::Replay(record_of(frame, now))))
+    }
+}
+
+/// The record that a frame holds, as of `now`.
+pub(crate) fn record_of(frame: Frame, now: u64) -> Record {
+    let header = frame.header;
+    let from = header.scope_len as usize + header.key_len as usize;
+    let meta = RecordMeta {
+        retained: header.kind == Kind::Completed && now < header.replay_until_ms,
+        token: header.token,
+        completed_ms: header.time_ms,
+        expires_ms: header.expires_ms,
+    };
+    Record::new(frame.rest, from, from + header.head_len as usize, meta)
+}

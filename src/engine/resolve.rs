@@ -1,0 +1,326 @@
+//! An operator decides: complete, free or forget a key, under a new token.
+
+use crate::{
+    claim::Phase,
+    engine::complete::{Promised, with_frame},
+    engine::replay::Look,
+    engine::{Attempt, CLAIMS, Engine, Halt, Step, Wait},
+    error::ClaimError,
+    fingerprint::Fingerprint,
+    index::Shard,
+    key::KeyRef,
+    limits::{HEAD_BYTES_MAX, RETENTION_MAX_MS},
+    location::Location,
+    log::{Draft, Frame, Kind, class_of},
+    observe::events,
+    options::check_retention,
+    record::Retention,
+    spi::Completion,
+    sync::wait::Wakes,
+    token::Token,
+};
+use std::time::Duration;
+
+/// What an operator decides of a key.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Resolution<'a> {
+    /// The operation took effect, and this is its answer. On an absent key: an import, which
+    /// needs the fingerprint of the request.
+    Complete {
+        /// Of the request; only for an absent key.
+        fingerprint: Option<Fingerprint>,
+        /// The answer.
+        completion: Completion<'a>,
+    },
+    /// The operation did not take effect: the key is absent.
+    Free,
+    /// As if the key had never been seen. On a completed key this needs force.
+    Forget,
+}
+
+/// A completion that an operator decides.
+struct ByOperator<'a> {
+    hash: u64,
+    key: KeyRef<'a>,
+    fingerprint: Fingerprint,
+    completion: &'a Completion<'a>,
+}
+
+/// What is there to be resolved.
+enum Present {
+    Absent,
+    Undecided(u32),
+    Completed(Frame, Location),
+}
+
+impl Engine {
+    /// One try of an operator's decision.
+    pub fn resolve(
+        &self,
+        key: KeyRef<'_>,
+        resolution: &Resolution<'_>,
+        force: bool,
+        seen: Option<Token>,
+    ) -> Attempt<(), ClaimError> {
+        let hash = self.index.hash(key);
+        let mut wakes = Wakes::default();
+        let mut shard = self.index.shard(hash);
+        let now = self.now();
+        self.check_claim()?;
+        let present = self.present(&shard, hash, key, now)?;
+        if let Some(seen) = seen
+            && Some(seen) != self.token_of(&shard, &present)
+        {
+            let state = "not what it was when it was looked at";
+            return Err(ClaimError::NotApplicable { state }.into());
+        }
+        if let Present::Undecided(at) = present {
+            let undecided = shard.undecided.get(at).expect("found under this lock");
+            let runs = matches!(undecided.held.phase_at(now), Phase::InFlight { .. });
+            if runs && !force {
+                return Err(ClaimError::NeedsForce { state: "in flight" }.into());
+            }
+        }
+        match (resolution, present) {
+            // Completing: what becomes of it is known when it is durable.
+            (_, Present::Completed(_, location)) if !self.is_visible(location) => {
+                Err(ClaimError::NotApplicable { state: "being completed; ask again" }.into())
+            }
+            (Resolution::Complete { .. }, Present::Completed(..)) => {
+                Err(ClaimError::AlreadyCompleted.into())
+            }
+            (Resolution::Complete { fingerprint, completion }, Present::Absent) => {
+                let Some(fingerprint) = *fingerprint else {
+                    let state = "absent, and an import needs the request's fingerprint";
+                    return Err(ClaimError::NotApplicable { state }.into());
+                };
+                let by = ByOperator { hash, key, fingerprint, completion };
+                self.complete_by_operator(&mut shard, &mut wakes, by, None)
+            }
+            (Resolution::Complete { completion, .. }, Present::Undecided(at)) => {
+                let undecided = shard.undecided.get(at).expect("found under this lock");
+                let fingerprint = undecided.held.fingerprint;
+                let by = ByOperator { hash, key, fingerprint, completion };
+                self.complete_by_operator(&mut shard, &mut wakes, by, Some(at))
+            }
+            (_, Present::Absent) => Err(ClaimError::NotApplicable { state: "absent" }.into()),
+            (_, Present::Undecided(at)) => {
+                let undecided = shard.undecided.get(at).expect("found under this lock");
+                if let Some(position) = self.unsettled(undecided) {
+                    return Err(Halt::Wait(Wait::Durable { lane: CLAIMS, position }));
+                }
+                self.free(&mut shard, &mut wakes, hash, at);
+                Ok(Step { value: (), wait: Some(self.claims_durable()) })
+            }
+            (Resolution::Free, Present::Completed(..)) => {
+                Err(ClaimError::NotApplicable { state: "completed" }.into())
+            }
+            (Resolution::Forget, Present::Completed(..)) if !force => {
+                Err(ClaimError::NeedsForce { state: "completed" }.into())
+            }
+            (Resolution::Forget, Present::Completed(frame, location)) => {
+                self.forget(&mut shard, hash, &frame, location, now)
+            }
+        }
+    }
+
+    /// The token of the last attempt at what is there.
+    fn token_of(&self, shard: &Shard, present: &Present) -> Option<Token> {
+        match present {
+            Present::Absent => None,
+            Present::Undecided(at) => shard.undecided.get(*at).map(|u| u.held.token),
+            Present::Completed(frame, _) => Token::new(frame.header.token),
+        }
+    }
+
+    fn present(
+        &self,
+        shard: &Shard,
+        hash: u64,
+        key: KeyRef<'_>,
+        now: u64,
+    ) -> Result<Present, ClaimError> {
+        if let Some(at) = shard.find(hash, key) {
+            let undecided = shard.undecided.get(at).expect("found under this lock");
+            if !undecided.held.expired(now, self.interrupted_ms(undecided.terms.remember_ms)) {
+                return Ok(Present::Undecided(at));
+            }
+        }
+        for location in shard.candidates(hash) {
+            match self.look_locked(location, key, now) {
+                Look::Here(frame) => return Ok(Present::Completed(frame, location)),
+                Look::Damaged => return Err(ClaimError::Damaged),
+                _ => {}
+            }
+        }
+        Ok(Present::Absent)
+    }
+
+    /// A new token, or the wait for one.
+    pub fn operator_token(&self) -> Result<Token, Halt<ClaimError>> {
+        let since = self.supply.count();
+        self.tokens.take().ok_or(Halt::Wait(Wait::Supply { since }))
+    }
+
+    fn complete_by_operator(
+        &self,
+        shard: &mut Shard,
+        wakes: &mut Wakes,
+        by: ByOperator<'_>,
+        at: Option<u32>,
+    ) -> Attempt<(), ClaimError> {
+        let ByOperator { hash, key, fingerprint, completion } = by;
+        let now = self.now();
+        let body = completion.response.unwrap_or_default();
+        self.check_operator_size(completion.head, body)?;
+        let held = at.and_then(|at| shard.undecided.get(at));
+        let retention = completion.retention.unwrap_or(Retention {
+            replay_for: Duration::from_millis(
+                held.map_or(self.config.replay_ms, |u| u.terms.replay_ms),
+            ),
+            remember_for: Duration::from_millis(
+                held.map_or(self.config.remember_ms, |u| u.terms.remember_ms),
+            ),
+        });
+        check_retention(retention, 1).map_err(|what| ClaimError::Terms { what })?;
+        let remember_ms = retention.remember_for.as_millis() as u64;
+        let attempt = held.map_or(0, |u| u.held.attempt);
+        let token = self.operator_token()?;
+        let draft = Draft {
+            kind: match completion.response {
+                Some(_) => Kind::Completed,
+                None => Kind::NotRetained,
+            },
+            key,
+            fingerprint,
+            attempt,
+            token,
+            time_ms: now,
+            replay_until_ms: now.saturating_add(retention.replay_for.as_millis() as u64),
+            expires_ms: now.saturating_add(remember_ms.min(RETENTION_MAX_MS)),
+            head: completion.head,
+            body,
+        };
+        let step = self.put_record(shard, wakes, hash, &draft, at, now)?;
+        events::resolved(hash, "complete");
+        Ok(step)
+    }
+
+    /// Stores a record that no claim has promised space for, for an absent key or in the place of
+    /// an undecided one.
+    pub fn put_record(
+        &self,
+        shard: &mut Shard,
+        wakes: &mut Wakes,
+        hash: u64,
+        draft: &Draft<'_>,
+        at: Option<u32>,
+        now: u64,
+    ) -> Attempt<(), ClaimError> {
+        self.check_operator_size(draft.head, draft.body)?;
+        let class = class_of(draft.expires_ms.saturating_sub(now), self.config.remember_ms);
+        with_frame(|frame| {
+            frame.draft(draft);
+            let bytes = frame.used();
+            self.reserve_space(bytes)?;
+            let promised = Promised { bytes, by_handle: false };
+            shard.reserve(1);
+            let appended = match self.append(hash, class, frame, draft, now) {
+                Ok(appended) => appended,
+                Err(halt) => {
+                    promised.give_back(self);
+                    return Err(halt);
+                }
+            };
+            shard.insert(hash, appended.location);
+            match at {
+                Some(at) => {
+                    self.supersede(shard, at);
+                    let done = shard.decide(at).expect("found under this lock");
+                    self.completed(done, promised, &appended, wakes);
+                }
+                None => self.log.shared.space.adjust(bytes as i64 - appended.used as i64),
+            }
+            // No claim's deadline leads to its expiry.
+            if self.index.deadline_set(draft.expires_ms) {
+                self.bells.expire.ring();
+            }
+            let wait = Wait::Durable { lane: appended.class, position: appended.end };
+            Ok(Step { value: (), wait: Some(wait) })
+        })
+    }
+
+    fn check_operator_size(&self, head: &[u8], body: &[u8]) -> Result<(), ClaimError> {
+        if head.len() > HEAD_BYTES_MAX {
+            let what = "the head";
+            return Err(ClaimError::TooLong { what, len: head.len(), limit: HEAD_BYTES_MAX });
+        }
+        let (len, limit) = (head.len() + body.len(), self.config.max_response);
+        match len > limit && !body.is_empty() {
+            true => Err(ClaimError::ResponseTooLarge { len, limit }),
+            false => Ok(()),
+        }
+    }
+
+    /// The handle of this key, if there still is one, is fenced from now on; its promise goes
+    /// with it.
+    fn supersede(&self, shard: &mut Shard, at: u32) {
+        let undecided = shard.undecided.get_mut(at).expect("found under this lock");
+        if std::mem::replace(&mut undecided.held.holder_lives, false) {
+            let bytes = Self::claim_bytes(undecided.terms.reserve);
+            shard.orphans.add(undecided.held.token, bytes);
+        }
+    }
+
+    /// An undecided key is absent. The token of a claim that follows is higher than its.
+    fn free(&self, shard: &mut Shard, wakes: &mut Wakes, hash: u64, at: u32) {
+        events::resolved(hash, "free");
+        self.supersede(shard, at);
+        let gone = shard.decide(at).expect("found under this lock");
+        self.forgotten(gone, wakes);
+    }
+
+    /// A completed key is absent: a tombstone outlives what it kills.
+    fn forget(
+        &self,
+        shard: &mut Shard,
+        hash: u64,
+        killed: &Frame,
+        location: Location,
+        now: u64,
+    ) -> Attempt<(), ClaimError> {
+        let token = self.operator_token()?;
+        let expires_ms = killed.header.expires_ms;
+        let draft = Draft {
+            kind: Kind::Tombstone,
+            key: killed.key(),
+            fingerprint: killed.header.fingerprint,
+            attempt: 0,
+            token,
+            time_ms: now,
+            replay_until_ms: expires_ms,
+            expires_ms,
+            head: &[],
+            body: &[],
+        };
+        let class = class_of(expires_ms.saturating_sub(now), self.config.remember_ms);
+        with_frame(|frame| {
+            frame.draft(&draft);
+            let bytes = frame.used();
+            self.reserve_space(bytes)?;
+            let appended = match self.append(hash, class, frame, &draft, now) {
+                Ok(appended) => appended,
+                Err(halt) => {
+                    self.log.shared.space.adjust(bytes as i64);
+                    return Err(halt);
+                }
+            };
+            self.log.shared.space.adjust(bytes as i64 - appended.used as i64);
+            shard.remove(hash, location);
+            events::resolved(hash, "forget");
+            let wait = Wait::Durable { lane: appended.class, position: appended.end };
+            Ok(Step { value: (), wait: Some(wait) })
+        })
+    }
+}

@@ -1,0 +1,152 @@
+//! What a key can be found to be: the words of an answer.
+
+use crate::sync::pooled_bytes::Copied;
+use std::{fmt, time::Duration};
+
+/// How long a completed record is known.
+///
+/// The response is replayed for `replay_for` from completion on; that the operation was done is
+/// remembered for `remember_for`, which is at least as long. Milliseconds are the resolution,
+/// ten years the longest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Retention {
+    /// How long the response is replayed.
+    pub replay_for: Duration,
+    /// How long it is known that the operation was done.
+    pub remember_for: Duration,
+}
+
+impl Retention {
+    /// Both windows of the same length.
+    pub const fn of(window: Duration) -> Self {
+        Retention { replay_for: window, remember_for: window }
+    }
+}
+
+impl From<Duration> for Retention {
+    fn from(window: Duration) -> Self {
+        Retention::of(window)
+    }
+}
+
+/// Why an execution was interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum Reason {
+    /// The claim was dropped undecided.
+    Dropped = 1,
+    /// The holder panicked.
+    Panicked = 2,
+    /// The process or machine died, or closed the store with the claim in hand.
+    Crashed = 3,
+    /// The lease passed: the holder is silent, perhaps alive.
+    LeasePassed = 4,
+    /// A later attempt (or one that had set a checkpoint) was released: it says nothing of what
+    /// went before.
+    GivenBack = 5,
+    /// The holder reported a failure whose outcome it doesn't know.
+    Failed = 6,
+}
+
+impl Reason {
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        use Reason::*;
+        [Dropped, Panicked, Crashed, LeasePassed, GivenBack, Failed]
+            .into_iter()
+            .find(|r| *r as u8 == byte)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reason::Dropped => "the claim was dropped undecided",
+            Reason::Panicked => "the holder panicked",
+            Reason::Crashed => "the process died",
+            Reason::LeasePassed => "the lease passed",
+            Reason::GivenBack => "a later attempt was given back",
+            Reason::Failed => "the holder failed, outcome unknown",
+        })
+    }
+}
+
+/// A completed operation, as it was stored. Owned; cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Record {
+    /// What was read; `from` is where the head starts, `body` where the response does.
+    bytes: Copied,
+    from: u32,
+    body: u32,
+    meta: RecordMeta,
+}
+
+/// Times and token of a record, for [`Record::new`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RecordMeta {
+    pub retained: bool,
+    pub token: u64,
+    pub completed_ms: u64,
+    pub expires_ms: u64,
+}
+
+impl Record {
+    pub(crate) fn new(bytes: Copied, from: usize, body: usize, meta: RecordMeta) -> Self {
+        Record { bytes, from: from as u32, body: body as u32, meta }
+    }
+
+    /// For backends that have the parts in hand.
+    pub fn from_parts(
+        token: crate::Token,
+        head: &[u8],
+        response: Option<&[u8]>,
+        completed_ms: u64,
+        expires_ms: u64,
+    ) -> Self {
+        let body = response.unwrap_or_default();
+        let bytes = Copied::new(head.len() + body.len(), |copy| {
+            copy[..head.len()].copy_from_slice(head);
+            copy[head.len()..].copy_from_slice(body);
+        });
+        let retained = response.is_some();
+        let meta = RecordMeta { retained, token: token.get(), completed_ms, expires_ms };
+        Record::new(bytes, 0, head.len(), meta)
+    }
+
+    /// The response, byte for byte; `None` if it was not retained (it was too large, or its
+    /// replay window has passed): the operation is done, its answer is not known any more.
+    pub fn response(&self) -> Option<&[u8]> {
+        self.meta.retained.then(|| &self.bytes[self.body as usize..])
+    }
+
+    /// The head: up to 4 KiB that stay when the response is not retained. Empty unless set.
+    pub fn head(&self) -> &[u8] {
+        &self.bytes[self.from as usize..self.body as usize]
+    }
+
+    /// When the operation was completed, in milliseconds since 1970.
+    pub fn completed_at(&self) -> u64 {
+        self.meta.completed_ms
+    }
+
+    /// When the record is forgotten, in milliseconds since 1970.
+    pub fn expires_at(&self) -> u64 {
+        self.meta.expires_ms
+    }
+
+    /// The token of the attempt that completed it.
+    pub fn token(&self) -> crate::Token {
+        crate::Token::new(self.meta.token).expect("stored tokens were checked")
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("token", &self.meta.token)
+            .field("response_bytes", &self.response().map(<[u8]>::len))
+            .field("completed_at", &self.meta.completed_ms)
+            .field("expires_at", &self.meta.expires_ms)
+            .finish()
+    }
+}

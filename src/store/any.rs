@@ -1,0 +1,104 @@
+//! A backend chosen at run time.
+
+use crate::{
+    error::{BeginError, ClaimError},
+    spi::{Abandon, Found, IdempotencyStore, Request, Ticket, Verb},
+    token::Token,
+};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// [`IdempotencyStore`] in a form that can be a trait object.
+trait Erased: Send + Sync {
+    fn begin<'a>(&'a self, request: &'a Request) -> Boxed<'a, Result<Found, BeginError>>;
+    fn take_over<'a>(
+        &'a self,
+        request: &'a Request,
+        seen: Token,
+    ) -> Boxed<'a, Result<Found, BeginError>>;
+    fn write<'a>(&'a self, ticket: &'a Ticket, verb: Verb<'a>)
+    -> Boxed<'a, Result<(), ClaimError>>;
+    fn changed<'a>(
+        &'a self,
+        request: &'a Request,
+        seen: Token,
+        at_most: Duration,
+    ) -> Boxed<'a, bool>;
+    fn abandon(&self, ticket: &Ticket, how: Abandon);
+}
+
+impl<S: IdempotencyStore> Erased for S {
+    fn begin<'a>(&'a self, request: &'a Request) -> Boxed<'a, Result<Found, BeginError>> {
+        Box::pin(IdempotencyStore::begin(self, request))
+    }
+
+    fn take_over<'a>(
+        &'a self,
+        request: &'a Request,
+        seen: Token,
+    ) -> Boxed<'a, Result<Found, BeginError>> {
+        Box::pin(IdempotencyStore::take_over(self, request, seen))
+    }
+
+    fn write<'a>(
+        &'a self,
+        ticket: &'a Ticket,
+        verb: Verb<'a>,
+    ) -> Boxed<'a, Result<(), ClaimError>> {
+        Box::pin(IdempotencyStore::write(self, ticket, verb))
+    }
+
+    fn changed<'a>(
+        &'a self,
+        request: &'a Request,
+        seen: Token,
+        at_most: Duration,
+    ) -> Boxed<'a, bool> {
+        Box::pin(IdempotencyStore::changed(self, request, seen, at_most))
+    }
+
+    fn abandon(&self, ticket: &Ticket, how: Abandon) {
+        IdempotencyStore::abandon(self, ticket, how);
+    }
+}
+
+/// Any backend, as one type: for a service that chooses by its configuration. One allocation a
+/// call dearer than the backend itself.
+#[derive(Clone)]
+pub struct AnyStore(Arc<dyn Erased>);
+
+impl AnyStore {
+    /// Hides which backend this is.
+    pub fn new(backend: impl IdempotencyStore) -> Self {
+        AnyStore(Arc::new(backend))
+    }
+}
+
+impl fmt::Debug for AnyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AnyStore")
+    }
+}
+
+impl IdempotencyStore for AnyStore {
+    async fn begin(&self, request: &Request) -> Result<Found, BeginError> {
+        self.0.begin(request).await
+    }
+
+    async fn take_over(&self, request: &Request, seen: Token) -> Result<Found, BeginError> {
+        self.0.take_over(request, seen).await
+    }
+
+    async fn write(&self, ticket: &Ticket, verb: Verb<'_>) -> Result<(), ClaimError> {
+        self.0.write(ticket, verb).await
+    }
+
+    async fn changed(&self, request: &Request, seen: Token, at_most: Duration) -> bool {
+        self.0.changed(request, seen, at_most).await
+    }
+
+    fn abandon(&self, ticket: &Ticket, how: Abandon) {
+        self.0.abandon(ticket, how);
+    }
+}

@@ -1,0 +1,186 @@
+//! The same names with `.await`, over any backend. Needs no particular runtime: futures are
+//! woken through their [`Waker`](std::task::Waker) alone, and none of them blocks its thread on
+//! the disk.
+
+use crate::{
+    error::{BeginError, ClaimError},
+    fingerprint::Fingerprint,
+    key::KeyRef,
+    spi::{Abandon, Completion, Found, IdempotencyStore, Request, Terms, Ticket, Verb},
+    store::claim::{Begin, Claim, Interrupted, Pending},
+    store::once::Once,
+    token::Token,
+};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+/// A store whose calls are futures.
+///
+/// Dropping a future is safe at any point: a claim that was granted but not delivered is
+/// released, a write that was begun becomes durable all the same.
+///
+/// ```
+/// # use onlyonce::{AsyncStore, Begin, ClaimError, Fingerprint, KeyRef, Scope, Store};
+/// # async fn handle(store: AsyncStore<Store>) -> Result<(), Box<dyn std::error::Error>> {
+/// let scope = Scope::of(["tenant-7", "orders"]);
+/// let key = KeyRef::new(&scope, "8e03978e")?;
+/// if let Begin::Execute(mut claim) = store.begin(key, Fingerprint::of(["order", "book"])).await? {
+///     claim.complete(b"order 1").await?;
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct AsyncStore<S>(S);
+
+impl<S: IdempotencyStore> AsyncStore<S> {
+    /// The async face of a backend.
+    pub fn new(backend: S) -> Self {
+        AsyncStore(backend)
+    }
+
+    /// The backend.
+    pub fn get_ref(&self) -> &S {
+        &self.0
+    }
+
+    /// Claims `key`, or says what it is.
+    pub async fn begin(
+        &self,
+        key: KeyRef<'_>,
+        fingerprint: Fingerprint,
+    ) -> Result<Begin<AsyncStore<S>>, BeginError> {
+        self.begin_with(key, fingerprint, Terms::default()).await
+    }
+
+    /// [`begin`](Self::begin) with other terms than the store's.
+    pub async fn begin_with(
+        &self,
+        key: KeyRef<'_>,
+        fingerprint: Fingerprint,
+        terms: Terms,
+    ) -> Result<Begin<AsyncStore<S>>, BeginError> {
+        self.begin_request(Request { key: key.owned(), fingerprint, terms }).await
+    }
+
+    async fn begin_request(&self, request: Request) -> Result<Begin<AsyncStore<S>>, BeginError> {
+        let found = self.0.begin(&request).await?;
+        Ok(Begin::of(self, request, found))
+    }
+
+    /// The whole dance for one request; see [`Once`].
+    pub fn once<'a>(&self, key: KeyRef<'a>, fingerprint: Fingerprint) -> Once<'a, AsyncStore<S>> {
+        Once::new(self.clone(), key, fingerprint)
+    }
+}
+
+impl<S: IdempotencyStore> IdempotencyStore for AsyncStore<S> {
+    fn begin(&self, request: &Request) -> impl Future<Output = Result<Found, BeginError>> + Send {
+        self.0.begin(request)
+    }
+
+    fn take_over(
+        &self,
+        request: &Request,
+        seen: Token,
+    ) -> impl Future<Output = Result<Found, BeginError>> + Send {
+        self.0.take_over(request, seen)
+    }
+
+    fn write(
+        &self,
+        ticket: &Ticket,
+        verb: Verb<'_>,
+    ) -> impl Future<Output = Result<(), ClaimError>> + Send {
+        self.0.write(ticket, verb)
+    }
+
+    fn changed(
+        &self,
+        request: &Request,
+        seen: Token,
+        at_most: Duration,
+    ) -> impl Future<Output = bool> + Send {
+        self.0.changed(request, seen, at_most)
+    }
+
+    fn abandon(&self, ticket: &Ticket, how: Abandon) {
+        self.0.abandon(ticket, how);
+    }
+}
+
+impl<S: IdempotencyStore> Claim<AsyncStore<S>> {
+    /// The operation took effect, and this is its answer; see [`Claim::<crate::Store>::complete`].
+    /// Dropping the future abandons the notification, never the write.
+    pub async fn complete(&mut self, response: &[u8]) -> Result<(), ClaimError> {
+        self.complete_with(Completion { response: Some(response), ..Completion::default() }).await
+    }
+
+    /// [`complete`](Self::complete) with a head or another retention.
+    pub async fn complete_with(&mut self, completion: Completion<'_>) -> Result<(), ClaimError> {
+        self.store.write(self.ticket(), Verb::Complete(completion)).await?;
+        self.ended = true;
+        Ok(())
+    }
+
+    /// The operation took effect, but its answer is too large to keep.
+    pub async fn complete_without_response(&mut self, head: &[u8]) -> Result<(), ClaimError> {
+        self.complete_with(Completion { head, ..Completion::default() }).await
+    }
+
+    /// The outcome is unknown. The key is interrupted and keeps `answer`.
+    pub async fn fail(&mut self, answer: &[u8]) -> Result<(), ClaimError> {
+        self.store.write(self.ticket(), Verb::Fail(answer)).await
+    }
+
+    /// Records how far the operation got, for the next holder. Renews the lease.
+    pub async fn save_checkpoint(&mut self, bytes: &[u8]) -> Result<(), ClaimError> {
+        self.store.write(self.ticket(), Verb::Checkpoint(bytes)).await
+    }
+
+    /// The lease begins anew.
+    pub async fn renew(&mut self) -> Result<(), ClaimError> {
+        self.store.write(self.ticket(), Verb::Renew).await
+    }
+
+    /// Makes this claim survive a loss of power, whatever the store's durability.
+    pub async fn ensure_durable(&mut self) -> Result<(), ClaimError> {
+        self.store.write(self.ticket(), Verb::EnsureDurable).await
+    }
+
+    /// The attempt did nothing.
+    pub async fn release(mut self) -> Result<(), ClaimError> {
+        self.store.write(self.ticket(), Verb::Release).await?;
+        self.ended = true;
+        Ok(())
+    }
+}
+
+impl<S: IdempotencyStore> Pending<AsyncStore<S>> {
+    /// Waits for the holder to end, for `at_most`, and begins again.
+    pub async fn wait(self, at_most: Duration) -> Result<Begin<AsyncStore<S>>, BeginError> {
+        let start = Instant::now();
+        let Pending { store, request, mut running } = self;
+        loop {
+            let left = at_most.saturating_sub(start.elapsed());
+            let changed = store.changed(&request, running.token, left).await;
+            let begin = store.begin_request(request.clone()).await?;
+            match begin {
+                Begin::InFlight(again) if changed && start.elapsed() < at_most => {
+                    running = again.running;
+                }
+                begin => return Ok(begin),
+            }
+        }
+    }
+}
+
+impl<S: IdempotencyStore> Interrupted<AsyncStore<S>> {
+    /// Takes the key over; if it has changed meanwhile, says what is true now.
+    pub async fn take_over(self) -> Result<Begin<AsyncStore<S>>, BeginError> {
+        let Interrupted { store, request, stuck } = self;
+        let found = store.take_over(&request, stuck.token).await?;
+        Ok(Begin::of(&store, request, found))
+    }
+}

@@ -1,0 +1,195 @@
+//! What a `begin` hands to its caller: a claim, a record, or somebody to wait for. Written once
+//! for all backends; the blocking methods are in `blocking`, the async ones in `async_store`.
+
+use crate::{
+    record::{Reason, Record},
+    spi::{Abandon, Found, Grant, IdempotencyStore, Request, Running, Stuck, Ticket},
+    store::Store,
+    token::Token,
+};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// What a key is found to be. Exhaustive on purpose: each arm is the caller's to handle.
+///
+/// A trap: `begin`, then `validate()?` drops the claim and leaves the key interrupted. Validate
+/// first, or release the claim.
+#[must_use = "the claim in it, dropped undecided, leaves the key interrupted"]
+#[derive(Debug)]
+pub enum Begin<S: IdempotencyStore = Store> {
+    /// The key is yours: execute, then complete the claim, then answer.
+    Execute(Claim<S>),
+    /// The operation is done; answer with the record.
+    Replay(Record),
+    /// Somebody else executes it right now.
+    InFlight(Pending<S>),
+    /// It isn't known whether the operation took effect.
+    Interrupted(Interrupted<S>),
+    /// The key was used for another request. Nothing of that one is revealed, except by which
+    /// scheme its fingerprint was made.
+    Mismatch {
+        /// [`Fingerprint::scheme`](crate::Fingerprint::scheme) of the stored fingerprint: if it
+        /// is an older one, compute that and begin again.
+        scheme: u8,
+    },
+}
+
+impl<S: IdempotencyStore> Begin<S> {
+    pub(crate) fn of(store: &S, request: Request, found: Found) -> Self {
+        let store = || store.clone();
+        match found {
+            Found::Granted(grant) => Begin::Execute(Claim::new(store(), grant)),
+            Found::Replay(record) => Begin::Replay(record),
+            Found::InFlight(running) => {
+                Begin::InFlight(Pending { store: store(), request, running })
+            }
+            Found::Interrupted(stuck) => {
+                Begin::Interrupted(Interrupted { store: store(), request, stuck })
+            }
+            Found::Mismatch { scheme } => Begin::Mismatch { scheme },
+        }
+    }
+}
+
+/// The right to execute an operation, and the duty to say how it ended.
+///
+/// End it with `complete` (it took effect, this is the answer), `fail` (unknown; an answer is
+/// kept), or `release` (it did nothing). Dropped undecided, also by a panic, it leaves the key
+/// interrupted. It belongs to no thread and borrows nothing.
+#[must_use = "dropping an undecided claim leaves the key interrupted"]
+pub struct Claim<S: IdempotencyStore = Store> {
+    pub(crate) store: S,
+    grant: Grant,
+    /// Nothing is left to be abandoned.
+    pub(crate) ended: bool,
+}
+
+impl<S: IdempotencyStore> Claim<S> {
+    fn new(store: S, grant: Grant) -> Self {
+        Claim { store, grant, ended: false }
+    }
+
+    pub(crate) fn ticket(&self) -> &Ticket {
+        &self.grant.ticket
+    }
+
+    /// The fencing token of this attempt. For a downstream service's idempotency key use
+    /// [`derive_key`](Self::derive_key): the token changes with each attempt.
+    pub fn token(&self) -> Token {
+        self.grant.ticket.token
+    }
+
+    /// The number of this attempt, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.grant.ticket.attempt
+    }
+
+    /// The last checkpoint that an earlier attempt saved.
+    pub fn checkpoint(&self) -> Option<&[u8]> {
+        self.grant.checkpoint.as_deref()
+    }
+
+    /// Why the attempt before this one was interrupted; `None` at the first attempt.
+    pub fn after(&self) -> Option<Reason> {
+        self.grant.after
+    }
+
+    /// An idempotency key for a step of this operation at another service, or for a unique
+    /// column: 32 hexadecimal digits, a function of scope, key, fingerprint and `step` alone, so
+    /// the same at every attempt.
+    pub fn derive_key(&self, step: &str) -> String {
+        derive_key(self.ticket(), step)
+    }
+}
+
+/// See [`Claim::derive_key`].
+pub(crate) fn derive_key(ticket: &Ticket, step: &str) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("onlyonce 2026-11 derived key");
+    for part in
+        [ticket.key.scope(), ticket.key.key(), ticket.fingerprint.as_bytes(), step.as_bytes()]
+    {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    let mut bytes = [0; 16];
+    hasher.finalize_xof().fill(&mut bytes);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl<S: IdempotencyStore> Drop for Claim<S> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let how = match std::thread::panicking() {
+                true => Abandon::Panicked,
+                false => Abandon::Dropped,
+            };
+            self.store.abandon(&self.grant.ticket, how);
+        }
+    }
+}
+
+impl<S: IdempotencyStore> fmt::Debug for Claim<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim")
+            .field("key", &self.grant.ticket.key)
+            .field("token", &self.token())
+            .field("attempt", &self.attempt())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A key that somebody else executes.
+#[derive(Debug)]
+pub struct Pending<S: IdempotencyStore = Store> {
+    pub(crate) store: S,
+    pub(crate) request: Request,
+    pub(crate) running: Running,
+}
+
+impl<S: IdempotencyStore> Pending<S> {
+    /// For how long it has been running.
+    pub fn running_for(&self) -> Duration {
+        self.running.running_for
+    }
+
+    /// When a client should ask again: half of the time it has been running, between 1 and 10
+    /// seconds. Add jitter.
+    pub fn retry_after(&self) -> Duration {
+        (self.running.running_for / 2).clamp(Duration::from_secs(1), Duration::from_secs(10))
+    }
+}
+
+/// A key of which it isn't known whether its operation took effect.
+#[derive(Debug)]
+pub struct Interrupted<S: IdempotencyStore = Store> {
+    pub(crate) store: S,
+    pub(crate) request: Request,
+    pub(crate) stuck: Stuck,
+}
+
+impl<S: IdempotencyStore> Interrupted<S> {
+    /// Why it was interrupted.
+    pub fn reason(&self) -> Reason {
+        self.stuck.reason
+    }
+
+    /// Whether nobody can be at work on it any more. When false, the holder is silent but may be
+    /// alive: whoever takes over may execute beside it.
+    pub fn holder_gone(&self) -> bool {
+        self.stuck.holder_gone
+    }
+
+    /// Attempts made.
+    pub fn attempts(&self) -> u32 {
+        self.stuck.attempts
+    }
+
+    /// The last checkpoint that a holder saved.
+    pub fn checkpoint(&self) -> Option<&[u8]> {
+        self.stuck.checkpoint.as_deref()
+    }
+
+    /// The answer that a holder left which failed with unknown outcome.
+    pub fn answer(&self) -> Option<&Arc<[u8]>> {
+        self.stuck.answer.as_ref()
+    }
+}

@@ -1,0 +1,119 @@
+//! Slots of a [`ShardedStore`](crate::ShardedStore) move from one embedded store to another.
+
+use crate::{
+    engine::driver as drive,
+    engine::migrate::Moving,
+    engine::resolve::Resolution,
+    engine::{Engine, Step},
+    error::ClaimError,
+    key::KeyRef,
+    limits::SHARDS,
+    observe::Call,
+    record::Retention,
+    spi::Ticket,
+    store::Store,
+    store::sharded::slot_of,
+};
+use std::{ops::RangeInclusive, time::Duration};
+
+impl Store {
+    /// Copies the keys of slots to another store; how many there were. Durable there when this
+    /// returns, whatever its [`Durability`](crate::Durability). A record keeps its times and its
+    /// bytes, an interrupted key its reason, attempts, checkpoint and answer; each gets a token
+    /// that is higher than all that either store has given out. Reads the whole log.
+    ///
+    /// Nothing may change in the slots meanwhile ([`Phase::Still`](crate::Phase::Still), and no
+    /// call under way, see [`ShardedStore::is_settled`](crate::ShardedStore::is_settled)).
+    /// [`ClaimError::NotApplicable`] as long as somebody has a claim of theirs in hand, silent
+    /// or not: a holder can't follow its key into another embedded store.
+    ///
+    /// Can be repeated: what the other store has of the slots, perhaps from a copy that was
+    /// broken off, is forgotten first. Other errors are the other store's (it is full, its
+    /// `max_response` is too small, it is poisoned), or [`ClaimError::Damaged`] if a record of
+    /// this one can't be read. This store is as it was, whatever happens.
+    pub fn copy_slots(&self, to: &Store, slots: RangeInclusive<u16>) -> Result<u64, ClaimError> {
+        let (from, into) = (self.engine(), to.engine());
+        let wanted = |key: KeyRef<'_>| slots.contains(&slot_of(key));
+        if from.is_any_held(wanted) {
+            let state = "held by somebody, so that its slot can't be moved yet";
+            return Err(ClaimError::NotApplicable { state });
+        }
+        to.delete_slots(slots.clone())?;
+        into.tokens.skip_to(from.tokens.above_all());
+        into.bells.keep.ring();
+        let mut copied = 0;
+        for shard in 0..SHARDS {
+            for moving in from.moving_of_shard(shard, wanted).map_err(unread)? {
+                copied += 1;
+                adopt(to, &moving)?;
+            }
+        }
+        into.commit_all()?;
+        Ok(copied)
+    }
+
+    /// Forgets the keys of slots that another store has now; how many there were. Durable when
+    /// this returns. [`ClaimError::NotApplicable`] as long as somebody has a claim of theirs in
+    /// hand.
+    pub fn delete_slots(&self, slots: RangeInclusive<u16>) -> Result<u64, ClaimError> {
+        let engine = self.engine();
+        let wanted = |key: KeyRef<'_>| slots.contains(&slot_of(key));
+        if engine.is_any_held(wanted) {
+            let state = "held by somebody, so that its slot can't be deleted yet";
+            return Err(ClaimError::NotApplicable { state });
+        }
+        let mut deleted = 0;
+        for shard in 0..SHARDS {
+            for moving in engine.moving_of_shard(shard, wanted).map_err(unread)? {
+                deleted += 1;
+                run(self, |engine| {
+                    let forgotten = engine.resolve(moving.key(), &Resolution::Forget, true, None);
+                    // Durable with all the others, at the end.
+                    forgotten.map(|_| Step::now(()))
+                })?;
+            }
+        }
+        engine.commit_all()?;
+        Ok(deleted)
+    }
+}
+
+fn run<T>(
+    store: &Store,
+    step: impl FnMut(&Engine) -> crate::engine::Attempt<T, ClaimError>,
+) -> Result<T, ClaimError> {
+    let engine = store.engine();
+    drive::run(engine, Call::plain(&engine.timings, "move", 0), step)
+}
+
+fn adopt(to: &Store, moving: &Moving) -> Result<(), ClaimError> {
+    let stray = match moving {
+        Moving::Record(frame) => return run(to, |engine| engine.adopt_record(frame)),
+        Moving::Undecided(stray) => stray,
+    };
+    let taken = run(to, |engine| engine.adopt_stray(stray))?;
+    let Some(answer) = &stray.answer else { return Ok(()) };
+    let ticket = Ticket {
+        key: stray.key.clone(),
+        fingerprint: stray.held.fingerprint,
+        token: taken.token,
+        attempt: stray.held.attempt,
+        retention: Retention {
+            replay_for: Duration::from_millis(stray.terms.replay_ms),
+            remember_for: Duration::from_millis(stray.terms.remember_ms),
+        },
+        lease: Duration::from_millis(stray.held.lease_ms),
+        reserve: to.engine().config.max_response as u32,
+        note: [taken.hash, u64::from(taken.at)],
+    };
+    run(to, |engine| engine.fail(&ticket, answer))
+}
+
+fn unread(error: crate::BeginError) -> ClaimError {
+    match error {
+        crate::BeginError::Damaged { .. } => ClaimError::Damaged,
+        crate::BeginError::Poisoned => ClaimError::Poisoned,
+        crate::BeginError::Closed => ClaimError::Closed,
+        error => ClaimError::Unavailable { what: error.to_string() },
+    }
+}

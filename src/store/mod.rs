@@ -1,0 +1,447 @@
+//! The public handle of the embedded store: open, the verbs, flush, drain, close. It decides
+//! nothing.
+
+pub(crate) mod any;
+pub(crate) mod async_store;
+pub(crate) mod blocking;
+pub(crate) mod claim;
+pub(crate) mod migrate;
+pub(crate) mod once;
+pub(crate) mod sharded;
+
+use crate::{
+    backup::{Backup, BackupError, BackupOptions},
+    engine::begin::Delivery,
+    engine::driver as drive,
+    engine::entries::{Entry, Filter},
+    engine::resolve::Resolution,
+    engine::watch::{Changed, Sleep},
+    engine::workers as threads,
+    engine::{Attempt, Engine},
+    error::{BeginError, ClaimError, OpenError},
+    fingerprint::Fingerprint,
+    inspect::{Inspection, Progress, Report},
+    key::KeyRef,
+    limits::SHARDS,
+    observe::{Call, events},
+    options::Options,
+    recover::{self, DirectoryLock},
+    spi::{Abandon, Found, IdempotencyStore, Request, Terms, Ticket, Verb},
+    stats::Stats,
+    storage::{DiskStorage, Storage},
+    store::claim::Begin,
+    store::once::Once,
+    sync::wait::{Wakes, block},
+    sync::{Mutex, thread::JoinHandle},
+    token::Token,
+};
+use std::{
+    future::Future,
+    path::Path,
+    pin::pin,
+    sync::{Arc, Weak, atomic::Ordering},
+    task::Poll,
+    time::Duration,
+};
+
+/// An idempotency store on this machine's disk. Clones are handles of the same store.
+///
+/// The last handle (claims are handles too) closes the store when it is dropped, as
+/// [`Store::close`] does, but cannot say what went wrong.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Owner>);
+
+/// See [`Store::downgrade`].
+#[derive(Clone, Debug)]
+#[cfg_attr(not(any(feature = "metrics", feature = "admin")), allow(dead_code))]
+pub(crate) struct WeakStore(Weak<Owner>);
+
+#[cfg_attr(not(any(feature = "metrics", feature = "admin")), allow(dead_code))]
+impl WeakStore {
+    /// The store, if somebody still has it.
+    pub fn upgrade(&self) -> Option<Store> {
+        self.0.upgrade().map(Store)
+    }
+}
+
+/// Ends the store with its last handle.
+struct Owner {
+    engine: Arc<Engine>,
+    running: Mutex<Option<Running>>,
+}
+
+/// What ends when the store is closed.
+struct Running {
+    threads: Vec<JoinHandle<()>>,
+    /// Given up last.
+    _lock: DirectoryLock,
+}
+
+impl std::fmt::Debug for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.engine.storage.place())
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let _ = self.close();
+    }
+}
+
+impl Owner {
+    fn close(&self) -> Result<(), ClaimError> {
+        // Held throughout, so that a second closer returns when the first has finished.
+        let mut running = self.running.lock();
+        let Some(Running { threads, _lock }) = running.take() else {
+            return Ok(());
+        };
+        let engine = &self.engine;
+        if engine.fork.is_forked() {
+            // The parent's store: leave it, its threads and its files alone.
+            std::mem::forget(threads);
+            std::mem::forget(_lock);
+            return Err(ClaimError::Forked);
+        }
+        engine.closed.store(true, Ordering::SeqCst);
+        // Whoever was about to write has finished when its shard's lock has been free once.
+        engine.index.shards().for_each(drop);
+        let closed = engine.close_files();
+        threads::stop(engine, threads);
+        engine.release_waiters();
+        events::closed(&engine.storage.place(), closed.is_ok());
+        Ok(closed?)
+    }
+}
+
+impl Options {
+    /// Opens (or creates) the store in directory `path`.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Store, OpenError> {
+        let path = path.as_ref();
+        // Refused options leave no directory behind.
+        self.check()?;
+        let storage = DiskStorage::open(path)
+            .map_err(OpenError::io(format!("opening the directory {}", path.display())))?;
+        self.open_on(Arc::new(storage))
+    }
+
+    /// Opens (or creates) the store in `storage`.
+    pub fn open_on(&self, storage: Arc<dyn Storage>) -> Result<Store, OpenError> {
+        let (engine, _lock) = recover::open(self, storage)?;
+        let threads = match self.background {
+            true => {
+                threads::spawn(&engine).map_err(OpenError::io("starting the store's threads"))?
+            }
+            false => Vec::new(),
+        };
+        let running = Mutex::new(Some(Running { threads, _lock }));
+        Ok(Store(Arc::new(Owner { engine, running })))
+    }
+}
+
+impl Store {
+    /// Opens (or creates) the store in directory `path`, with the default [`Options`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Options::new().open(path)
+    }
+
+    /// A handle that doesn't keep the store open.
+    #[cfg_attr(not(any(feature = "metrics", feature = "admin")), allow(dead_code))]
+    pub(crate) fn downgrade(&self) -> WeakStore {
+        WeakStore(Arc::downgrade(&self.0))
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.0.engine
+    }
+
+    /// Claims `key`, or says what it is. The claim is as durable as the store's
+    /// [`Durability`](crate::Durability) says when this returns.
+    pub fn begin(&self, key: KeyRef<'_>, fingerprint: Fingerprint) -> Result<Begin, BeginError> {
+        self.begin_with(key, fingerprint, Terms::default())
+    }
+
+    /// [`begin`](Self::begin) with other terms than the store's.
+    pub fn begin_with(
+        &self,
+        key: KeyRef<'_>,
+        fingerprint: Fingerprint,
+        terms: Terms,
+    ) -> Result<Begin, BeginError> {
+        self.begin_request(Request { key: key.owned(), fingerprint, terms }, None)
+    }
+
+    /// Begins, or takes over what was seen.
+    pub(crate) fn begin_request(
+        &self,
+        request: Request,
+        seen: Option<Token>,
+    ) -> Result<Begin, BeginError> {
+        let mut begin = self.engine().prepare(&request)?;
+        let call = Call::begin(&self.engine().timings, begin.hash);
+        let delivery = drive::run(self.engine(), call, |engine| {
+            let step = engine.begin(&mut begin, seen);
+            step.map(|step| step.map(|found| Delivery::new(&**self.engine(), found)))
+        })?;
+        let found = delivery.arrived();
+        Ok(Begin::of(self, request, found))
+    }
+
+    pub(crate) fn write_blocking(&self, ticket: &Ticket, verb: Verb<'_>) -> Result<(), ClaimError> {
+        let call = call_of(self.engine(), ticket, &verb);
+        drive::run(self.engine(), call, |engine| verb_step(engine, ticket, &verb))
+    }
+
+    /// Waits until the attempt `seen` may have ended, or `at_most` has passed.
+    pub(crate) fn changed_blocking(
+        &self,
+        request: &Request,
+        seen: Token,
+        at_most: Duration,
+    ) -> bool {
+        let mut changed = pin!(Changed::new(self.engine(), request.key.clone(), seen, at_most));
+        block(|context| changed.as_mut().poll(context))
+    }
+
+    /// The whole dance for one request: claim, or wait, replay, settle; execute once; persist;
+    /// answer. See [`Once`].
+    pub fn once<'a>(&self, key: KeyRef<'a>, fingerprint: Fingerprint) -> Once<'a, Store> {
+        Once::new(self.clone(), key, fingerprint)
+    }
+
+    /// What is known of a key. Claims nothing, changes nothing.
+    pub fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, BeginError> {
+        self.engine().get(key)
+    }
+
+    /// The keys that `filter` wants. A key that exists throughout is listed exactly once; one
+    /// that changes meanwhile at most once. Reads the log: expensive on a large store.
+    pub fn entries(
+        &self,
+        filter: Filter,
+    ) -> impl Iterator<Item = Result<Entry, BeginError>> + use<> {
+        let store = self.clone();
+        (0..SHARDS).flat_map(move |shard| store.engine().entries_of_shard(shard, &filter))
+    }
+
+    /// An operator decides what became of a key, under a new token: whoever holds it is fenced,
+    /// whoever waits for it is told. Durable when this returns, whatever the store's
+    /// [`Durability`](crate::Durability).
+    ///
+    /// `force` is needed for a key in flight and to forget a completed one.
+    pub fn resolve(
+        &self,
+        key: KeyRef<'_>,
+        resolution: Resolution<'_>,
+        force: bool,
+    ) -> Result<(), ClaimError> {
+        self.resolve_seen(key, resolution, force, None)
+    }
+
+    /// [`resolve`](Self::resolve), if the key is still what the operator has `seen`.
+    pub(crate) fn resolve_seen(
+        &self,
+        key: KeyRef<'_>,
+        resolution: Resolution<'_>,
+        force: bool,
+        seen: Option<Token>,
+    ) -> Result<(), ClaimError> {
+        let engine = self.engine();
+        let call = Call::plain(&engine.timings, "resolve", engine.index.hash(key));
+        drive::run(engine, call, |engine| engine.resolve(key, &resolution, force, seen))?;
+        if !engine.config.syncs_completions() {
+            // What the key was completed with before may not be on the disk; the claim that this
+            // decided still is, and would come back.
+            engine.commit_all()?;
+        }
+        Ok(())
+    }
+
+    /// The store's figures now.
+    pub fn stats(&self) -> Stats {
+        self.engine().stats()
+    }
+
+    /// Reads everything that the store has on its disk, by read calls and not through its maps
+    /// (so that a bad sector is a message and not a signal), and holds it against its checksums.
+    /// The store goes on meanwhile, undisturbed. `progress` is called now and then.
+    ///
+    /// # Errors
+    /// The superblock itself doesn't read. Everything else that doesn't is in the [`Report`].
+    pub fn verify(&self, progress: impl FnMut(Progress)) -> Result<Report, OpenError> {
+        Ok(self.inspect()?.verify(progress))
+    }
+
+    /// Copies the store, as it is at one moment, to the directory `dst`, which must be empty or not
+    /// be there. The store goes on meanwhile. See [`backup`](crate::backup) for what a copy is.
+    ///
+    /// # Errors
+    /// The copy is not finished, and is refused by [`restore`](crate::backup::restore).
+    pub fn backup(&self, dst: impl AsRef<Path>) -> Result<Backup, BackupError> {
+        self.backup_with(dst, &BackupOptions::new())
+    }
+
+    /// [`backup`](Self::backup) with options: against an earlier one, for instance.
+    pub fn backup_with(
+        &self,
+        dst: impl AsRef<Path>,
+        options: &BackupOptions,
+    ) -> Result<Backup, BackupError> {
+        let path = dst.as_ref();
+        let doing = format!("opening the directory {}", path.display());
+        let dst = DiskStorage::open(path).map_err(OpenError::io(doing))?;
+        self.engine().backup(&dst, options)
+    }
+
+    /// [`backup`](Self::backup) to any storage.
+    #[doc(hidden)]
+    pub fn backup_on(&self, dst: &dyn Storage) -> Result<Backup, BackupError> {
+        self.engine().backup(dst, &BackupOptions::new())
+    }
+
+    /// The store's directory as an outside reader finds it.
+    fn inspect(&self) -> Result<Inspection, OpenError> {
+        let engine = self.engine();
+        let (hasher, clock) = (engine.index.hasher(), engine.time.clock().clone());
+        let owner = Some(std::process::id());
+        Inspection::of(engine.storage.clone(), Some(hasher), clock, owner)
+    }
+
+    /// Makes everything durable that was written before the call.
+    pub fn flush(&self) -> Result<(), ClaimError> {
+        self.engine().check_claim()?;
+        Ok(self.engine().commit_all()?)
+    }
+
+    /// Grants no more claims, and waits until no handle of one exists, for `at_most`; returns
+    /// how many still do. Completed keys are replayed meanwhile. For an orderly shutdown, before
+    /// [`close`](Self::close): it cannot be undone. Timed by the store's clock.
+    pub fn drain(&self, at_most: Duration) -> u64 {
+        let engine = self.engine();
+        if !engine.draining.swap(true, Ordering::SeqCst) {
+            // Whoever was about to be granted a claim has it, and is counted.
+            engine.index.shards().for_each(drop);
+            events::draining(engine.holders.count());
+        }
+        let mut sleep = Sleep::new(engine, at_most);
+        block(|context| {
+            let since = engine.handle_gone.count();
+            let left = engine.holders.count();
+            if left == 0 || sleep.poll(context).is_ready() {
+                return Poll::Ready(left);
+            }
+            match engine.handle_gone.poll_since(since, context) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(()) => {
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                }
+            }
+        })
+    }
+
+    /// Closes the store: makes everything durable, seals the log, and frees the directory. Other
+    /// handles of it answer `Closed` from then on; their undecided claims will be interrupted
+    /// (crashed) when the store is opened again. [`ClaimError::Poisoned`] if not everything could
+    /// be made durable; the directory is free even then.
+    pub fn close(self) -> Result<(), ClaimError> {
+        self.0.close()
+    }
+
+    /// Lets a store without threads do its housekeeping.
+    #[doc(hidden)]
+    pub fn housekeep(&self) -> Result<(), ClaimError> {
+        self.engine().check_claim()?;
+        Ok(self.engine().housekeep()?)
+    }
+}
+
+/// What is told of a holder's call.
+fn call_of(engine: &Engine, ticket: &Ticket, verb: &Verb<'_>) -> Call {
+    let hash = ticket.note[0];
+    let plain = |what| Call::plain(&engine.timings, what, hash);
+    match verb {
+        Verb::Complete(_) => Call::complete(&engine.timings, hash),
+        Verb::Fail(_) => plain("fail"),
+        Verb::Release => plain("release"),
+        Verb::Checkpoint(_) => plain("checkpoint"),
+        Verb::Renew => plain("renew"),
+        Verb::EnsureDurable => plain("ensure_durable"),
+    }
+}
+
+/// One try of a holder's call.
+fn verb_step(engine: &Engine, ticket: &Ticket, verb: &Verb<'_>) -> Attempt<(), ClaimError> {
+    match verb {
+        Verb::Complete(completion) => engine.complete(ticket, completion),
+        Verb::Fail(answer) => engine.fail(ticket, answer),
+        Verb::Release => engine.release(ticket),
+        Verb::Checkpoint(bytes) => engine.checkpoint(ticket, bytes),
+        Verb::Renew => engine.renew(ticket),
+        Verb::EnsureDurable => engine.ensure_durable(ticket),
+    }
+}
+
+impl IdempotencyStore for Store {
+    fn begin(&self, request: &Request) -> impl Future<Output = Result<Found, BeginError>> + Send {
+        self.begin_future(request, None)
+    }
+
+    fn take_over(
+        &self,
+        request: &Request,
+        seen: Token,
+    ) -> impl Future<Output = Result<Found, BeginError>> + Send {
+        self.begin_future(request, Some(seen))
+    }
+
+    fn write(
+        &self,
+        ticket: &Ticket,
+        verb: Verb<'_>,
+    ) -> impl Future<Output = Result<(), ClaimError>> + Send {
+        let call = call_of(self.engine(), ticket, &verb);
+        drive::future(self.engine(), call, move |engine| verb_step(engine, ticket, &verb))
+    }
+
+    fn changed(
+        &self,
+        request: &Request,
+        seen: Token,
+        at_most: Duration,
+    ) -> impl Future<Output = bool> + Send {
+        Changed::new(self.engine(), request.key.clone(), seen, at_most)
+    }
+
+    fn abandon(&self, ticket: &Ticket, how: Abandon) {
+        self.engine().abandon(ticket, how);
+    }
+}
+
+impl Store {
+    async fn begin_future(
+        &self,
+        request: &Request,
+        seen: Option<Token>,
+    ) -> Result<Found, BeginError> {
+        let engine = self.engine();
+        let mut begin = engine.prepare(request)?;
+        let call = Call::begin(&engine.timings, begin.hash);
+        let delivery = drive::future(engine, call, |tried| {
+            let step = tried.begin(&mut begin, seen);
+            step.map(|step| step.map(|found| Delivery::new(engine.clone(), found)))
+        })
+        .await?;
+        Ok(delivery.arrived())
+    }
+}
+
+impl Engine {
+    /// Nobody will come any more: whoever waits looks, and finds the store closed.
+    fn release_waiters(&self) {
+        self.fail_lanes();
+        let mut over = Wakes::default();
+        self.timeouts.lock().advance(u64::MAX, &mut |waker| over.add([waker]));
+        self.wake_waiters();
+    }
+}

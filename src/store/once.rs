@@ -1,0 +1,427 @@
+//! The whole dance for one request, so that nobody has to dance it by hand.
+
+use crate::{
+    error::{BeginError, ClaimError},
+    fingerprint::Fingerprint,
+    key::KeyRef,
+    record::Record,
+    spi::{IdempotencyStore, Request, Terms},
+    store::Store,
+    store::async_store::AsyncStore,
+    store::claim::{Begin, Claim, Interrupted},
+    token::Token,
+};
+use std::{fmt, time::Duration};
+
+/// Did an earlier attempt take effect? What a settle function answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Settled {
+    /// Yes, and this is its answer: it is stored and replayed.
+    Happened(Vec<u8>),
+    /// No, and it cannot any more: the work runs.
+    NothingHappened,
+    /// It can't be told: the key stays interrupted.
+    Unknown,
+}
+
+/// How work ends that has no answer to store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkError<E> {
+    /// It did nothing: the attempt is released.
+    NothingDone(E),
+    /// It may have done something: the key is interrupted. What `?` makes of an error.
+    Unknown(E),
+}
+
+impl<E> From<E> for WorkError<E> {
+    fn from(error: E) -> Self {
+        WorkError::Unknown(error)
+    }
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ran {
+    /// The work ran, and this is what it answered; it is stored.
+    First(Vec<u8>),
+    /// It had run before.
+    Replayed(Record),
+}
+
+impl Ran {
+    /// The response; `None` if it was not retained.
+    pub fn response(&self) -> Option<&[u8]> {
+        match self {
+            Ran::First(response) => Some(response),
+            Ran::Replayed(record) => record.response(),
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum NotRun<S: IdempotencyStore, E> {
+    /// The key was used for another request.
+    Mismatch,
+    /// Somebody else is still executing it.
+    InFlight {
+        /// When to ask again.
+        retry_after: Duration,
+    },
+    /// It isn't known whether it took effect, and nothing here could tell.
+    Interrupted(Option<Box<Interrupted<S>>>),
+    /// The store has no answer. Nothing ran.
+    Begin(BeginError),
+    /// The work failed.
+    Work(WorkError<E>),
+    /// The work ran, and its response could not be recorded (it was too large, the claim was
+    /// fenced, the store failed): the key is interrupted, or somebody else's, or unknown until the
+    /// store is opened again.
+    NotRecorded {
+        /// Why.
+        error: ClaimError,
+        /// What the work answered. Don't send it as if it were recorded.
+        response: Vec<u8>,
+    },
+}
+
+impl<S: IdempotencyStore, E: fmt::Display> fmt::Display for NotRun<S, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotRun::Mismatch => f.write_str("the key was used for another request"),
+            NotRun::InFlight { .. } => f.write_str("the request is being executed"),
+            NotRun::Interrupted(_) => f.write_str("it is unknown whether the request took effect"),
+            NotRun::Begin(error) => error.fmt(f),
+            NotRun::Work(WorkError::NothingDone(error) | WorkError::Unknown(error)) => error.fmt(f),
+            NotRun::NotRecorded { error, .. } => write!(f, "executed but not recorded: {error}"),
+        }
+    }
+}
+
+impl<S, E> std::error::Error for NotRun<S, E>
+where
+    S: IdempotencyStore + fmt::Debug,
+    E: std::error::Error,
+{
+}
+
+/// A request that is to take effect once. Made by [`Store::once`] and [`AsyncStore::once`].
+///
+/// ```
+/// # use onlyonce::{Fingerprint, KeyRef, NotRun, Ran, Scope, Settled, Store};
+/// # use std::{convert::Infallible, time::Duration};
+/// # let dir = tempfile::tempdir()?;
+/// # let store = Store::open(dir.path())?;
+/// # fn find_order(_: &str) -> Option<Vec<u8>> { None }
+/// # fn insert_order(_: &str) -> Result<Vec<u8>, Infallible> { Ok(b"order 1".to_vec()) }
+/// let scope = Scope::of(["tenant-7", "orders"]);
+/// let ran: Result<Ran, NotRun<_, Infallible>> = store
+///     .once(KeyRef::new(&scope, "8e03978e")?, Fingerprint::of(["book", "1"]))
+///     .wait(Duration::from_secs(2))
+///     .settle(|claim| match find_order(&claim.derive_key("order")) {
+///         Some(order) => Settled::Happened(order),
+///         None => Settled::NothingHappened,
+///     })
+///     .run(|claim| Ok(insert_order(&claim.derive_key("order"))?));
+/// assert!(matches!(ran, Ok(Ran::First(_))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "nothing happens until it is run"]
+pub struct Once<'a, S: IdempotencyStore, F = NoSettle> {
+    store: S,
+    key: KeyRef<'a>,
+    fingerprint: Fingerprint,
+    terms: Terms,
+    wait: Duration,
+    silent_holders: bool,
+    settle: F,
+}
+
+/// No settle function: interrupted keys stay interrupted.
+#[derive(Clone, Copy, Debug)]
+pub struct NoSettle(());
+
+impl<'a, S: IdempotencyStore> Once<'a, S> {
+    pub(crate) fn new(store: S, key: KeyRef<'a>, fingerprint: Fingerprint) -> Self {
+        // The work's own thread or task is what lives; the store renews for it.
+        let terms = Terms { keep_alive: true, ..Terms::default() };
+        let (wait, settle) = (Duration::ZERO, NoSettle(()));
+        Once { store, key, fingerprint, terms, wait, silent_holders: false, settle }
+    }
+
+    fn with_settle<F>(self, settle: F) -> Once<'a, S, F> {
+        let Once { store, key, fingerprint, terms, wait, silent_holders, .. } = self;
+        Once { store, key, fingerprint, terms, wait, silent_holders, settle }
+    }
+}
+
+impl<'a> Once<'a, Store> {
+    /// Tells what became of an interrupted attempt, under a claim that has taken it over. Called
+    /// only when the earlier holder is known to be gone (see
+    /// [`even_if_holder_lives`](Self::even_if_holder_lives)).
+    pub fn settle<F: FnOnce(&Claim<Store>) -> Settled>(self, settle: F) -> Once<'a, Store, F> {
+        self.with_settle(settle)
+    }
+}
+
+impl<'a, S: IdempotencyStore> Once<'a, AsyncStore<S>> {
+    /// Tells what became of an interrupted attempt, under a claim that has taken it over. Called
+    /// only when the earlier holder is known to be gone (see
+    /// [`even_if_holder_lives`](Self::even_if_holder_lives)).
+    pub fn settle<F>(self, settle: F) -> Once<'a, AsyncStore<S>, F>
+    where
+        F: AsyncFnOnce(&Claim<AsyncStore<S>>) -> Settled,
+    {
+        self.with_settle(settle)
+    }
+}
+
+impl<'a, S: IdempotencyStore, F> Once<'a, S, F> {
+    /// Waits for another execution of the same request, for this long at the most. Default: not
+    /// at all.
+    pub fn wait(mut self, at_most: Duration) -> Self {
+        self.wait = at_most;
+        self
+    }
+
+    /// Other terms than the store's.
+    pub fn terms(mut self, terms: Terms) -> Self {
+        self.terms = Terms { keep_alive: true, ..terms };
+        self
+    }
+
+    /// Settles also when the earlier holder is silent but perhaps alive: only if the settle
+    /// function can exclude that it goes on.
+    pub fn even_if_holder_lives(mut self) -> Self {
+        self.silent_holders = true;
+        self
+    }
+
+    /// Whether an interrupted key may be taken over to settle it.
+    fn may_settle(&self, interrupted: &Interrupted<S>) -> bool {
+        interrupted.holder_gone() || self.silent_holders
+    }
+
+    fn request(&self) -> Request {
+        let Once { key, fingerprint, terms, .. } = self;
+        Request { key: key.owned(), fingerprint: *fingerprint, terms: *terms }
+    }
+}
+
+/// What is to be done next; the same for blocking and async callers.
+enum Next<S: IdempotencyStore, E> {
+    Run(Claim<S>),
+    Settle(Interrupted<S>),
+    Done(Result<Ran, NotRun<S, E>>),
+}
+
+/// What a `begin` says about running. Pending ones have been waited for.
+fn next<S: IdempotencyStore, E>(begin: Begin<S>) -> Next<S, E> {
+    match begin {
+        Begin::Execute(claim) => Next::Run(claim),
+        Begin::Interrupted(interrupted) => Next::Settle(interrupted),
+        Begin::Replay(record) => Next::Done(Ok(Ran::Replayed(record))),
+        Begin::Mismatch { .. } => Next::Done(Err(NotRun::Mismatch)),
+        Begin::InFlight(pending) => {
+            Next::Done(Err(NotRun::InFlight { retry_after: pending.retry_after() }))
+        }
+    }
+}
+
+/// The answer of a settled key: what is stored now. (If it cannot be read back at once, the
+/// times are not known.)
+fn as_stored<S: IdempotencyStore>(
+    stored: Result<Begin<S>, BeginError>,
+    token: Token,
+    response: &[u8],
+) -> Ran {
+    match stored {
+        Ok(Begin::Replay(record)) => Ran::Replayed(record),
+        _ => Ran::Replayed(Record::from_parts(token, &[], Some(response), 0, 0)),
+    }
+}
+
+/// A settle function of a blocking caller, or none.
+pub trait Settle {
+    #[doc(hidden)]
+    fn settle(self, claim: &Claim<Store>) -> Option<Settled>;
+    #[doc(hidden)]
+    const EXISTS: bool = true;
+}
+
+impl Settle for NoSettle {
+    fn settle(self, _: &Claim<Store>) -> Option<Settled> {
+        None
+    }
+
+    const EXISTS: bool = false;
+}
+
+impl<F: FnOnce(&Claim<Store>) -> Settled> Settle for F {
+    fn settle(self, claim: &Claim<Store>) -> Option<Settled> {
+        Some(self(claim))
+    }
+}
+
+impl<F: Settle> Once<'_, Store, F> {
+    /// Runs `work` if the request has not run yet, stores what it answers, and returns the answer
+    /// that stands.
+    pub fn run<E>(
+        self,
+        work: impl FnOnce(&mut Claim<Store>) -> Result<Vec<u8>, WorkError<E>>,
+    ) -> Result<Ran, NotRun<Store, E>> {
+        let request = self.request();
+        let mut begin = self.store.begin_request(request.clone(), None).map_err(NotRun::Begin)?;
+        if !self.wait.is_zero()
+            && let Begin::InFlight(pending) = begin
+        {
+            begin = pending.wait(self.wait).map_err(NotRun::Begin)?;
+        }
+        let claim = match next(begin) {
+            Next::Run(claim) => claim,
+            Next::Settle(interrupted) if !F::EXISTS || !self.may_settle(&interrupted) => {
+                return Err(NotRun::Interrupted(Some(Box::new(interrupted))));
+            }
+            Next::Settle(interrupted) => {
+                let begin = interrupted.take_over().map_err(NotRun::Begin)?;
+                let mut claim = match next(begin) {
+                    Next::Run(claim) => claim,
+                    Next::Settle(again) => return Err(NotRun::Interrupted(Some(Box::new(again)))),
+                    Next::Done(answer) => return answer,
+                };
+                // The key may have become free and this be a first attempt: nothing to settle.
+                match claim.after().and_then(|_| self.settle.settle(&claim)) {
+                    Some(Settled::Happened(response)) => {
+                        return match claim.complete(&response) {
+                            Ok(()) => {
+                                let stored = self.store.begin_request(request, None);
+                                Ok(as_stored(stored, claim.token(), &response))
+                            }
+                            Err(error) => Err(NotRun::NotRecorded { error, response }),
+                        };
+                    }
+                    Some(Settled::Unknown) => {
+                        let _ = claim.release();
+                        return Err(NotRun::Interrupted(None));
+                    }
+                    Some(Settled::NothingHappened) | None => claim,
+                }
+            }
+            Next::Done(answer) => return answer,
+        };
+        finish(claim, work)
+    }
+}
+
+fn finish<E>(
+    mut claim: Claim<Store>,
+    work: impl FnOnce(&mut Claim<Store>) -> Result<Vec<u8>, WorkError<E>>,
+) -> Result<Ran, NotRun<Store, E>> {
+    match work(&mut claim) {
+        Ok(response) => match claim.complete(&response) {
+            Ok(()) => Ok(Ran::First(response)),
+            Err(error) => Err(NotRun::NotRecorded { error, response }),
+        },
+        Err(error) => {
+            if let WorkError::NothingDone(_) = error {
+                let _ = claim.release();
+            }
+            Err(NotRun::Work(error))
+        }
+    }
+}
+
+/// A settle function of an async caller, or none.
+pub trait SettleAsync<S: IdempotencyStore> {
+    #[doc(hidden)]
+    fn settle(self, claim: &Claim<AsyncStore<S>>) -> impl Future<Output = Option<Settled>>;
+    #[doc(hidden)]
+    const EXISTS: bool = true;
+}
+
+impl<S: IdempotencyStore> SettleAsync<S> for NoSettle {
+    async fn settle(self, _: &Claim<AsyncStore<S>>) -> Option<Settled> {
+        None
+    }
+
+    const EXISTS: bool = false;
+}
+
+impl<S: IdempotencyStore, F> SettleAsync<S> for F
+where
+    F: AsyncFnOnce(&Claim<AsyncStore<S>>) -> Settled,
+{
+    async fn settle(self, claim: &Claim<AsyncStore<S>>) -> Option<Settled> {
+        Some(self(claim).await)
+    }
+}
+
+impl<S: IdempotencyStore, F: SettleAsync<S>> Once<'_, AsyncStore<S>, F> {
+    /// Runs `work` if the request has not run yet, stores what it answers, and returns the answer
+    /// that stands. If this future is dropped while `work` runs, the key is interrupted.
+    pub async fn run<E>(
+        self,
+        work: impl AsyncFnOnce(&mut Claim<AsyncStore<S>>) -> Result<Vec<u8>, WorkError<E>>,
+    ) -> Result<Ran, NotRun<AsyncStore<S>, E>> {
+        let Once { key, fingerprint, terms, .. } = self;
+        let mut begin = self
+            .store
+            .begin_with(self.key, self.fingerprint, self.terms)
+            .await
+            .map_err(NotRun::Begin)?;
+        if !self.wait.is_zero()
+            && let Begin::InFlight(pending) = begin
+        {
+            begin = pending.wait(self.wait).await.map_err(NotRun::Begin)?;
+        }
+        let mut claim = match next(begin) {
+            Next::Run(claim) => claim,
+            Next::Settle(interrupted) if !F::EXISTS || !self.may_settle(&interrupted) => {
+                return Err(NotRun::Interrupted(Some(Box::new(interrupted))));
+            }
+            Next::Settle(interrupted) => {
+                let begin = interrupted.take_over().await.map_err(NotRun::Begin)?;
+                let mut claim = match next(begin) {
+                    Next::Run(claim) => claim,
+                    Next::Settle(again) => return Err(NotRun::Interrupted(Some(Box::new(again)))),
+                    Next::Done(answer) => return answer,
+                };
+                let settled = match claim.after() {
+                    Some(_) => self.settle.settle(&claim).await,
+                    None => None,
+                };
+                match settled {
+                    Some(Settled::Happened(response)) => {
+                        return match claim.complete(&response).await {
+                            Ok(()) => {
+                                let stored = self.store.begin_with(key, fingerprint, terms).await;
+                                Ok(as_stored(stored, claim.token(), &response))
+                            }
+                            Err(error) => Err(NotRun::NotRecorded { error, response }),
+                        };
+                    }
+                    Some(Settled::Unknown) => {
+                        let _ = claim.release().await;
+                        return Err(NotRun::Interrupted(None));
+                    }
+                    Some(Settled::NothingHappened) | None => claim,
+                }
+            }
+            Next::Done(answer) => return answer,
+        };
+        match work(&mut claim).await {
+            Ok(response) => match claim.complete(&response).await {
+                Ok(()) => Ok(Ran::First(response)),
+                Err(error) => Err(NotRun::NotRecorded { error, response }),
+            },
+            Err(error) => {
+                if let WorkError::NothingDone(_) = error {
+                    let _ = claim.release().await;
+                }
+                Err(NotRun::Work(error))
+            }
+        }
+    }
+}

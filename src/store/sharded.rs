@@ -1,0 +1,264 @@
+//! More than one store: keys are spread over a fixed number of slots, and a map says which store
+//! has which slot.
+
+use crate::{
+    error::{BeginError, ClaimError},
+    key::KeyRef,
+    spi::{Abandon, Found, IdempotencyStore, Request, Ticket, Verb},
+    token::Token,
+};
+use parking_lot::{Mutex, RwLock};
+use std::{
+    ops::RangeInclusive,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+/// How many slots there are, whatever the number of stores.
+pub const SLOTS: u16 = 16_384;
+
+/// The slot of a key, below [`SLOTS`]: a function of scope and key alone, the same in every
+/// version and on every platform.
+pub fn slot_of(key: KeyRef<'_>) -> u16 {
+    let mut hasher = blake3::Hasher::new_derive_key("onlyonce 2026-11 slot");
+    hasher.update(&(key.scope().len() as u64).to_le_bytes());
+    hasher.update(key.scope()).update(key.key());
+    let hash = hasher.finalize();
+    u16::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1]]) % SLOTS
+}
+
+/// What may be done in a slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Everything.
+    #[default]
+    Open,
+    /// Holders may end; nobody begins.
+    Draining,
+    /// Nothing.
+    Still,
+}
+
+/// Which store has each slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotMap(Vec<(u16, Phase)>);
+
+impl SlotMap {
+    /// Slots spread evenly over `stores` stores, in runs.
+    ///
+    /// # Panics
+    ///
+    /// If `stores` is 0 or more than [`SLOTS`].
+    pub fn even(stores: u16) -> Self {
+        assert!((1..=SLOTS).contains(&stores), "1 to {SLOTS} stores");
+        let store = |slot: u16| (u32::from(slot) * u32::from(stores) / u32::from(SLOTS)) as u16;
+        SlotMap((0..SLOTS).map(|slot| (store(slot), Phase::Open)).collect())
+    }
+
+    /// Puts slots into a store (by its place in the list of stores), and into a phase.
+    ///
+    /// # Panics
+    ///
+    /// If a slot is not below [`SLOTS`].
+    pub fn assign(&mut self, slots: RangeInclusive<u16>, store: u16, phase: Phase) {
+        for slot in slots {
+            self.0[usize::from(slot)] = (store, phase);
+        }
+    }
+
+    /// The store of a slot, and its phase.
+    ///
+    /// # Panics
+    ///
+    /// If the slot is not below [`SLOTS`].
+    pub fn get(&self, slot: u16) -> (u16, Phase) {
+        self.0[usize::from(slot)]
+    }
+}
+
+/// Several stores as one. Clones are handles of the same one, and see the same map.
+///
+/// # Moving slots
+///
+/// Every process that uses the stores has the same map; how it gets it (configuration, a table, a
+/// watch) is the service's affair. A slot moves from one store to another in four steps, and each
+/// must have reached **every process** before the next one begins:
+///
+/// 1. [`Phase::Draining`]: nobody begins on the slot; those who hold a claim go on, and what is
+///    completed is not replayed either (`begin` answers `Unavailable`, to be tried again). Wait
+///    until the holders have ended, at most for the lease.
+/// 2. [`Phase::Still`]: holders that are left wait as well. Nothing changes in the slot now, once
+///    the calls that began before have ended ([`is_settled`](Self::is_settled), and
+///    `PostgresStore::drain` for those that were dropped half way).
+/// 3. Copy the slot. Between PostgreSQL stores
+///    `PostgresStore::copy_slots` does it: undecided keys with their tokens and owners included, so
+///    that holders go on where the key is now. It can be repeated.
+/// 4. The new store, [`Phase::Open`]. Then delete the slot in the old one
+///    (`PostgresStore::delete_slots`), so that nothing old comes back if it is ever moved back.
+///
+/// Between embedded stores [`Store::copy_slots`](crate::Store::copy_slots) and
+/// [`Store::delete_slots`](crate::Store::delete_slots) do the same, with one difference: a holder
+/// can't follow its key. So step 2 is left out (under `Draining` nothing changes any more once
+/// nobody holds a key), and `copy_slots` is called again until it no longer says that one is held.
+/// Write the new map down between steps 3 and 4: a process that comes back with the old one after
+/// step 4 would know nothing of what was done since.
+///
+/// With 16,384 slots a step concerns a small part of the keys, for as long as its copy takes.
+///
+/// ```
+/// # use onlyonce::{AsyncStore, ShardedStore, SlotMap, Store};
+/// # let dir = tempfile::tempdir()?;
+/// let stores = ["a", "b", "c"].map(|name| Store::open(dir.path().join(name)));
+/// let stores = stores.into_iter().collect::<Result<Vec<_>, _>>()?;
+/// let store = AsyncStore::new(ShardedStore::new(SlotMap::even(3), stores));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct ShardedStore<S>(Arc<Shared<S>>);
+
+#[derive(Debug)]
+struct Shared<S> {
+    map: RwLock<Current>,
+    /// Maps of before under which calls are still under way.
+    earlier: Mutex<Vec<Weak<Arc<SlotMap>>>>,
+    stores: Vec<S>,
+}
+
+/// The map of now. Calls keep it as long as they are under way.
+type Current = Arc<Arc<SlotMap>>;
+
+impl<S> Clone for ShardedStore<S> {
+    fn clone(&self) -> Self {
+        ShardedStore(self.0.clone())
+    }
+}
+
+impl<S: IdempotencyStore> ShardedStore<S> {
+    /// Those stores, under this map.
+    ///
+    /// # Panics
+    ///
+    /// If the map names a store that is not there.
+    pub fn new(map: SlotMap, stores: Vec<S>) -> Self {
+        check(&map, stores.len());
+        let map = RwLock::new(Arc::new(Arc::new(map)));
+        ShardedStore(Arc::new(Shared { map, earlier: Mutex::default(), stores }))
+    }
+
+    /// The stores.
+    pub fn stores(&self) -> &[S] {
+        &self.0.stores
+    }
+
+    /// The map.
+    pub fn map(&self) -> Arc<SlotMap> {
+        Arc::clone(&self.0.map.read())
+    }
+
+    /// Another map, from now on. Calls that have begun end under the old one; when they have,
+    /// [`is_settled`](Self::is_settled).
+    ///
+    /// # Panics
+    ///
+    /// If the map names a store that is not there.
+    pub fn set_map(&self, map: SlotMap) {
+        check(&map, self.0.stores.len());
+        let mut earlier = self.0.earlier.lock();
+        let old = std::mem::replace(&mut *self.0.map.write(), Arc::new(Arc::new(map)));
+        earlier.retain(|old| old.strong_count() > 0);
+        earlier.push(Arc::downgrade(&old));
+    }
+
+    /// Whether all calls of this process that began under an earlier map have ended. (Those who
+    /// wait for a key are not among them: they ask again.)
+    pub fn is_settled(&self) -> bool {
+        let mut earlier = self.0.earlier.lock();
+        earlier.retain(|old| old.strong_count() > 0);
+        earlier.is_empty()
+    }
+
+    /// The store that has this key now.
+    pub fn store_of(&self, key: KeyRef<'_>) -> &S {
+        self.place(key).1
+    }
+
+    /// The map that holds as long as the call is under way, and the key's place in it.
+    fn place(&self, key: KeyRef<'_>) -> (Current, &S, Phase) {
+        let map = self.0.map.read().clone();
+        let (store, phase) = map.get(slot_of(key));
+        (map, &self.0.stores[usize::from(store)], phase)
+    }
+
+    /// The store of a key that may be begun.
+    fn open(&self, key: KeyRef<'_>) -> Result<(Current, &S), BeginError> {
+        match self.place(key) {
+            (map, store, Phase::Open) => Ok((map, store)),
+            _ => Err(BeginError::Unavailable { what: MOVING.into() }),
+        }
+    }
+}
+
+const MOVING: &str = "the key's slot is being moved to another store";
+
+fn check(map: &SlotMap, stores: usize) {
+    let all = map.0.iter().all(|(store, _)| usize::from(*store) < stores);
+    assert!(all, "the map names a store that is not there");
+}
+
+impl<S: IdempotencyStore> IdempotencyStore for ShardedStore<S> {
+    async fn begin(&self, request: &Request) -> Result<Found, BeginError> {
+        let (_map, store) = self.open(request.key.as_ref())?;
+        store.begin(request).await
+    }
+
+    async fn take_over(&self, request: &Request, seen: Token) -> Result<Found, BeginError> {
+        let (_map, store) = self.open(request.key.as_ref())?;
+        store.take_over(request, seen).await
+    }
+
+    async fn write(&self, ticket: &Ticket, verb: Verb<'_>) -> Result<(), ClaimError> {
+        match self.place(ticket.key.as_ref()) {
+            (.., Phase::Still) => Err(ClaimError::Unavailable { what: MOVING.into() }),
+            (_map, store, _) => store.write(ticket, verb).await,
+        }
+    }
+
+    async fn changed(&self, request: &Request, seen: Token, at_most: Duration) -> bool {
+        // Without keeping the map: this may take long, and changes nothing.
+        let store = self.store_of(request.key.as_ref());
+        store.changed(request, seen, at_most).await
+    }
+
+    fn abandon(&self, ticket: &Ticket, how: Abandon) {
+        // In a slot that stands still it is lost, and the lease ends the claim where it is then.
+        if let (_map, store, Phase::Open | Phase::Draining) = self.place(ticket.key.as_ref()) {
+            store.abandon(ticket, how);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Scope;
+
+    /// Changing these numbers would lose every key of a sharded store.
+    #[test]
+    fn the_slots_are_pinned() {
+        let scope = Scope::of(["tenant-7", "orders"]);
+        let slots = ["a", "b", "8e03978e"].map(|key| slot_of(KeyRef::new(&scope, key).unwrap()));
+        assert_eq!(slots, [7587, 1990, 13600]);
+    }
+
+    #[test]
+    fn slots_are_spread_evenly() {
+        for stores in [1, 3, 1000, SLOTS] {
+            let map = SlotMap::even(stores);
+            let mut counts = vec![0_u32; usize::from(stores)];
+            (0..SLOTS).for_each(|slot| counts[usize::from(map.get(slot).0)] += 1);
+            let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+            assert!(most - least <= 1, "{stores}: {least} to {most}");
+        }
+    }
+}
