@@ -41,6 +41,8 @@ pub(crate) enum Broken {
     LeaseLapsesInCompleting,
     /// An expired key's claim is cleared while what it has replaced may still come back.
     ForgetUnsettled,
+    /// At opening: the next version of a claim, though cells of it may lie on the disk.
+    ReuseVersions,
 }
 
 /// Whether this build is to make this mistake.

@@ -161,6 +161,9 @@ pub struct Stats {
     pub clock_held: bool,
     /// Damaged places that `Recovery::Salvage` passed over at open.
     pub damaged_places: u64,
+    /// Cells of the claims file that a loss of power had torn and that the opening freed: claims
+    /// that had not been promised to survive it (never in `Synced`).
+    pub torn_claims: u64,
     /// Why the store is poisoned, if it is.
     pub poisoned: Option<String>,
 }

@@ -4,10 +4,11 @@
 //!
 //! ```text
 //! 0     8       12   16    24     32   48 52    56   64    72   80 84
-//! |magic|version|life|store|number|hash|  |slots|ring|token|time| 0|crc|
+//! |magic|version|life|store|number|hash|  |slots|ring|token|time|  |crc|
 //! |     |       |    |     |      |seed|  |     |size|limit|seen|  |   |
 //! ```
-//! At 48: the durability that the store was opened with the last time.
+//! At 48: the durability that the store was opened with the last time. At 80: whether it was
+//! closed in order after that.
 
 use crate::{
     broken::{self, Broken},
@@ -23,6 +24,7 @@ const MAGIC: [u8; 8] = *b"onlyonce";
 const COPY_BYTES: usize = 88;
 const COPY_AT: [u64; 2] = [0, 4096];
 const FILE_BYTES: u64 = 8192;
+const CLOSED: u32 = 1;
 
 /// The content of the superblock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +44,12 @@ pub(crate) struct Superblock {
     pub token_limit: u64,
     /// The highest store time that is known to have been reached.
     pub time_ms: u64,
-    /// How the store was opened the last time: `Durability::code`. For people only.
+    /// How the store was opened the last time: `Durability::code`. In its lowest byte 2 and 3 are
+    /// the settings that store claims through a map.
     pub durability: u32,
+    /// Closed in order since then: everything is on the disk as the running store had it. False in
+    /// stores of before this was noted.
+    pub closed: bool,
 }
 
 impl Superblock {
@@ -60,6 +66,7 @@ impl Superblock {
         b[56..64].copy_from_slice(&self.ring_bytes.to_le_bytes());
         b[64..72].copy_from_slice(&self.token_limit.to_le_bytes());
         b[72..80].copy_from_slice(&self.time_ms.to_le_bytes());
+        b[80..84].copy_from_slice(&u32::from(self.closed).to_le_bytes());
         let crc = crc32fast::hash(&b[..84]);
         b[84..].copy_from_slice(&crc.to_le_bytes());
         b
@@ -84,8 +91,28 @@ impl Superblock {
             token_limit: u64_at(64),
             time_ms: u64_at(72),
             durability: u32_at(48),
+            closed: u32_at(80) == CLOSED,
         };
         superblock.is_possible().then_some(superblock).ok_or(Copy::Damaged)
+    }
+
+    /// Whether the claims file may have cells that a loss of power has torn and that were never
+    /// promised: those who had the store open last stored claims through a map, and did not close
+    /// it in order.
+    ///
+    /// The kernel may write a page back while a cell in it is being stored to, and the disk then
+    /// gets some words of before and some of after. That can befall only a cell that has changed
+    /// since the last sync that succeeded, and what a mapped store changes without having synced it
+    /// was never promised to survive a loss of power: a cell is free, or its claim is decided
+    /// durably, before it is stored to; a version takes the place of an older one only when it has
+    /// been synced, until then the older one stays in cells of its own; and what waits for the disk
+    /// (a checkpoint, a takeover where that waits, `ensure_durable`) is answered after a sync that
+    /// began when all its cells had been stored, and these don't change afterwards until the claim
+    /// is decided. After a close in order everything was synced when nobody stored any more, and
+    /// where claims are written by write calls nothing is given out before its sync: a cell that
+    /// doesn't read is damage then.
+    pub fn leaves_torn_claims(&self) -> bool {
+        !self.closed && matches!(self.durability & 0xff, 2 | 3)
     }
 
     /// The number of the next writing. It stays where it ends, because nobody comes there by writing.
@@ -106,10 +133,14 @@ impl Superblock {
 }
 
 /// Why a copy is of no use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Copy {
+    /// Never written.
+    Blank,
     Damaged,
     Newer(u32),
+    /// The disk doesn't give it.
+    Unread(io::Error),
 }
 
 /// The superblock's file.
@@ -139,38 +170,59 @@ impl SuperblockFile {
         if file.size() < FILE_BYTES {
             return if file.size() == 0 { Ok(None) } else { Err(damaged(file.size())) };
         }
-        let mut blank = [true; 2];
-        let mut copies = [Err(Copy::Damaged); 2];
-        for ((copy, blank), at) in copies.iter_mut().zip(&mut blank).zip(COPY_AT) {
-            let mut bytes = [0; COPY_BYTES];
-            file.read_at(at, &mut bytes).map_err(OpenError::io(doing))?;
-            *blank = bytes == [0; COPY_BYTES];
-            *copy = Superblock::decode(&bytes);
-        }
+        let this = SuperblockFile(file);
+        // Each by itself: what can't be read of one is in the other, too.
+        let copies = COPY_AT.map(|at| this.copy(at));
         // The first copy is written, and synced, before the second: while that is blank, nothing
         // has been promised.
-        if blank[1] && copies[0] == Err(Copy::Damaged) {
+        if let [Err(Copy::Blank | Copy::Damaged), Err(Copy::Blank)] = copies {
             return Ok(None);
         }
-        for copy in copies {
-            if let Err(Copy::Newer(found)) = copy {
-                return Err(OpenError::Newer { file: FILE.into(), found, known: FORMAT_VERSION });
+        let mut newest: Option<Superblock> = None;
+        let mut unread = None;
+        for (copy, at) in copies.into_iter().zip(COPY_AT) {
+            match copy {
+                Ok(copy) if newest.is_some_and(|known| known.number > copy.number) => {}
+                Ok(copy) => newest = Some(copy),
+                Err(Copy::Newer(found)) => {
+                    let file = FILE.into();
+                    return Err(OpenError::Newer { file, found, known: FORMAT_VERSION });
+                }
+                Err(Copy::Unread(error)) => unread = unread.or(Some((at, error))),
+                Err(Copy::Blank | Copy::Damaged) => {}
             }
         }
-        let newest = copies.into_iter().flatten().max_by_key(|copy| copy.number);
-        match newest {
-            Some(superblock) => Ok(Some((SuperblockFile(file), superblock))),
-            None => Err(damaged(0)),
+        match (newest, unread) {
+            // Both say the same, or the older one says all that has been relied upon.
+            (Some(superblock), _) => Ok(Some((this, superblock))),
+            (None, None) => Err(damaged(0)),
+            (None, Some((at, error))) => Err(OpenError::io(format!(
+                "reading the superblock's copy at byte {at}, while the other one is of no use"
+            ))(error)),
         }
     }
 
-    /// Which copies are not whole, by their offsets: one alone loses nothing.
-    pub fn damaged_copies(&self) -> Vec<u64> {
-        let whole = |at: &u64| {
-            let mut bytes = [0; COPY_BYTES];
-            self.0.read_at(*at, &mut bytes).is_ok() && Superblock::decode(&bytes).is_ok()
+    fn copy(&self, at: u64) -> Result<Superblock, Copy> {
+        let mut bytes = [0; COPY_BYTES];
+        self.0.read_at(at, &mut bytes).map_err(Copy::Unread)?;
+        match bytes == [0; COPY_BYTES] {
+            true => Err(Copy::Blank),
+            false => Superblock::decode(&bytes),
+        }
+    }
+
+    /// Which copies are of no use, by their offsets, and why: one alone loses nothing.
+    pub fn damaged_copies(&self) -> Vec<(u64, &'static str)> {
+        let why = |at| match self.copy(at) {
+            Ok(_) => None,
+            Err(Copy::Unread(_)) => {
+                Some((at, "one of the superblock's two copies can't be read; the other one serves"))
+            }
+            Err(_) => {
+                Some((at, "one of the superblock's two copies is not whole; the other one serves"))
+            }
         };
-        COPY_AT.into_iter().filter(|at| !whole(at)).collect()
+        COPY_AT.into_iter().filter_map(why).collect()
     }
 
     /// Writes both copies; what they say may be relied on when this returns.
@@ -201,6 +253,7 @@ mod tests {
             token_limit: 6 + number,
             time_ms: 7,
             durability: 1,
+            closed: number.is_multiple_of(2),
         }
     }
 

@@ -253,3 +253,18 @@ fn damage_that_was_passed_over_is_told() {
     let (_, told) = Told::of(|| sim.open());
     assert!(told.has(Level::ERROR, "opened past damage").contains("damaged_places=1"));
 }
+
+#[test]
+fn claims_that_were_torn_are_told() {
+    let durability = Durability::SyncedCompletions;
+    let mut sim = Sim::with(|options| options.durability(durability));
+    let store = sim.open();
+    let _claim = store.claim("k");
+    sim.disk = sim.disk.kill();
+    // The cell in use: its checksum doesn't fit any more.
+    let claims = &sim.disk.snapshot()["claims"];
+    let used = claims.chunks(256).skip(2).position(|cell| cell[..8] != *b"freecell").unwrap();
+    sim.disk.flip_bit("claims", (256 * (used as u64 + 2) + 100) * 8);
+    let (_, told) = Told::of(|| sim.open());
+    assert!(told.has(Level::WARN, "claims were torn").contains("torn_claims=1"));
+}

@@ -7,7 +7,7 @@ use crate::{
     engine::Engine,
     engine::tokens,
     index::{Shard, Undecided},
-    inspect::Inspection,
+    inspect::{Inspection, Problem},
     log::{Slot, Use},
     recover::segments::{Segment, Until, read_until},
     storage::Storage,
@@ -117,6 +117,7 @@ impl Engine {
             Some(Found {
                 token: held.token,
                 version: undecided.version,
+                used: undecided.version,
                 attempt: held.attempt,
                 started_ms: held.started_ms,
                 lease_ms: held.lease_ms,
@@ -146,7 +147,9 @@ impl Inspection {
         dst: impl AsRef<std::path::Path>,
         options: &BackupOptions,
     ) -> Result<Backup, BackupError> {
-        if let Some(problem) = self.problems().first() {
+        // Of the superblock one copy is enough, and the copy gets two whole ones.
+        let harmless = |problem: &&Problem| problem.file == crate::superblock::FILE;
+        if let Some(problem) = self.problems().iter().find(|problem| !harmless(problem)) {
             return Err(BackupError::Damaged(Box::new(problem.clone())));
         }
         let dst = super::write::destination(dst.as_ref())?;
@@ -203,6 +206,8 @@ pub(super) fn superblock_of_copy(cut: &Cut<'_>) -> Superblock {
     Superblock {
         token_limit: tokens::a_day_later(by_time),
         time_ms: original.time_ms.max(*taken_ms),
+        // What is copied is written and synced before the superblock is.
+        closed: true,
         number: original.next_number(),
         ..*original
     }

@@ -119,6 +119,10 @@ pub(crate) fn encode_cell(
 pub(crate) enum Cell<'a> {
     Free,
     Part(Link, &'a [u8]),
+    /// Its word says that it means something, and the checksum doesn't fit: what a loss of power
+    /// leaves of a cell that is being stored to through a map. A word itself is never torn.
+    Torn,
+    /// Its word is none that is ever stored.
     Damaged,
 }
 
@@ -131,11 +135,11 @@ pub(crate) fn decode_cell<'a>(store: u64, cell: u32, b: &'a [u8]) -> Cell<'a> {
         return Cell::Free;
     }
     let used = LINK_BYTES + u16_at(28) as usize;
-    if word >> 32 != TAG || used > CELL_BYTES {
+    if word >> 32 != TAG {
         return Cell::Damaged;
     }
-    if word as u32 != cell_crc(store, cell, &b[8..used]) {
-        return Cell::Damaged;
+    if used > CELL_BYTES || word as u32 != cell_crc(store, cell, &b[8..used]) {
+        return Cell::Torn;
     }
     let link = Link {
         token: u64_at(8),
@@ -204,6 +208,7 @@ fn decode_payload(link: &Link, chain: Chain, b: &[u8]) -> Option<Found> {
     Some(Found {
         token: Token::new(link.token)?,
         version: link.version,
+        used: link.version,
         attempt: u32_at(24),
         reserve: u32_at(28),
         lease_ms: u64_at(32),
@@ -227,6 +232,10 @@ pub(crate) struct Contents {
     pub claims: Vec<Found>,
     /// Offsets of damaged cells.
     pub damaged: Vec<u64>,
+    /// Offsets of cells that are a mixture of what they held before and after.
+    pub torn: Vec<u64>,
+    /// Cells that are not free, whatever they hold.
+    pub in_use: Vec<u32>,
     pub newest_ms: u64,
 }
 
@@ -234,12 +243,24 @@ pub(crate) struct Contents {
 pub(crate) fn decode_all(store: u64, bytes: &[u8]) -> Contents {
     let mut contents = Contents::default();
     let mut newest: HashMap<u64, Found> = HashMap::new();
+    let mut used: HashMap<u64, u32> = HashMap::new();
     let cells = (bytes.len() / CELL_BYTES) as u32;
     for cell in FIRST_CELL..cells {
         let at = cell as usize * CELL_BYTES;
-        match decode_cell(store, cell, &bytes[at..at + CELL_BYTES]) {
+        let decoded = decode_cell(store, cell, &bytes[at..at + CELL_BYTES]);
+        if let Cell::Part(link, _) = decoded
+            && link.version < u32::MAX
+        {
+            let highest = used.entry(link.token).or_default();
+            *highest = link.version.max(*highest);
+        }
+        if decoded != Cell::Free {
+            contents.in_use.push(cell);
+        }
+        match decoded {
             Cell::Free => {}
             Cell::Damaged => contents.damaged.push(at as u64),
+            Cell::Torn => contents.torn.push(at as u64),
             Cell::Part(link, _) if link.index != 0 => {}
             Cell::Part(link, _) => {
                 let Some((chain, payload)) = follow(store, bytes, cell, &link) else {
@@ -258,7 +279,11 @@ pub(crate) fn decode_all(store: u64, bytes: &[u8]) -> Contents {
             }
         }
     }
-    contents.claims = newest.into_values().collect();
+    let above = |mut found: Found| {
+        found.used = used.get(&found.token.get()).map_or(found.version, |used| *used);
+        found
+    };
+    contents.claims = newest.into_values().map(above).collect();
     contents
 }
 

@@ -84,6 +84,10 @@ pub(crate) struct Entry<'a> {
 pub(crate) struct Found {
     pub token: Token,
     pub version: u32,
+    /// The highest version of this token in any cell, that of a chain which isn't whole included.
+    /// Cells are tied by token and version: what is written next must be above this, or a loss of
+    /// power could make a chain of two versions' cells.
+    pub used: u32,
     pub attempt: u32,
     pub started_ms: u64,
     pub lease_ms: u64,

@@ -280,7 +280,7 @@ impl Engine {
         self.sync_claims()?;
         let _one = self.keeping.lock();
         self.seal_full()?;
-        self.write_superblock(|_| {})
+        self.write_superblock(|superblock| superblock.closed = true)
     }
 
     /// Writes down what is known only in memory of interrupted keys: reason and time.

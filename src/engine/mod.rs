@@ -172,6 +172,8 @@ pub(crate) struct Engine {
     pub time_noted: AtomicU64,
     pub fork: ForkGuard,
     pub damaged_places: u64,
+    /// Claims that were never promised and that the opening has passed over.
+    pub torn_claims: u64,
     /// What the opening took, in milliseconds.
     pub recovery_ms: AtomicU64,
 }

@@ -71,6 +71,7 @@ impl Engine {
             now_ms: now,
             clock_held: self.time.held,
             damaged_places: self.damaged_places,
+            torn_claims: self.torn_claims,
             poisoned: self.poison.why(),
             ..stats
         }

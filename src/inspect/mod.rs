@@ -47,6 +47,7 @@ pub struct Inspection {
     pub(crate) superblock: Superblock,
     pub(crate) segments: Vec<Segment>,
     pub(crate) claims_bytes: u64,
+    torn_claims: u64,
     pub(crate) decided: Decided,
     hasher: KeyHasher,
     owner: Option<u32>,
@@ -148,6 +149,11 @@ pub struct Info {
     pub claims_bytes: u64,
     /// See `claims_bytes`.
     pub claims_max: u64,
+    /// Cells of the claims file that a loss of power has torn while they were stored to. None of
+    /// them had been promised to survive it; the next opening frees them.
+    pub torn_claims: u64,
+    /// Whether the store was closed in order when it was open last.
+    pub closed: bool,
     /// Size of the ring.
     pub ring_bytes: u64,
     /// Segments that exist.
@@ -200,7 +206,7 @@ impl Inspection {
         clock: Arc<dyn Clock>,
         owner: Option<u32>,
     ) -> Result<Self, OpenError> {
-        let survey = survey::take(&*storage, hasher)?;
+        let survey = survey::take(&*storage, hasher, owner.is_some())?;
         let jump_max = Options::default().clock_jump_max.as_millis() as u64;
         let seen = survey.seen_ms.min(TIME_MAX_MS);
         let now_ms = StoreTime::at_open(clock, Some(seen), jump_max, false).now();
@@ -209,6 +215,7 @@ impl Inspection {
             superblock: survey.superblock,
             segments: survey.segments,
             claims_bytes: survey.claims_bytes,
+            torn_claims: survey.torn_claims,
             decided: Decided::default(),
             hasher: survey.hasher,
             owner,
@@ -244,6 +251,8 @@ impl Inspection {
             oldest_newest_ms: self.oldest_newest(),
             claims_bytes: self.claims_bytes,
             claims_max: crate::claims::Cells::claims_in(self.claims_bytes),
+            torn_claims: self.torn_claims,
+            closed: self.superblock.closed,
             ring_bytes: self.superblock.ring_bytes,
             segments: u64::from(self.superblock.slots),
             segments_free: sum(&|segment| u64::from(segment.summary().is_none())),

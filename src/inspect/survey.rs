@@ -26,6 +26,8 @@ pub(super) struct Survey {
     pub hasher: KeyHasher,
     /// The newest version of each claim in the claims file.
     pub claims: Vec<Found>,
+    /// Cells that a loss of power has torn and that had not been promised.
+    pub torn_claims: u64,
     pub claims_bytes: u64,
     pub segments: Vec<Segment>,
     pub problems: Vec<OpenError>,
@@ -33,11 +35,16 @@ pub(super) struct Survey {
     pub seen_ms: u64,
 }
 
-pub(super) fn take(storage: &dyn Storage, hasher: Option<KeyHasher>) -> Result<Survey, OpenError> {
+/// `is_open`: somebody has the store open.
+pub(super) fn take(
+    storage: &dyn Storage,
+    hasher: Option<KeyHasher>,
+    is_open: bool,
+) -> Result<Survey, OpenError> {
     let mut tries = 1..TRIES;
     loop {
         let last = tries.next().is_none();
-        let survey = match take_once(storage, hasher) {
+        let survey = match take_once(storage, hasher, is_open) {
             // Perhaps met in the middle of being written.
             Err(OpenError::Damaged { .. }) if !last => continue,
             survey => survey?,
@@ -67,19 +74,20 @@ fn read_superblock(storage: &dyn Storage) -> Result<(SuperblockFile, Superblock)
     }
 }
 
-fn take_once(storage: &dyn Storage, hasher: Option<KeyHasher>) -> Result<Survey, OpenError> {
+fn take_once(
+    storage: &dyn Storage,
+    hasher: Option<KeyHasher>,
+    is_open: bool,
+) -> Result<Survey, OpenError> {
     let (file, superblock) = read_superblock(storage)?;
     let hasher = hasher.unwrap_or_else(|| KeyHasher::new(superblock.hash_seed, 64));
     let mut problems = Vec::new();
-    let copy = |offset| OpenError::Damaged {
-        file: crate::superblock::FILE.into(),
-        offset,
-        what: "one of the superblock's two copies is not whole; the other one serves",
-    };
+    let copy =
+        |(offset, what)| OpenError::Damaged { file: crate::superblock::FILE.into(), offset, what };
     // A copy that is being written is not whole, and is a moment later.
     let damaged = (0..3).map(|_| file.damaged_copies()).min_by_key(Vec::len);
     problems.extend(damaged.unwrap_or_default().into_iter().map(copy));
-    let cells = read_claims(storage, &superblock, &mut problems);
+    let cells = read_claims(storage, &superblock, is_open, &mut problems);
     let ring = read_ring(storage, &superblock, &mut problems);
     let hints = |life, class| match cells.bytes.is_empty() {
         true => None,
@@ -95,8 +103,17 @@ fn take_once(storage: &dyn Storage, hasher: Option<KeyHasher>) -> Result<Survey,
     let newest = segments.iter().map(Segment::newest_ms).max().unwrap_or(0);
     let seen_ms = newest.max(cells.newest_ms).max(superblock.time_ms).max(hinted.unwrap_or(0));
     let claims_bytes = cells.bytes.len() as u64;
-    let claims = cells.claims;
-    Ok(Survey { superblock, hasher, claims, claims_bytes, segments, problems, seen_ms })
+    let (claims, torn_claims) = (cells.claims, cells.torn);
+    Ok(Survey {
+        superblock,
+        hasher,
+        claims,
+        torn_claims,
+        claims_bytes,
+        segments,
+        problems,
+        seen_ms,
+    })
 }
 
 #[derive(Default)]
@@ -104,6 +121,7 @@ struct ClaimsRead {
     /// As of the last pass; empty if there is no whole file.
     bytes: Vec<u8>,
     claims: Vec<Found>,
+    torn: u64,
     newest_ms: u64,
 }
 
@@ -112,6 +130,7 @@ struct ClaimsRead {
 fn read_claims(
     storage: &dyn Storage,
     superblock: &Superblock,
+    is_open: bool,
     problems: &mut Vec<OpenError>,
 ) -> ClaimsRead {
     const PASSES: usize = 3;
@@ -133,7 +152,13 @@ fn read_claims(
         read.bytes = bytes;
         read.newest_ms = read.newest_ms.max(contents.newest_ms);
         // A cell that is being written doesn't read, for a moment.
-        let these: HashSet<u64> = contents.damaged.into_iter().collect();
+        read.torn = contents.torn.len() as u64;
+        let mut these: HashSet<u64> = contents.damaged.into_iter().collect();
+        if is_open {
+            // Its opening has freed what was torn.
+            read.torn = 0;
+            these.extend(contents.torn);
+        }
         damaged = Some(match damaged {
             None => these,
             Some(before) => before.intersection(&these).copied().collect(),

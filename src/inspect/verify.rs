@@ -33,6 +33,9 @@ pub struct Report {
     pub bytes: u64,
     /// Undecided claims that read back.
     pub claims: u64,
+    /// Cells of the claims file that a loss of power has torn, and that had not been promised: see
+    /// [`Info::torn_claims`](super::Info::torn_claims). No problem.
+    pub torn_claims: u64,
     /// What does not read as it should; empty if all is well.
     pub problems: Vec<Problem>,
 }
@@ -46,6 +49,7 @@ impl Inspection {
         let total = in_use().map(length).sum();
         let mut report = Report {
             claims: self.decided.undecided.len() as u64,
+            torn_claims: self.torn_claims,
             problems: self.problems.clone(),
             ..Report::default()
         };

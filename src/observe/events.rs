@@ -125,6 +125,11 @@ pub(crate) fn salvaged(damaged_places: u64) {
     event!(error, damaged_places, "opened past damage: keys may have been lost");
 }
 
+/// An opening passed over claims that a loss of power had torn.
+pub(crate) fn torn(torn_claims: u64) {
+    event!(warn, torn_claims, "claims were torn by a loss of power before they were promised");
+}
+
 /// The wall clock was not believed.
 pub(crate) fn clock_held(now_ms: u64) {
     event!(error, now_ms, "the wall clock jumped too far ahead and is not believed");

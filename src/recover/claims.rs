@@ -50,7 +50,12 @@ pub(crate) fn decode(bytes: &[u8], superblock: &Superblock) -> Result<format::Co
     if header.cells as usize * format::CELL_BYTES != bytes.len() {
         return Err(damaged(bytes.len() as u64, "the claims file has been cut short"));
     }
-    Ok(format::decode_all(superblock.store, bytes))
+    let mut contents = format::decode_all(superblock.store, bytes);
+    if !superblock.leaves_torn_claims() {
+        contents.damaged.append(&mut contents.torn);
+        contents.damaged.sort_unstable();
+    }
+    Ok(contents)
 }
 
 /// The claims file, read.
@@ -105,6 +110,11 @@ impl ClaimsFile {
         self.contents.newest_ms
     }
 
+    /// How many cells a loss of power has torn that had not been promised.
+    pub fn torn(&self) -> u64 {
+        self.contents.torn.len() as u64
+    }
+
     pub fn above_all_tokens(&self) -> u64 {
         Found::above_all(&self.contents.claims)
     }
@@ -131,11 +141,29 @@ impl ClaimsFile {
     }
 
     /// Writes the whole file again and syncs it: what was only in the page cache, cleared cells
-    /// included, is then on the disk.
-    pub fn rewrite(&self) -> io::Result<()> {
+    /// included, is then on the disk. After that all cells that mean nothing any more are freed,
+    /// and that is synced too: what is written from now on has no remains beside it that it could
+    /// be taken together with. (Not in one step: what has replaced them, or decided them, must be
+    /// on the disk before they go.)
+    pub fn rewrite(&self, alive: &[Kept]) -> io::Result<()> {
         if !broken::is(Broken::SyncInsteadOfWriting) {
             self.file.write_at(0, &self.bytes)?;
         }
+        self.file.sync()?;
+        let alive: HashSet<u32> = cells_of(alive).collect();
+        let mut dead = self.contents.in_use.iter().filter(|cell| !alive.contains(cell));
+        let Some(first) = dead.next() else { return Ok(()) };
+        let last = dead.next_back().unwrap_or(first);
+        if broken::is(Broken::ReuseVersions) {
+            return Ok(());
+        }
+        let place = |cell: u32| cell as usize * format::CELL_BYTES;
+        let mut bytes = self.bytes[place(*first)..place(last + 1)].to_vec();
+        for cell in [first, last].into_iter().chain(dead) {
+            let at = place(*cell) - place(*first);
+            bytes[at..at + 8].copy_from_slice(&format::FREE.to_le_bytes());
+        }
+        self.file.write_at(place(*first) as u64, &bytes)?;
         self.file.sync()
     }
 }
@@ -145,6 +173,11 @@ pub(crate) struct Kept {
     found: Found,
     interrupted: (Reason, u64),
     answer: Option<Arc<[u8]>>,
+}
+
+/// The cells of the claims that stay.
+fn cells_of(kept: &[Kept]) -> impl Iterator<Item = u32> {
+    kept.iter().flat_map(|kept| kept.found.chain.cells.iter().copied())
 }
 
 impl Engine {
@@ -204,9 +237,7 @@ impl Engine {
     /// Takes the undecided claims into the new life, all interrupted, and writes down since when.
     pub(super) fn adopt_claims(&self, kept: Vec<Kept>) -> Result<(), Poisoned> {
         let now = self.now();
-        let alive: HashSet<u32> =
-            kept.iter().flat_map(|k| k.found.chain.cells.iter().copied()).collect();
-        self.cells.adopt(alive.into_iter())?;
+        self.cells.adopt(cells_of(&kept))?;
         let mut expired = Vec::new();
         for Kept { found, interrupted, answer } in kept {
             let (reason, at) = interrupted;
@@ -232,7 +263,11 @@ impl Engine {
                 },
                 key: found.key,
                 chain: found.chain,
-                version: found.version,
+                // Never one that an earlier life has used.
+                version: match broken::is(Broken::ReuseVersions) {
+                    true => found.version,
+                    false => found.used,
+                },
                 checkpoint: found.checkpoint,
                 answer: answer.map(|bytes| Answer { bytes, location: None }),
                 adopted: false,

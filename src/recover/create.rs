@@ -47,6 +47,7 @@ pub(super) fn create(
         token_limit: 0,
         time_ms: 0,
         durability: 0,
+        closed: true,
     };
     let file = SuperblockFile::create(storage).map_err(failed)?;
     storage.sync_dir().map_err(failed)?;

@@ -148,6 +148,7 @@ impl Opening<'_> {
             },
             time_ms: superblock.time_ms.max(time.now()),
             durability: options.durability.code(),
+            closed: false,
             ..superblock
         };
         let config = Config::new(options, sizes);
@@ -211,6 +212,7 @@ impl Opening<'_> {
             time_noted: AtomicU64::new(time.now()),
             fork: ForkGuard::new(),
             damaged_places: read.damaged_places,
+            torn_claims: read.claims.torn(),
             recovery_ms: AtomicU64::new(0),
             time,
             storage,
@@ -224,6 +226,20 @@ impl Opening<'_> {
 
         // From here on it is written.
         let io = |doing: &str| OpenError::io(format!("{doing} in {}", engine.storage.place()));
+        // The old life ends as the new one will: before anything is stored through a map, the
+        // superblock says that a loss of power may tear it.
+        let mut next = next;
+        let ending = Superblock {
+            number: next.number,
+            durability: next.durability,
+            closed: false,
+            ..superblock
+        };
+        if ending.leaves_torn_claims() && !superblock.leaves_torn_claims() {
+            engine.superblock.lock().0.write(&ending).map_err(io("ending the last life"))?;
+            next.number = ending.next_number();
+            engine.superblock.lock().1 = next;
+        }
         // By where they begin in the log: one that is sealed says that all before it is durable.
         let mut in_order: Vec<&Segment> = read.segments.iter().collect();
         in_order.sort_by_key(|segment| segment.since().map(|since| since.base));
@@ -231,7 +247,7 @@ impl Opening<'_> {
             segment.settle(superblock.life).map_err(io("writing a segment again"))?;
             engine.adopt_segment(segment);
         }
-        read.claims.rewrite().map_err(io("writing the claims file again"))?;
+        read.claims.rewrite(&claims).map_err(io("writing the claims file again"))?;
         let poisoned = |_: Poisoned| OpenError::Io {
             doing: format!("recovering {}", engine.storage.place()),
             source: Arc::new(std::io::Error::other(engine.poison.why().unwrap_or_default())),
@@ -260,6 +276,9 @@ impl Engine {
         );
         if stats.damaged_places > 0 {
             events::salvaged(stats.damaged_places);
+        }
+        if stats.torn_claims > 0 {
+            events::torn(stats.torn_claims);
         }
         if stats.clock_held {
             events::clock_held(stats.now_ms);

@@ -121,6 +121,7 @@ impl SimStorage {
         let seed = state.rng.next();
         let mut next = State::new(Rng::new(seed));
         next.capacity = state.capacity;
+        next.tears = state.tears;
         for (name, history) in &state.names {
             if let Some(history) = carry(&mut state.rng, history) {
                 next.names.insert(name.clone(), history);
@@ -146,6 +147,14 @@ impl SimStorage {
     /// [`io::ErrorKind::StorageFull`].
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.disk.state.lock().capacity = bytes;
+    }
+
+    /// Whether the kernel may write back a sector while it is being stored to through a map: then
+    /// a loss of power (or a sync that fails) may leave some of its words as they were and others
+    /// as they became since the last sync, in files that [`map_mut`](StorageFile::map_mut) has
+    /// mapped from now on. Words of eight bytes stay whole. Not unless it is asked for.
+    pub fn tear_mapped(&self, tears: bool) {
+        self.disk.state.lock().tears = tears;
     }
 
     /// The sum of all files' lengths.
@@ -190,6 +199,15 @@ impl SimStorage {
 
     fn damage(&self, name: &str, range: Range<usize>, change: impl Fn(&mut [u8])) {
         self.existing(name).lock().damage(range, change);
+    }
+
+    /// Makes read calls of these bytes of a file fail until one of them is written. Views of the
+    /// file are not affected.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    pub fn make_unreadable(&self, name: &str, range: Range<u64>) {
+        self.existing(name).lock().make_unreadable(range.start as usize..range.end as usize);
     }
 
     /// Cuts a file, or grows it by zeros, durably. Views that exist keep the old bytes and are
@@ -307,6 +325,9 @@ impl StorageFile for SimFile {
             if offset + into.len() > inode.len() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            if !inode.is_readable(offset..offset + into.len()) {
+                return Err(io::Error::other("a sector that can't be read"));
+            }
             match fate {
                 Fate::Whole => inode.region().read_bytes(offset, into),
                 // What a read that fails leaves behind is nothing that was ever written.
@@ -376,7 +397,11 @@ impl StorageFile for SimFile {
     }
 
     fn map_mut(&self) -> io::Result<Region> {
-        self.map()
+        let region = self.map()?;
+        if self.disk.state.lock().tears {
+            self.inode.lock().tears();
+        }
+        Ok(region)
     }
 }
 

@@ -69,10 +69,13 @@ impl World {
     }
 
     pub fn unopened(setting: Setting, seed: u64) -> Self {
+        let disk = SimStorage::new(seed);
+        // Where claims are stored through a map, the kernel may write one back half stored.
+        disk.tear_mapped(!setting.syncs_claims());
         World {
             model: Model::new(setting),
             clock: ManualClock::at(T0),
-            disk: SimStorage::new(seed),
+            disk,
             store: None,
             handles: vec![],
             seen: vec![],

@@ -75,6 +75,10 @@ fn as_text(info: &Info, out: &mut Out) -> Result<(), Failure> {
         "claims",
         format_args!("{}, room for {}", size(info.claims_bytes), count(info.claims_max)),
     )?;
+    if info.torn_claims > 0 {
+        let torn = info.torn_claims;
+        out.row("torn", format_args!("{torn} by a loss of power; they had not been promised"))?;
+    }
     out.row("ring", size(info.ring_bytes))?;
     out.row("tokens", format_args!("below {}", info.token_limit))?;
     match info.problems.len() {
@@ -118,6 +122,8 @@ fn as_json(info: &Info, out: &mut Out) -> Result<(), Failure> {
         "record_bytes": info.record_bytes,
         "claims_bytes": info.claims_bytes,
         "claims_max": info.claims_max,
+        "torn_claims": info.torn_claims,
+        "closed_in_order": info.closed,
         "ring_bytes": info.ring_bytes,
         "token_limit": info.token_limit,
         "problems": problems,

@@ -24,6 +24,7 @@ pub fn run(of: &Of, out: &mut Out) -> Result<(), Failure> {
             "segments": report.segments,
             "records": report.frames,
             "claims": report.claims,
+            "torn_claims": report.torn_claims,
             "bytes": report.bytes,
             "problems": report.problems.iter().map(problem).collect::<Vec<_>>(),
         }))?;
@@ -39,6 +40,10 @@ pub fn run(of: &Of, out: &mut Out) -> Result<(), Failure> {
             many(report.frames, "record"),
             many(report.claims, "undecided claim"),
         ))?;
+        if report.torn_claims > 0 {
+            let torn = many(report.torn_claims, "claim");
+            out.line(format_args!("{torn} torn by a loss of power, and not promised before"))?;
+        }
     }
     match report.problems.len() {
         0 if out.json => Ok(()),

@@ -26,6 +26,10 @@ pub(super) struct Inode {
     durable: Vec<u8>,
     /// Of some dirty sectors, what they held at some moment since the last sync.
     versions: BTreeMap<usize, Vec<Sector>>,
+    /// Sectors are written back while they are stored to.
+    tears: bool,
+    /// Bytes that the platter does not give back, until they are written.
+    unreadable: Range<usize>,
 }
 
 /// How eager the kernel was to write back before the power went: sectors are kept independently
@@ -48,7 +52,13 @@ impl Eagerness {
 impl Inode {
     /// A file of zeros, durable ones.
     pub(super) fn zeroed(len: usize) -> Self {
-        Inode { live: Region::heap(len), durable: vec![0; len], versions: BTreeMap::new() }
+        Inode {
+            live: Region::heap(len),
+            durable: vec![0; len],
+            versions: BTreeMap::new(),
+            tears: false,
+            unreadable: 0..0,
+        }
     }
 
     /// A file with these bytes, all of them durable.
@@ -61,7 +71,22 @@ impl Inode {
             }
         }
         live.dirty().iter().for_each(|bits| bits.store(0, Ordering::Relaxed));
-        Inode { live, durable: bytes, versions: BTreeMap::new() }
+        Inode { live, durable: bytes, versions: BTreeMap::new(), tears: false, unreadable: 0..0 }
+    }
+
+    pub(super) fn make_unreadable(&mut self, range: Range<usize>) {
+        self.unreadable = range;
+    }
+
+    /// Whether the platter gives these bytes.
+    pub(super) fn is_readable(&self, range: Range<usize>) -> bool {
+        let Range { start, end } = &self.unreadable;
+        *start.max(&range.start) >= *end.min(&range.end)
+    }
+
+    /// From now on a sector may be torn between its words.
+    pub(super) fn tears(&mut self) {
+        self.tears = true;
     }
 
     pub(super) fn len(&self) -> usize {
@@ -87,6 +112,10 @@ impl Inode {
             }
         }
         self.live.write_bytes(offset, bytes);
+        if !self.is_readable(offset..offset + bytes.len()) {
+            // The platter puts what it can't read elsewhere when it is written.
+            self.unreadable = 0..0;
+        }
     }
 
     /// A sync that succeeds.
@@ -142,6 +171,8 @@ impl Inode {
             live: self.live.duplicate(),
             durable: self.durable.clone(),
             versions: self.versions.clone(),
+            tears: self.tears,
+            unreadable: self.unreadable.clone(),
         }
     }
 
@@ -195,8 +226,25 @@ impl Inode {
         }
     }
 
-    /// The newest version of a sector or one on the way to it.
+    /// The newest version of a sector, one on the way to it, or a mixture.
     fn any_version(&self, sector: usize, rng: &mut Rng) -> Sector {
+        let mut bytes = self.whole_version(sector, rng);
+        if self.tears && rng.below(2) == 0 {
+            let mut other = self.whole_version(sector, rng);
+            if rng.below(2) == 0 {
+                let range = self.range(sector);
+                other[..range.len()].copy_from_slice(&self.durable[range]);
+            }
+            for (word, other) in bytes.chunks_exact_mut(8).zip(other.chunks_exact(8)) {
+                if rng.below(2) == 0 {
+                    word.copy_from_slice(other);
+                }
+            }
+        }
+        bytes
+    }
+
+    fn whole_version(&self, sector: usize, rng: &mut Rng) -> Sector {
         let between = self.versions.get(&sector).map_or(&[][..], Vec::as_slice);
         match rng.below(between.len() + 1) {
             0 => self.current(sector),

@@ -40,6 +40,7 @@ pub(super) struct State {
     /// By the number of the call that will suffer them.
     pub(super) faults: BTreeMap<u64, Fault>,
     pub(super) capacity: Option<u64>,
+    pub(super) tears: bool,
     pub(super) locked: bool,
     /// Crashed, cut off or killed: for good.
     pub(super) off: bool,
@@ -88,6 +89,7 @@ impl State {
             calls: 0,
             faults: BTreeMap::new(),
             capacity: None,
+            tears: false,
             locked: false,
             off: false,
         }

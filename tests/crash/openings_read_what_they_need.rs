@@ -1,9 +1,7 @@
 //! An opening, and whoever looks at a store from outside, reads of the failures and tombstones in
 //! the log only those that something still depends on: a store may list millions of them.
-#![allow(missing_docs)]
 
-mod common;
-use common::*;
+use crate::common::*;
 use onlyonce::{
     inspect::Inspection,
     storage::{Region, Storage, StorageFile},
