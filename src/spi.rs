@@ -8,7 +8,11 @@ use crate::{
     record::{Reason, Record, Retention},
     token::Token,
 };
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant},
+};
 
 /// How a claim is to be granted; what is `None` is the store's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -189,6 +193,13 @@ pub trait IdempotencyStore: Clone + Send + Sync + 'static {
         seen: Token,
         at_most: Duration,
     ) -> impl Future<Output = bool> + Send;
+
+    /// The time by which [`changed`](Self::changed) waits, counted from any fixed moment: what is
+    /// left of a wait that consists of several is known by it.
+    fn now(&self) -> Duration {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        START.elapsed()
+    }
 
     /// The handle is gone. Never waits; may be lost (then the lease ends it).
     fn abandon(&self, ticket: &Ticket, how: Abandon);

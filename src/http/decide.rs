@@ -114,16 +114,19 @@ impl<S: IdempotencyStore> Core<S> {
     pub async fn decide(&self, asked: &Asked) -> Decision<S> {
         let since = Instant::now();
         let mut begun = self.begin(asked).await;
-        begun = self.wait(asked, begun, since).await;
-        let mut left = None;
-        if let Ok(Begin::Interrupted(stuck)) = begun {
-            left = stuck.answer().cloned();
-            begun = match self.may_take_over(&stuck) {
-                true => stuck.take_over().await,
-                false => Ok(Begin::Interrupted(stuck)),
-            };
-            // Another retry may have been quicker.
+        let (mut left, mut took) = (None, false);
+        // Another retry may be quicker, again and again: what is left of the wait is waited.
+        loop {
             begun = self.wait(asked, begun, since).await;
+            let Ok(Begin::Interrupted(stuck)) = begun else { break };
+            left = stuck.answer().cloned();
+            let over = took && since.elapsed() >= self.config.wait;
+            if over || !self.may_take_over(&stuck) {
+                begun = Ok(Begin::Interrupted(stuck));
+                break;
+            }
+            begun = stuck.take_over().await;
+            took = true;
         }
         match begun {
             Ok(Begin::Execute(claim)) => match self.shared.running.start() {

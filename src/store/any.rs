@@ -25,6 +25,7 @@ trait Erased: Send + Sync {
         seen: Token,
         at_most: Duration,
     ) -> Boxed<'a, bool>;
+    fn now(&self) -> Duration;
     fn abandon(&self, ticket: &Ticket, how: Abandon);
 }
 
@@ -56,6 +57,10 @@ impl<S: IdempotencyStore> Erased for S {
         at_most: Duration,
     ) -> Boxed<'a, bool> {
         Box::pin(IdempotencyStore::changed(self, request, seen, at_most))
+    }
+
+    fn now(&self) -> Duration {
+        IdempotencyStore::now(self)
     }
 
     fn abandon(&self, ticket: &Ticket, how: Abandon) {
@@ -96,6 +101,10 @@ impl IdempotencyStore for AnyStore {
 
     async fn changed(&self, request: &Request, seen: Token, at_most: Duration) -> bool {
         self.0.changed(request, seen, at_most).await
+    }
+
+    fn now(&self) -> Duration {
+        self.0.now()
     }
 
     fn abandon(&self, ticket: &Ticket, how: Abandon) {

@@ -11,10 +11,7 @@ use crate::{
     store::once::Once,
     token::Token,
 };
-use std::{
-    future::Future,
-    time::{Duration, Instant},
-};
+use std::{future::Future, time::Duration};
 
 /// A store whose calls are futures.
 ///
@@ -105,6 +102,10 @@ impl<S: IdempotencyStore> IdempotencyStore for AsyncStore<S> {
         self.0.changed(request, seen, at_most)
     }
 
+    fn now(&self) -> Duration {
+        self.0.now()
+    }
+
     fn abandon(&self, ticket: &Ticket, how: Abandon) {
         self.0.abandon(ticket, how);
     }
@@ -160,14 +161,14 @@ impl<S: IdempotencyStore> Claim<AsyncStore<S>> {
 impl<S: IdempotencyStore> Pending<AsyncStore<S>> {
     /// Waits for the holder to end, for `at_most`, and begins again.
     pub async fn wait(self, at_most: Duration) -> Result<Begin<AsyncStore<S>>, BeginError> {
-        let start = Instant::now();
         let Pending { store, request, mut running } = self;
+        let until = store.now().saturating_add(at_most);
         loop {
-            let left = at_most.saturating_sub(start.elapsed());
+            let left = until.saturating_sub(store.now());
             let changed = store.changed(&request, running.token, left).await;
             let begin = store.begin_request(request.clone()).await?;
             match begin {
-                Begin::InFlight(again) if changed && start.elapsed() < at_most => {
+                Begin::InFlight(again) if changed && store.now() < until => {
                     running = again.running;
                 }
                 begin => return Ok(begin),

@@ -2,11 +2,11 @@
 
 use crate::{
     error::{BeginError, ClaimError},
-    spi::{Completion, Verb},
+    spi::{Completion, IdempotencyStore, Verb},
     store::Store,
     store::claim::{Begin, Claim, Interrupted, Pending},
 };
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 impl Claim<Store> {
     /// The operation took effect, and this is its answer, which every retry gets from now on. As
@@ -72,14 +72,14 @@ impl Pending<Store> {
     /// Waits for the holder to end, for `at_most`, and begins again: the record, the claim (if
     /// the holder released it and nobody was quicker), the interruption, or still in flight.
     pub fn wait(self, at_most: Duration) -> Result<Begin, BeginError> {
-        let start = Instant::now();
         let Pending { store, request, mut running } = self;
+        let until = store.now().saturating_add(at_most);
         loop {
-            let left = at_most.saturating_sub(start.elapsed());
+            let left = until.saturating_sub(store.now());
             let changed = store.changed_blocking(&request, running.token, left);
             let begin = store.begin_request(request.clone(), None)?;
             match begin {
-                Begin::InFlight(again) if changed && start.elapsed() < at_most => {
+                Begin::InFlight(again) if changed && store.now() < until => {
                     running = again.running;
                 }
                 begin => return Ok(begin),

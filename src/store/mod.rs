@@ -413,6 +413,10 @@ impl IdempotencyStore for Store {
         Changed::new(self.engine(), request.key.clone(), seen, at_most)
     }
 
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.engine().now())
+    }
+
     fn abandon(&self, ticket: &Ticket, how: Abandon) {
         self.engine().abandon(ticket, how);
     }

@@ -8,7 +8,7 @@ use crate::{
     spi::{IdempotencyStore, Request, Terms},
     store::Store,
     store::async_store::AsyncStore,
-    store::claim::{Begin, Claim, Interrupted},
+    store::claim::{Begin, Claim, Interrupted, Pending},
     token::Token,
 };
 use std::{fmt, time::Duration};
@@ -179,8 +179,8 @@ impl<'a, S: IdempotencyStore> Once<'a, AsyncStore<S>> {
 }
 
 impl<'a, S: IdempotencyStore, F> Once<'a, S, F> {
-    /// Waits for another execution of the same request, for this long at the most. Default: not
-    /// at all.
+    /// Waits for another execution of the same request, for this long at the most and however
+    /// often it changes hands meanwhile. Timed by the store's clock. Default: not at all.
     pub fn wait(mut self, at_most: Duration) -> Self {
         self.wait = at_most;
         self
@@ -199,9 +199,9 @@ impl<'a, S: IdempotencyStore, F> Once<'a, S, F> {
         self
     }
 
-    /// Whether an interrupted key may be taken over to settle it.
-    fn may_settle(&self, interrupted: &Interrupted<S>) -> bool {
-        interrupted.holder_gone() || self.silent_holders
+    fn way(&self, settles: bool) -> Way {
+        let until = self.store.now().saturating_add(self.wait);
+        Way { until, settles, silent_holders: self.silent_holders, waited: false, took: false }
     }
 
     fn request(&self) -> Request {
@@ -210,23 +210,60 @@ impl<'a, S: IdempotencyStore, F> Once<'a, S, F> {
     }
 }
 
-/// What is to be done next; the same for blocking and async callers.
+/// What is to be done next.
 enum Next<S: IdempotencyStore, E> {
     Run(Claim<S>),
-    Settle(Interrupted<S>),
+    Wait(Pending<S>, Duration),
+    TakeOver(Interrupted<S>),
     Done(Result<Ran, NotRun<S, E>>),
 }
 
-/// What a `begin` says about running. Pending ones have been waited for.
-fn next<S: IdempotencyStore, E>(begin: Begin<S>) -> Next<S, E> {
-    match begin {
-        Begin::Execute(claim) => Next::Run(claim),
-        Begin::Interrupted(interrupted) => Next::Settle(interrupted),
-        Begin::Replay(record) => Next::Done(Ok(Ran::Replayed(record))),
-        Begin::Mismatch { .. } => Next::Done(Err(NotRun::Mismatch)),
-        Begin::InFlight(pending) => {
-            Next::Done(Err(NotRun::InFlight { retry_after: pending.retry_after() }))
+/// The way to a claim or an answer: begin, wait, take over, and, if another caller was quicker,
+/// wait with what is left of the time. The same for blocking and async callers, who differ in how
+/// they wait.
+struct Way {
+    /// By the backend's clock.
+    until: Duration,
+    /// Whether an interrupted key may be taken over to settle it.
+    settles: bool,
+    silent_holders: bool,
+    /// What was done last. A wait says in flight only when its time is over.
+    waited: bool,
+    took: bool,
+}
+
+impl Way {
+    /// What a `begin`, a wait or a takeover leads to.
+    fn next<S: IdempotencyStore, E>(&mut self, begin: Begin<S>) -> Next<S, E> {
+        match begin {
+            Begin::Execute(claim) => Next::Run(claim),
+            Begin::Replay(record) => Next::Done(Ok(Ran::Replayed(record))),
+            Begin::Mismatch { .. } => Next::Done(Err(NotRun::Mismatch)),
+            Begin::InFlight(pending) => {
+                let left = self.left(&pending.store);
+                if left.is_zero() || std::mem::replace(&mut self.waited, true) {
+                    let retry_after = pending.retry_after();
+                    return Next::Done(Err(NotRun::InFlight { retry_after }));
+                }
+                Next::Wait(pending, left)
+            }
+            Begin::Interrupted(interrupted) => {
+                let again = !self.took || !self.left(&interrupted.store).is_zero();
+                if again && self.may_take_over(&interrupted) {
+                    (self.waited, self.took) = (false, true);
+                    return Next::TakeOver(interrupted);
+                }
+                Next::Done(Err(NotRun::Interrupted(Some(Box::new(interrupted)))))
+            }
         }
+    }
+
+    fn left<S: IdempotencyStore>(&self, store: &S) -> Duration {
+        self.until.saturating_sub(store.now())
+    }
+
+    fn may_take_over<S: IdempotencyStore>(&self, interrupted: &Interrupted<S>) -> bool {
+        self.settles && (interrupted.holder_gone() || self.silent_holders)
     }
 }
 
@@ -272,45 +309,33 @@ impl<F: Settle> Once<'_, Store, F> {
         self,
         work: impl FnOnce(&mut Claim<Store>) -> Result<Vec<u8>, WorkError<E>>,
     ) -> Result<Ran, NotRun<Store, E>> {
-        let request = self.request();
+        let (request, mut way) = (self.request(), self.way(F::EXISTS));
         let mut begin = self.store.begin_request(request.clone(), None).map_err(NotRun::Begin)?;
-        if !self.wait.is_zero()
-            && let Begin::InFlight(pending) = begin
-        {
-            begin = pending.wait(self.wait).map_err(NotRun::Begin)?;
-        }
-        let claim = match next(begin) {
-            Next::Run(claim) => claim,
-            Next::Settle(interrupted) if !F::EXISTS || !self.may_settle(&interrupted) => {
-                return Err(NotRun::Interrupted(Some(Box::new(interrupted))));
-            }
-            Next::Settle(interrupted) => {
-                let begin = interrupted.take_over().map_err(NotRun::Begin)?;
-                let mut claim = match next(begin) {
-                    Next::Run(claim) => claim,
-                    Next::Settle(again) => return Err(NotRun::Interrupted(Some(Box::new(again)))),
-                    Next::Done(answer) => return answer,
-                };
-                // The key may have become free and this be a first attempt: nothing to settle.
-                match claim.after().and_then(|_| self.settle.settle(&claim)) {
-                    Some(Settled::Happened(response)) => {
-                        return match claim.complete(&response) {
-                            Ok(()) => {
-                                let stored = self.store.begin_request(request, None);
-                                Ok(as_stored(stored, claim.token(), &response))
-                            }
-                            Err(error) => Err(NotRun::NotRecorded { error, response }),
-                        };
-                    }
-                    Some(Settled::Unknown) => {
-                        let _ = claim.release();
-                        return Err(NotRun::Interrupted(None));
-                    }
-                    Some(Settled::NothingHappened) | None => claim,
-                }
-            }
-            Next::Done(answer) => return answer,
+        let mut claim = loop {
+            begin = match way.next(begin) {
+                Next::Run(claim) => break claim,
+                Next::Wait(pending, left) => pending.wait(left).map_err(NotRun::Begin)?,
+                Next::TakeOver(interrupted) => interrupted.take_over().map_err(NotRun::Begin)?,
+                Next::Done(answer) => return answer,
+            };
         };
+        // A key that has become free meanwhile has a first attempt, and nothing to settle.
+        match claim.after().and_then(|_| self.settle.settle(&claim)) {
+            Some(Settled::Happened(response)) => {
+                return match claim.complete(&response) {
+                    Ok(()) => {
+                        let stored = self.store.begin_request(request, None);
+                        Ok(as_stored(stored, claim.token(), &response))
+                    }
+                    Err(error) => Err(NotRun::NotRecorded { error, response }),
+                };
+            }
+            Some(Settled::Unknown) => {
+                let _ = claim.release();
+                return Err(NotRun::Interrupted(None));
+            }
+            Some(Settled::NothingHappened) | None => {}
+        }
         finish(claim, work)
     }
 }
@@ -366,51 +391,39 @@ impl<S: IdempotencyStore, F: SettleAsync<S>> Once<'_, AsyncStore<S>, F> {
         work: impl AsyncFnOnce(&mut Claim<AsyncStore<S>>) -> Result<Vec<u8>, WorkError<E>>,
     ) -> Result<Ran, NotRun<AsyncStore<S>, E>> {
         let Once { key, fingerprint, terms, .. } = self;
-        let mut begin = self
-            .store
-            .begin_with(self.key, self.fingerprint, self.terms)
-            .await
-            .map_err(NotRun::Begin)?;
-        if !self.wait.is_zero()
-            && let Begin::InFlight(pending) = begin
-        {
-            begin = pending.wait(self.wait).await.map_err(NotRun::Begin)?;
-        }
-        let mut claim = match next(begin) {
-            Next::Run(claim) => claim,
-            Next::Settle(interrupted) if !F::EXISTS || !self.may_settle(&interrupted) => {
-                return Err(NotRun::Interrupted(Some(Box::new(interrupted))));
-            }
-            Next::Settle(interrupted) => {
-                let begin = interrupted.take_over().await.map_err(NotRun::Begin)?;
-                let mut claim = match next(begin) {
-                    Next::Run(claim) => claim,
-                    Next::Settle(again) => return Err(NotRun::Interrupted(Some(Box::new(again)))),
-                    Next::Done(answer) => return answer,
-                };
-                let settled = match claim.after() {
-                    Some(_) => self.settle.settle(&claim).await,
-                    None => None,
-                };
-                match settled {
-                    Some(Settled::Happened(response)) => {
-                        return match claim.complete(&response).await {
-                            Ok(()) => {
-                                let stored = self.store.begin_with(key, fingerprint, terms).await;
-                                Ok(as_stored(stored, claim.token(), &response))
-                            }
-                            Err(error) => Err(NotRun::NotRecorded { error, response }),
-                        };
-                    }
-                    Some(Settled::Unknown) => {
-                        let _ = claim.release().await;
-                        return Err(NotRun::Interrupted(None));
-                    }
-                    Some(Settled::NothingHappened) | None => claim,
+        let mut way = self.way(F::EXISTS);
+        let begin = self.store.begin_with(key, fingerprint, terms).await;
+        let mut begin = begin.map_err(NotRun::Begin)?;
+        let mut claim = loop {
+            begin = match way.next(begin) {
+                Next::Run(claim) => break claim,
+                Next::Wait(pending, left) => pending.wait(left).await.map_err(NotRun::Begin)?,
+                Next::TakeOver(interrupted) => {
+                    interrupted.take_over().await.map_err(NotRun::Begin)?
                 }
-            }
-            Next::Done(answer) => return answer,
+                Next::Done(answer) => return answer,
+            };
         };
+        let settled = match claim.after() {
+            Some(_) => self.settle.settle(&claim).await,
+            None => None,
+        };
+        match settled {
+            Some(Settled::Happened(response)) => {
+                return match claim.complete(&response).await {
+                    Ok(()) => {
+                        let stored = self.store.begin_with(key, fingerprint, terms).await;
+                        Ok(as_stored(stored, claim.token(), &response))
+                    }
+                    Err(error) => Err(NotRun::NotRecorded { error, response }),
+                };
+            }
+            Some(Settled::Unknown) => {
+                let _ = claim.release().await;
+                return Err(NotRun::Interrupted(None));
+            }
+            Some(Settled::NothingHappened) | None => {}
+        }
         match work(&mut claim).await {
             Ok(response) => match claim.complete(&response).await {
                 Ok(()) => Ok(Ran::First(response)),

@@ -230,6 +230,11 @@ impl<S: IdempotencyStore> IdempotencyStore for ShardedStore<S> {
         store.changed(request, seen, at_most).await
     }
 
+    fn now(&self) -> Duration {
+        // Each of the stores waits by a clock of its own; durations are the same by all.
+        self.0.stores.first().map_or(Duration::ZERO, S::now)
+    }
+
     fn abandon(&self, ticket: &Ticket, how: Abandon) {
         // In a slot that stands still it is lost, and the lease ends the claim where it is then.
         if let (_map, store, Phase::Open | Phase::Draining) = self.place(ticket.key.as_ref()) {
