@@ -62,5 +62,6 @@ async fn main() -> Result<(), BoxError> {
     }
     let left = layer.drain(Duration::from_secs(10)).await;
     println!("{left} requests still ran");
-    Ok(store.close()?)
+    store.close()?;
+    Ok(())
 }

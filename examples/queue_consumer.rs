@@ -264,7 +264,8 @@ fn story() -> Result<(), Box<dyn Error>> {
     expect(*world.mails.lock().unwrap() == ["ann"], "one mail")?;
     let parked: Vec<_> = queue.parked.lock().unwrap().iter().map(|message| message.id).collect();
     expect(parked == ["m5"] && queue.is_empty(), "one message is parked, none is left")?;
-    Ok(store.close()?)
+    store.close()?;
+    Ok(())
 }
 
 fn main() -> ExitCode {

@@ -135,12 +135,12 @@ pub use options::{Durability, Options, Recovery};
 pub use record::{Reason, Record, Retention};
 pub use spi::{Completion, IdempotencyStore, Terms};
 pub use stats::Stats;
-pub use store::Store;
 pub use store::any::AnyStore;
 pub use store::async_store::AsyncStore;
 pub use store::claim::{Begin, Claim, Interrupted, Pending};
 pub use store::once::{NotRun, Once, Ran, Settled, WorkError};
 pub use store::sharded::{Phase, SLOTS, ShardedStore, SlotMap, slot_of};
+pub use store::{Closed, Store};
 pub use token::Token;
 
 pub mod spi;

@@ -47,10 +47,16 @@ enum Kind {
 use Kind::*;
 
 /// Every name, with its kind, unit and what it means.
-const NAMES: [(&str, Kind, Unit, &str); 24] = [
+const NAMES: [(&str, Kind, Unit, &str); 25] = [
     ("onlyonce_begins_total", Counter, Unit::Count, "Begins, by outcome."),
     ("onlyonce_ends_total", Counter, Unit::Count, "Ends of attempts, by how."),
     ("onlyonce_fenced_total", Counter, Unit::Count, "Holders fenced: perhaps executed twice."),
+    (
+        "onlyonce_late_calls_total",
+        Counter,
+        Unit::Count,
+        "Calls of holders whose store had been closed: perhaps executed twice.",
+    ),
     (
         "onlyonce_interrupted_expired_total",
         Counter,
@@ -196,6 +202,7 @@ impl Publisher {
         }
         for (name, value) in [
             ("onlyonce_fenced_total", stats.fenced),
+            ("onlyonce_late_calls_total", stats.late_calls),
             ("onlyonce_interrupted_expired_total", stats.interrupted_expired),
             ("onlyonce_began_after_expiry_total", stats.began_after_expiry),
             ("onlyonce_segments_recycled_total", stats.segments_recycled),

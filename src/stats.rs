@@ -23,9 +23,10 @@ pub(crate) enum Count {
     BeganAfterExpiry,
     RefusedFull,
     Recycled,
+    Late,
 }
 
-const COUNTS: usize = 16;
+const COUNTS: usize = 17;
 
 /// Counters, striped like the index, so that counting doesn't make threads meet.
 #[derive(Debug)]
@@ -118,6 +119,9 @@ pub struct Stats {
     pub released: u64,
     /// Holders' calls that were fenced. **An operation may have taken effect twice.**
     pub fenced: u64,
+    /// Calls of holders whose claims had outlived a closing of the store. What they have done is
+    /// not recorded. **An operation may have taken effect twice.**
+    pub late_calls: u64,
     /// Claims dropped undecided while in flight.
     pub abandoned: u64,
     /// Leases that passed with the holder silent.

@@ -185,7 +185,7 @@ fn time_failure_and_closing_end_every_wait() {
                     }
                     assert!(claim.complete(b"lost").is_err());
                 }
-                _ => store.close().unwrap(),
+                _ => drop(store.close().unwrap()),
             }
             let ended = waiter.join().unwrap();
             let (closed, poisoned) = (BeginError::Closed, BeginError::Poisoned);

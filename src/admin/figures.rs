@@ -94,6 +94,7 @@ fn counts(stats: &Stats) -> Value {
         "abandoned": stats.abandoned,
         "leases_passed": stats.leases_passed,
         "fenced": stats.fenced,
+        "late_calls": stats.late_calls,
         "interrupted_expired": stats.interrupted_expired,
         "began_after_expiry": stats.began_after_expiry,
         "segments_recycled": stats.segments_recycled,
@@ -131,6 +132,7 @@ fn alarm(alarm: &Alarm) -> Value {
     json!({
         "what": match alarm.count {
             Count::Fenced => "fenced",
+            Count::Late => "late",
             Count::InterruptedExpired => "interrupted_expired",
             _ => "began_after_expiry",
         },

@@ -247,6 +247,7 @@ impl Engine {
             chain: Default::default(),
             version: 1,
             adopted: false,
+            earlier: false,
             checkpoint: None,
             answer: None,
             waiters: Default::default(),
@@ -322,9 +323,11 @@ impl Engine {
         let ticket = Self::ticket(undecided);
         let checkpoint = undecided.checkpoint.clone();
         wakes.add(undecided.waiters.take());
+        let promised = Self::promise_of(undecided);
+        undecided.earlier = false;
         if before.holder_lives {
             // Its handle still exists, and so does its promise.
-            shard.orphans.add(before.token, bytes);
+            shard.orphans.add(before.token, promised);
         }
         self.rearm(shard, at, now);
         self.holders.begun(begin.hash);

@@ -142,6 +142,7 @@ impl Engine {
             chain: Default::default(),
             version: 1,
             adopted: true,
+            earlier: false,
             checkpoint: stray.checkpoint.clone(),
             answer: None,
             waiters: Default::default(),

@@ -24,6 +24,7 @@ pub(crate) mod expire;
 pub(crate) mod lease;
 pub(crate) mod maintenance;
 pub(crate) mod migrate;
+pub(crate) mod outlived;
 pub(crate) mod replay;
 pub(crate) mod resolve;
 pub(crate) mod stats;
@@ -129,6 +130,8 @@ pub(crate) struct Bells {
 }
 
 pub(crate) struct Engine {
+    /// The store's, in all its lives.
+    pub id: u64,
     pub config: Config,
     pub time: StoreTime,
     pub index: Index,

@@ -268,7 +268,7 @@ impl Engine {
     fn supersede(&self, shard: &mut Shard, at: u32) {
         let undecided = shard.undecided.get_mut(at).expect("found under this lock");
         if std::mem::replace(&mut undecided.held.holder_lives, false) {
-            let bytes = Self::claim_bytes(undecided.terms.reserve);
+            let bytes = Self::promise_of(undecided);
             shard.orphans.add(undecided.held.token, bytes);
         }
     }

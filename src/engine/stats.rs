@@ -56,6 +56,7 @@ impl Engine {
             failed: count(Count::Failed),
             released: count(Count::Released),
             fenced: count(Count::Fenced),
+            late_calls: count(Count::Late),
             abandoned: count(Count::Abandoned),
             leases_passed: count(Count::LeasePassed),
             interrupted_expired: count(Count::InterruptedExpired),

@@ -17,6 +17,9 @@ pub(crate) struct Undecided {
     pub version: u32,
     /// This attempt was another store's: its first version here has replaced nothing.
     pub adopted: bool,
+    /// Its handle was given out by an earlier opening in this process: that one lives, but can
+    /// write nothing here, and no space is promised to it.
+    pub earlier: bool,
     pub checkpoint: Option<Arc<[u8]>>,
     /// The answer that a failed holder left.
     pub answer: Option<Answer>,
@@ -152,6 +155,11 @@ pub(crate) struct Orphans(Vec<(Token, u64)>);
 impl Orphans {
     pub fn add(&mut self, token: Token, bytes: u64) {
         self.0.push((token, bytes));
+    }
+
+    /// Those that this opening gave out; no space is promised to others.
+    pub fn own(&self) -> impl Iterator<Item = Token> {
+        self.0.iter().filter(|(_, bytes)| *bytes > 0).map(|(token, _)| *token)
     }
 
     pub fn take(&mut self, token: Token) -> Option<u64> {

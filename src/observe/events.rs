@@ -46,8 +46,11 @@ pub(crate) fn counted(hash: u64, count: Count) {
         // Said by `recycled`.
         Count::Recycled => {}
         // Said by `alarm`.
-        Count::Mismatched | Count::Fenced | Count::InterruptedExpired | Count::BeganAfterExpiry => {
-        }
+        Count::Mismatched
+        | Count::Fenced
+        | Count::Late
+        | Count::InterruptedExpired
+        | Count::BeganAfterExpiry => {}
     }
 }
 
@@ -61,6 +64,11 @@ pub(crate) fn alarm(count: Count, hash: u64, token: Option<Token>) {
         Count::Fenced => event!(
             error, %key, token,
             "a holder was fenced: the operation may have taken effect twice"
+        ),
+        Count::Late => event!(
+            error, %key, token,
+            "a holder called after its store had been closed: what it did is not recorded, and the \
+             operation may take effect twice"
         ),
         Count::InterruptedExpired => event!(
             error, %key, token,

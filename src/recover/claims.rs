@@ -12,6 +12,7 @@ use crate::{
         format::{self, Header, HeaderError},
     },
     engine::Engine,
+    engine::outlived,
     error::OpenError,
     group_commit::Lane,
     index::{Answer, HeldTerms, Index, Undecided},
@@ -271,9 +272,12 @@ impl Engine {
                 checkpoint: found.checkpoint,
                 answer: answer.map(|bytes| Answer { bytes, location: None }),
                 adopted: false,
+                earlier: false,
                 waiters: Default::default(),
                 timer: None,
             };
+            // A handle of it may have outlived the store that this process had open before.
+            undecided.held.holder_lives = outlived::lives(self.id, undecided.held.token);
             if undecided.held.expired(now, self.interrupted_ms(undecided.terms.remember_ms)) {
                 let token = Some(undecided.held.token);
                 self.alarm(Count::InterruptedExpired, hash, undecided.key.as_ref(), token);
@@ -290,6 +294,11 @@ impl Engine {
                 }
             }
             let mut shard = self.index.shard(hash);
+            undecided.held.holder_lives = outlived::lives(self.id, undecided.held.token);
+            if undecided.held.holder_lives {
+                undecided.earlier = true;
+                self.holders.begun(hash);
+            }
             let at = shard.hold(undecided);
             self.rearm(&mut shard, at, now);
         }

@@ -22,6 +22,7 @@ pub(crate) mod segments;
 use crate::{
     broken::{self, Broken},
     clock::StoreTime,
+    engine::outlived,
     engine::tokens::{self, Tokens},
     engine::{Bells, Config, Engine, Expiring},
     error::OpenError,
@@ -180,6 +181,7 @@ impl Opening<'_> {
             bells.classes.clone(),
         );
         let mut engine = Engine {
+            id: superblock.store,
             config,
             index,
             log,
@@ -223,6 +225,7 @@ impl Opening<'_> {
         let mut decisions = records::index(&mut engine.index, &frames, &claimed)?;
         let claims = engine.decide_claims(&read.claims, &frames, &mut decisions)?;
         engine.damaged_places += decisions.damaged;
+        let engine = Arc::new(engine);
 
         // From here on it is written.
         let io = |doing: &str| OpenError::io(format!("{doing} in {}", engine.storage.place()));
@@ -252,10 +255,11 @@ impl Opening<'_> {
             doing: format!("recovering {}", engine.storage.place()),
             source: Arc::new(std::io::Error::other(engine.poison.why().unwrap_or_default())),
         };
+        outlived::opened(engine.id, &engine);
         engine.adopt_claims(claims).map_err(poisoned)?;
         engine.superblock.lock().0.write(&next).map_err(io("beginning a new life"))?;
         engine.keep().map_err(poisoned)?;
-        Ok(Arc::new(engine))
+        Ok(engine)
     }
 }
 

@@ -14,10 +14,11 @@ use crate::{
     engine::begin::Delivery,
     engine::driver as drive,
     engine::entries::{Entry, Filter},
+    engine::outlived,
     engine::resolve::Resolution,
     engine::watch::{Changed, Sleep},
     engine::workers as threads,
-    engine::{Attempt, Engine},
+    engine::{Attempt, Engine, Halt},
     error::{BeginError, ClaimError, OpenError},
     fingerprint::Fingerprint,
     inspect::{Inspection, Progress, Report},
@@ -90,11 +91,11 @@ impl Drop for Owner {
 }
 
 impl Owner {
-    fn close(&self) -> Result<(), ClaimError> {
+    fn close(&self) -> Result<Closed, ClaimError> {
         // Held throughout, so that a second closer returns when the first has finished.
         let mut running = self.running.lock();
         let Some(Running { threads, _lock }) = running.take() else {
-            return Ok(());
+            return Ok(Closed::now(&self.engine));
         };
         let engine = &self.engine;
         if engine.fork.is_forked() {
@@ -105,12 +106,31 @@ impl Owner {
         }
         engine.closed.store(true, Ordering::SeqCst);
         // Whoever was about to write has finished when its shard's lock has been free once.
-        engine.index.shards().for_each(drop);
+        engine.leave_handles();
         let closed = engine.close_files();
         threads::stop(engine, threads);
         engine.release_waiters();
         events::closed(&engine.storage.place(), closed.is_ok());
-        Ok(closed?)
+        closed?;
+        Ok(Closed::now(engine))
+    }
+}
+
+/// A store was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    handles_left: u64,
+}
+
+impl Closed {
+    fn now(engine: &Engine) -> Self {
+        Closed { handles_left: outlived::count(engine.id) }
+    }
+
+    /// Handles of claims of this store that live on in this process, those included that are left
+    /// from earlier closings. Their holders may still be at work; their calls answer `Closed`.
+    pub fn handles_left(&self) -> u64 {
+        self.handles_left
     }
 }
 
@@ -341,10 +361,16 @@ impl Store {
     }
 
     /// Closes the store: makes everything durable, seals the log, and frees the directory. Other
-    /// handles of it answer `Closed` from then on; their undecided claims will be interrupted
-    /// (crashed) when the store is opened again. [`ClaimError::Poisoned`] if not everything could
-    /// be made durable; the directory is free even then.
-    pub fn close(self) -> Result<(), ClaimError> {
+    /// handles of it answer `Closed` from then on; undecided claims will be interrupted when the
+    /// store is opened again. [`ClaimError::Poisoned`] if not everything could be made durable; the
+    /// directory is free even then.
+    ///
+    /// [`Closed::handles_left`] says how many claims are still in somebody's hands. If this process
+    /// opens the store again meanwhile, their keys are interrupted and
+    /// [`holder_gone`](crate::Interrupted::holder_gone) is false until the handle is dropped, so
+    /// nothing takes them over by itself and they don't expire. What such a holder calls is
+    /// answered `Closed`, counted ([`Stats::late_calls`]), and changes nothing.
+    pub fn close(self) -> Result<Closed, ClaimError> {
         self.0.close()
     }
 
@@ -372,14 +398,18 @@ fn call_of(engine: &Engine, ticket: &Ticket, verb: &Verb<'_>) -> Call {
 
 /// One try of a holder's call.
 fn verb_step(engine: &Engine, ticket: &Ticket, verb: &Verb<'_>) -> Attempt<(), ClaimError> {
-    match verb {
+    let step = match verb {
         Verb::Complete(completion) => engine.complete(ticket, completion),
         Verb::Fail(answer) => engine.fail(ticket, answer),
         Verb::Release => engine.release(ticket),
         Verb::Checkpoint(bytes) => engine.checkpoint(ticket, bytes),
         Verb::Renew => engine.renew(ticket),
         Verb::EnsureDurable => engine.ensure_durable(ticket),
+    };
+    if matches!(step, Err(Halt::Fail(ClaimError::Closed))) {
+        engine.late(ticket);
     }
+    step
 }
 
 impl IdempotencyStore for Store {

@@ -63,7 +63,7 @@ fn across_lives_however_they_end() {
         }
         sim.clock.set_wall(T0 - round * 3_600_000);
         match round % 3 {
-            0 => store.close().unwrap(),
+            0 => drop(store.close().unwrap()),
             1 => sim.disk = sim.disk.kill(),
             _ => sim.disk = sim.disk.power_cut(),
         }

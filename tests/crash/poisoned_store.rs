@@ -39,7 +39,7 @@ fn nothing_more_is_acknowledged() {
     assert_eq!((refused.clone(), refused.retry()), (BeginError::Poisoned, Retry::AfterReopen));
     assert_eq!(store.resolve(key("held"), Resolution::Free, true), Err(ClaimError::Poisoned));
     assert_eq!(store.flush(), Err(ClaimError::Poisoned));
-    assert_eq!(store.close(), Err(ClaimError::Poisoned));
+    assert_eq!(store.close().unwrap_err(), ClaimError::Poisoned);
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn files(closed: bool, live: impl FnOnce(&Store)) -> Files {
     let store = options().open_on(std::sync::Arc::new(disk.clone())).unwrap();
     live(&store);
     match closed {
-        true => store.close().unwrap(),
+        true => drop(store.close().unwrap()),
         false => return disk.kill().snapshot(),
     }
     disk.snapshot()

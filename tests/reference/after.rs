@@ -10,7 +10,7 @@ impl World {
 
     pub fn reopen(&mut self, back: bool) -> Ran {
         let before = self.now();
-        let result = self.store.take().expect("open").close();
+        let result = self.store.take().expect("open").close().map(drop);
         self.forget_handles();
         if self.dead() || (self.faulty() && result == Err(ClaimError::Poisoned)) {
             return Err(Struck);

@@ -156,7 +156,7 @@ impl Backend {
         match self {
             Backend::Embedded { store, .. } => {
                 let closed = tokio::task::spawn_blocking(move || store.close()).await?;
-                closed.context("closing the idempotency store")
+                closed.map(drop).context("closing the idempotency store")
             }
             Backend::Postgres { store, .. } => {
                 store.drain(Duration::from_secs(5)).await;
