@@ -1,9 +1,7 @@
 //! S28: `once` that waits and loses an interrupted key to a quicker caller goes on waiting for
 //! what is left of its time, blocking and async: one of many executes, the others replay.
-#![allow(missing_docs, clippy::result_large_err)]
 
-mod common;
-use common::{
+use crate::common::{
     futures::{Woken, block_on},
     *,
 };

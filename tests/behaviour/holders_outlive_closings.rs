@@ -1,10 +1,8 @@
 //! S26: a claim is held while its store is closed and opened again in the same process. Its
 //! holder may be at work, so the key is not taken for abandoned until the handle is gone; what the
 //! holder calls is answered `Closed`, counted, and fences nobody.
-#![allow(missing_docs)]
 
-mod common;
-use common::*;
+use crate::common::*;
 use onlyonce::{storage::Fault, *};
 use std::{io::ErrorKind, panic, thread, time::Duration};
 
