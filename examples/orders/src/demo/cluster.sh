@@ -16,8 +16,15 @@ as() { if [ "$(id -u)" = 0 ]; then runuser -u postgres -- env PATH="$PATH" "$@";
 port() { cat "$dir/port$1"; }
 ask() { psql -h 127.0.0.1 -p "$(port "$1")" -U postgres -Atqc "$2" postgres; }
 start() { as pg_ctl -D "$dir/n$1" -w -t 60 -s -l "$dir/n$1.log" -o "-p $(port "$1")" start </dev/null >/dev/null; }
-# What a killed server was still doing may keep the next one from starting, for a moment.
-boot() { start "$1" 2>/dev/null || { sleep 1; start "$1"; } || { cat "$dir/n$1.log" >&2; exit 1; }; }
+# Processes of a killed server that have not noticed yet keep the next one from starting ("still in use").
+boot() {
+    for _ in $(seq 60); do
+        if start "$1" 2>/dev/null; then return; fi
+        tail -n 5 "$dir/n$1.log" | grep -q 'in use' || break
+        sleep 1
+    done
+    cat "$dir/n$1.log" >&2; exit 1
+}
 
 # until COMMAND..: waits for it to succeed
 until_ok() {
@@ -36,7 +43,8 @@ free_port() {
 
 # follow STANDBY PRIMARY: makes a copy of the primary that follows it
 follow() {
-    rm -rf "$dir/n$1"
+    # A killed server's processes may still write there.
+    until_ok rm -rf "$dir/n$1"
     as pg_basebackup -h 127.0.0.1 -p "$(port "$2")" -U postgres -D "$dir/n$1" -X stream -c fast -N -R
     echo "primary_conninfo = 'host=127.0.0.1 port=$(port "$2") user=postgres application_name=n$1'" |
         as tee -a "$dir/n$1/postgresql.auto.conf" >/dev/null
