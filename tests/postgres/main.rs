@@ -7,6 +7,7 @@ mod bad_input;
 #[cfg(feature = "conformance")]
 mod conformance;
 mod dropped_calls;
+mod helpers;
 mod like_embedded;
 mod lost_connections;
 mod patroni;

@@ -35,14 +35,27 @@ async fn stuck(store: &Store, name: &str) -> Interrupted<Store> {
 
 /// Whether its holder is known to be gone, as `begin`, `get` and a listing say.
 async fn gone(store: &Store, name: &str) -> bool {
-    let gone = stuck(store, name).await.holder_gone();
-    let listed = store.get_ref().entries(Filter::INTERRUPTED, None, 1000).await.unwrap();
-    let listed = listed.entries.into_iter().find(|entry| entry.key.key() == name.as_bytes());
-    for entry in [listed.unwrap(), store.get_ref().get(key(name)).await.unwrap().unwrap()] {
-        let State::Interrupted { holder_gone, .. } = entry.state else { panic!("{entry:?}") };
-        assert_eq!(holder_gone, gone);
+    gone_meanwhile(store, name, async || {}).await
+}
+
+/// The same; something happens between the first look and the next ones.
+async fn gone_meanwhile(store: &Store, name: &str, mut between: impl AsyncFnMut()) -> bool {
+    loop {
+        let before = stuck(store, name).await.holder_gone();
+        between().await;
+        let listed = store.get_ref().entries(Filter::INTERRUPTED, None, 1000).await.unwrap();
+        let listed = listed.entries.into_iter().find(|entry| entry.key.key() == name.as_bytes());
+        let looked = [listed.unwrap(), store.get_ref().get(key(name)).await.unwrap().unwrap()];
+        let seen = looked.map(|entry| match entry.state {
+            State::Interrupted { holder_gone, .. } => holder_gone,
+            state => panic!("{name}: {state:?}"),
+        });
+        // Sessions end when they will: the looks must agree only if the first and the last do.
+        if stuck(store, name).await.holder_gone() == before {
+            assert_eq!(seen, [before; 2], "{name}");
+            return before;
+        }
     }
-    gone
 }
 
 /// A server of the test's own, with the tables and the clock of a store.
@@ -124,6 +137,24 @@ fn a_process_that_is_killed() {
     });
 }
 
+/// Looks at a key, as the other tests do, while its holder's session ends.
+#[test]
+fn a_session_that_ends_between_two_looks() {
+    block_on(async {
+        let Some((server, clock)) = own().await else { return };
+        let holder = open(clock.options()).await;
+        std::mem::forget(claim(&holder, "k").await);
+        clock.advance(LEASE).await;
+        let asker = AsyncStore::new(clock.options().connect().await.unwrap());
+        let end = async || {
+            holder.get_ref().close();
+            until(async || server.sql("postgres", PID).await.is_none()).await;
+        };
+        assert!(!gone(&asker, "k").await);
+        assert!(gone_meanwhile(&asker, "k", end).await);
+    });
+}
+
 #[test]
 fn a_silent_holder_lives() {
     block_on(async {
@@ -189,10 +220,11 @@ fn a_server_that_restarts_knows_nothing_of_a_holder_that_is_cut_off() {
                 }
             }
             until(async || !holder.get_ref().holds_session()).await;
+            // The server says so to its client before it lets go of the lock.
+            until(async || server.sql("postgres", PID).await.is_none()).await;
             let asker = open(clock.options()).await;
             // A cut connection alone does end a session. Its holder is fenced, as ever.
             let cut = how == "the network";
-            until(async || server.sql("postgres", PID).await.is_some()).await;
             assert_eq!(gone(&asker, "k").await, cut, "{how}");
             let error = held.complete(b"late").await.unwrap_err();
             assert!(matches!(error, ClaimError::Unavailable { .. }), "{error:?}");
@@ -302,9 +334,14 @@ fn a_failover_ends_no_holder() {
         cluster.promote().await;
         cluster.follow(dead).await;
         tokio::time::sleep(lease).await;
+        // One can't reach the new primary, and the other has found it. It is asked there: the store
+        // may not have noticed yet that its earlier session is no more.
+        let primary = cluster.primary();
+        until(async || {
+            primary.sql("postgres", PID).await.is_some() && free.get_ref().holds_session()
+        })
+        .await;
         let asker = AsyncStore::new(options.connect().await.unwrap());
-        // One can't reach the new primary, and the other has found it.
-        until(async || free.get_ref().holds_session()).await;
         assert!(!gone(&asker, "bound").await && !gone(&asker, "following").await);
         std::mem::forget(following);
         free.get_ref().close();

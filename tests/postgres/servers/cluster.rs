@@ -79,7 +79,8 @@ impl Cluster {
             true => left[0],
             false => left[1],
         };
-        self.nodes[further].sql("postgres", "SELECT pg_promote()").await;
+        let promoted = self.nodes[further].sql("postgres", "SELECT pg_promote()").await;
+        assert_eq!(promoted.as_deref(), Some("t"));
         self.primary = further;
     }
 

@@ -1,6 +1,6 @@
 //! Clients that race for keys while servers fail, and a witness who knows every answer they got.
 
-use super::{key, print};
+use super::{begin_patiently, key, print};
 use onlyonce::*;
 use std::{
     collections::HashMap,
@@ -138,7 +138,7 @@ impl Load {
             tokio::spawn(async move {
                 for name in &names {
                     finish(&store, name, &witness).await;
-                    let replay = store.begin(key(name), print()).await.unwrap();
+                    let replay = begin_patiently(&store, name).await;
                     let Begin::Replay(record) = replay else { panic!("{name}: {replay:?}") };
                     witness.replayed(name, record.response().unwrap());
                 }
@@ -198,15 +198,15 @@ async fn work<S: IdempotencyStore>(mut claim: Claim<AsyncStore<S>>, name: &str, 
 /// Whatever the key is after its lease: it can be brought to an end.
 async fn finish<S: IdempotencyStore>(store: &AsyncStore<S>, name: &str, witness: &Witness) {
     for _ in 0..100 {
-        match store.begin(key(name), print()).await.unwrap() {
+        match begin_patiently(store, name).await {
             Begin::Replay(_) => return,
             // A dropped claim whose end is still on its way.
             Begin::InFlight(_) => tokio::time::sleep(LEASE / 20).await,
-            Begin::Interrupted(stuck) => {
-                if let Begin::Execute(claim) = stuck.take_over().await.unwrap() {
-                    work(claim, name, witness).await;
-                }
-            }
+            Begin::Interrupted(stuck) => match stuck.take_over().await {
+                Ok(Begin::Execute(claim)) => work(claim, name, witness).await,
+                Ok(_) | Err(BeginError::Unavailable { .. }) => {}
+                Err(error) => panic!("{name}: {error:?}"),
+            },
             // Its claim never reached anybody, or was undone.
             Begin::Execute(claim) => work(claim, name, witness).await,
             Begin::Mismatch { .. } => panic!("{name}: mismatch"),

@@ -175,6 +175,16 @@ impl Server {
     }
 
     pub fn start_with(bin: &'static Path, config: &str) -> Self {
+        Self::first_start(bin, Self::initdb(bin, config), free_port())
+    }
+
+    /// The same, at this port if it is free.
+    pub fn start_at(bin: &'static Path, port: u16) -> Self {
+        Self::first_start(bin, Self::initdb(bin, ""), port)
+    }
+
+    /// A place with a new database cluster in it.
+    fn initdb(bin: &'static Path, config: &str) -> Place {
         let place = Place::new();
         let data = place.path().join("data");
         let mut initdb = as_postgres(&bin.join("initdb"));
@@ -184,15 +194,7 @@ impl Server {
         let sockets = place.path().display();
         let config = format!("{CONFIG}\nunix_socket_directories = '{sockets}'\n{config}\n");
         append(&data.join("postgresql.conf"), &config);
-        let server = Server {
-            bin,
-            place,
-            port: free_port(),
-            running: Mutex::new(None),
-            frozen: Mutex::default(),
-        };
-        server.resume();
-        server
+        place
     }
 
     /// A standby of this server, running, under this name.
@@ -211,15 +213,22 @@ impl Server {
                 place.path().display()
             ),
         );
-        let server = Server {
-            bin: self.bin,
-            place,
-            port: free_port(),
-            running: Mutex::new(None),
-            frozen: Mutex::default(),
-        };
-        server.resume();
-        server
+        Server::first_start(self.bin, place, free_port())
+    }
+
+    /// Starts a server that is new. Its port was free a moment ago; if another program has taken it,
+    /// it gets another one.
+    fn first_start(bin: &'static Path, place: Place, port: u16) -> Self {
+        let (running, frozen) = (Mutex::new(None), Mutex::default());
+        let mut server = Server { bin, place, port, running, frozen };
+        for _ in 0..10 {
+            match server.try_start() {
+                Ok(()) => return server,
+                Err(said) => assert!(said.contains("Address already in use"), "{said}"),
+            }
+            server.port = free_port();
+        }
+        panic!("no port is free");
     }
 
     /// How a standby of this name reaches this server.
@@ -238,34 +247,74 @@ impl Server {
         give_to_servers(&path);
     }
 
-    /// Starts the server where it was stopped.
+    /// Starts the server where it was stopped. Processes of a server that was killed end a while
+    /// after it, as each notices; a new one refuses to start beside them ("pre-existing shared
+    /// memory block is still in use"), and so does one whose port is not free yet. It is started
+    /// again until they have gone.
     pub fn resume(&self) {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.place.path().join("log"))
-            .unwrap();
+        let start = Instant::now();
+        while let Err(said) = self.try_start() {
+            let passes = said.contains("still in use") || said.contains("Address already in use");
+            assert!(passes && start.elapsed() < PATIENCE, "does not start: {said}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Starts the server, and waits until it takes connections; or what it says if it ends instead.
+    fn try_start(&self) -> Result<(), String> {
+        let said_before = self.log().len();
+        let log = fs::File::options().create(true).append(true).open(self.log_file()).unwrap();
         // What a killed server leaves is no running one.
-        let _ = fs::remove_file(self.data().join("postmaster.pid"));
+        let socket = format!(".s.PGSQL.{}", self.port);
+        for left in [
+            self.data().join("postmaster.pid"),
+            self.place.path().join(format!("{socket}.lock")),
+            self.place.path().join(socket),
+        ] {
+            let _ = fs::remove_file(left);
+        }
         let mut command = as_postgres(&self.bin.join("postgres"));
         command.arg("-D").arg(self.data()).arg("-p").arg(self.port.to_string());
         command.stdout(Stdio::null()).stderr(log);
-        *self.running.lock().unwrap() = Some(spawn(command));
-        self.until_ready();
+        let mut child = spawn(command);
+        let start = Instant::now();
+        let ended = loop {
+            if self.is_ready(child.id()) {
+                break None;
+            }
+            if let Some(status) = child.try_wait().unwrap() {
+                break Some(status);
+            }
+            if start.elapsed() > PATIENCE {
+                let _ = child.kill();
+                panic!("does not take connections: {}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let Some(status) = ended else {
+            *self.running.lock().unwrap() = Some(child);
+            return Ok(());
+        };
+        Err(format!("{status}: {}", self.log().get(said_before..).unwrap_or_default()))
     }
 
-    fn until_ready(&self) {
-        let start = Instant::now();
-        loop {
-            let mut ask = Command::new(self.bin.join("pg_isready"));
-            ask.args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()]);
-            if ask.status().unwrap().success() {
-                return;
-            }
-            let log = || fs::read_to_string(self.place.path().join("log")).unwrap_or_default();
-            assert!(start.elapsed() < Duration::from_secs(60), "does not start: {}", log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+    /// Whether the server that is this process takes connections. It says so itself: an answer at
+    /// its port could be another server's.
+    fn is_ready(&self, process: u32) -> bool {
+        let notes = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+        let mut lines = notes.lines();
+        let pid = lines.next().and_then(|line| line.trim().parse().ok());
+        pid == Some(process) && lines.nth(6).is_some_and(|status| status.trim() == "ready")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.place.path().join("log")
+    }
+
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        let bytes = fs::read(self.log_file()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     pub async fn connect(
@@ -319,15 +368,15 @@ impl Server {
 
     /// Stops all its processes where they are.
     pub async fn freeze(&self) {
-        let pids = self.sql("postgres", "SELECT string_agg(pid::text, ',') FROM pg_stat_activity");
-        let pids = pids.await.unwrap();
-        let mut frozen = self.frozen.lock().unwrap();
-        frozen.extend(self.pid());
-        let pids = pids.split(',').map(|pid| pid.parse().unwrap());
-        frozen.extend(pids.filter_map(rustix::process::Pid::from_raw));
-        for &pid in frozen.iter() {
+        let stop = |pid| {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::STOP);
-        }
+            self.frozen.lock().unwrap().push(pid);
+        };
+        let client = self.connect("postgres").await.unwrap();
+        // First the one that starts others.
+        stop(self.pid().expect("it runs"));
+        let pids = client.query("SELECT pid FROM pg_stat_activity", &[]).await.unwrap();
+        pids.iter().filter_map(|row| rustix::process::Pid::from_raw(row.get(0))).for_each(stop);
     }
 
     /// They go on.
@@ -445,9 +494,29 @@ pub fn block_on_for<T>(limit: Duration, future: impl Future<Output = T>) -> T {
     value
 }
 
+/// How long a test waits for what must come: much longer than it takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Waits for something that others bring about.
 pub async fn until(condition: impl AsyncFnMut() -> bool) {
-    until_within(Duration::from_secs(60), condition).await;
+    until_within(PATIENCE, condition).await;
+}
+
+/// Begins, again while the server is too slow or not reached: what is looked at is what the answer
+/// is, not how soon it comes.
+pub async fn begin_patiently<S: IdempotencyStore>(
+    store: &AsyncStore<S>,
+    name: &str,
+) -> Begin<AsyncStore<S>> {
+    let start = Instant::now();
+    loop {
+        match store.begin(key(name), print()).await {
+            Err(BeginError::Unavailable { .. }) if start.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            begun => return begun.unwrap(),
+        }
+    }
 }
 
 /// The same for what takes longer.
