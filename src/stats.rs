@@ -151,6 +151,9 @@ pub struct Stats {
     pub segments_recycled: u64,
     /// Bytes neither used nor promised to claims.
     pub space_free: u64,
+    /// How many claims of one cell can be undecided at a time: what the claims file has room for,
+    /// whatever `Options::max_claims` asks for.
+    pub claims_max: u64,
     /// Cells of the claims file that are free.
     pub cells_free: u64,
     /// Bytes of memory that the index's tables take.

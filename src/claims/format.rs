@@ -230,6 +230,8 @@ fn decode_payload(link: &Link, chain: Chain, b: &[u8]) -> Option<Found> {
 pub(crate) struct Contents {
     /// The newest whole version of each claim.
     pub claims: Vec<Found>,
+    /// How many the header counts.
+    pub cells: u32,
     /// Offsets of damaged cells.
     pub damaged: Vec<u64>,
     /// Offsets of cells that are a mixture of what they held before and after.

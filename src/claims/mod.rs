@@ -132,6 +132,8 @@ impl Found {
 pub(crate) struct Cells {
     file: Arc<dyn StorageFile>,
     medium: Medium,
+    /// The cells that the header counts. A longer file is one whose growth was interrupted.
+    count: u32,
     store: u64,
     free: FreeCells,
     /// Counts the changes to the file: the position of this lane.
@@ -204,9 +206,22 @@ impl Cells {
         image
     }
 
-    /// Size of the file.
+    /// Size of the file, as its header says it.
     pub fn bytes(&self) -> u64 {
-        self.medium.region().len() as u64
+        u64::from(self.count) * CELL_BYTES as u64
+    }
+
+    /// Makes a file of `bytes` ready that held `cells` cells: the new ones are free and durable
+    /// before the header counts them, so that a crash leaves the old size or the new one.
+    pub fn grown(file: &dyn StorageFile, store: u64, cells: u32, bytes: u64) -> io::Result<()> {
+        let mut free = [0; CELL_BYTES];
+        free[..8].copy_from_slice(&FREE.to_le_bytes());
+        let from = u64::from(cells) * CELL_BYTES as u64;
+        file.write_at(from, &free.repeat(((bytes - from) / CELL_BYTES as u64) as usize))?;
+        file.sync()?;
+        let header = Header { store, cells: (bytes / CELL_BYTES as u64) as u32 };
+        file.write_at(0, &header.encode())?;
+        file.sync()
     }
 
     /// Size of a file for `claims` claims.
@@ -220,10 +235,11 @@ impl Cells {
         (bytes / CELL_BYTES as u64).saturating_sub(u64::from(FIRST_CELL + SPARE_CELLS))
     }
 
-    /// `shadowed`: see `medium`.
+    /// `shadowed`: see `medium`. `count`: the cells that the header says.
     pub fn new(
         file: Arc<dyn StorageFile>,
         store: u64,
+        count: u32,
         shadowed: bool,
         poison: Arc<Poison>,
         timings: Timings,
@@ -233,6 +249,7 @@ impl Cells {
         Ok(Cells {
             medium: medium.map_err(OpenError::io("opening the claims file"))?,
             file,
+            count,
             store,
             free: FreeCells::none(),
             written: AtomicU64::new(0),
@@ -249,7 +266,7 @@ impl Cells {
     /// Takes possession after recovery has decided which chains are alive: all other cells are
     /// cleared and free. Lowest numbers are given out first, so that few pages are in use.
     pub fn adopt(&self, alive: impl Iterator<Item = u32>) -> Result<(), Poisoned> {
-        let count = (self.medium.region().len() / CELL_BYTES) as u32;
+        let count = self.count;
         let mut used = vec![false; count as usize];
         alive.for_each(|cell| used[cell as usize] = true);
         for cell in (FIRST_CELL..count).rev().filter(|cell| !used[*cell as usize]) {

@@ -13,6 +13,7 @@ fn open(claims: u32) -> Cells {
     let cells = Cells::new(
         file,
         STORE,
+        (Cells::file_bytes(claims) / CELL_BYTES as u64) as u32,
         false,
         Arc::default(),
         Default::default(),

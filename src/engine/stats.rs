@@ -66,6 +66,7 @@ impl Engine {
             segments_recycled: count(Count::Recycled),
             capacity: self.config.capacity,
             space_free: space.free().max(0) as u64,
+            claims_max: crate::claims::Cells::claims_in(self.cells.bytes()),
             cells_free: self.cells.free() as u64,
             recovery_ms: self.recovery_ms.load(Ordering::Relaxed),
             life: self.log.shared.life,

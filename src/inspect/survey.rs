@@ -150,6 +150,7 @@ fn read_claims(
             }
         };
         read.bytes = bytes;
+        read.bytes.truncate(contents.cells as usize * format::CELL_BYTES);
         read.newest_ms = read.newest_ms.max(contents.newest_ms);
         // A cell that is being written doesn't read, for a moment.
         read.torn = contents.torn.len() as u64;

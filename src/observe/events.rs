@@ -138,6 +138,16 @@ pub(crate) fn torn(torn_claims: u64) {
     event!(warn, torn_claims, "claims were torn by a loss of power before they were promised");
 }
 
+/// The claims file has more room than the options ask for, and keeps it.
+pub(crate) fn claims_kept(max_claims: u64, in_force: u64) {
+    event!(info, max_claims, in_force, "the claims file keeps its room for more claims");
+}
+
+/// The claims file could not become as large as the options want it.
+pub(crate) fn claims_not_grown(max_claims: u64, in_force: u64, why: &std::io::Error) {
+    event!(error, max_claims, in_force, %why, "no room for a larger claims file");
+}
+
 /// The wall clock was not believed.
 pub(crate) fn clock_held(now_ms: u64) {
     event!(error, now_ms, "the wall clock jumped too far ahead and is not believed");

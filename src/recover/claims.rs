@@ -18,7 +18,7 @@ use crate::{
     index::{Answer, HeldTerms, Index, Undecided},
     key::OwnedKey,
     log::file_name,
-    observe::Timings,
+    observe::{Timings, events},
     options::Sizes,
     poison::{Poison, Poisoned},
     record::Reason,
@@ -48,10 +48,12 @@ pub(crate) fn decode(bytes: &[u8], superblock: &Superblock) -> Result<format::Co
     if header.store != superblock.store {
         return Err(OpenError::Foreign { file: CLAIMS_FILE.into() });
     }
-    if header.cells as usize * format::CELL_BYTES != bytes.len() {
+    // What is behind the last cell is a growth that was not finished.
+    let Some(bytes) = bytes.get(..header.cells as usize * format::CELL_BYTES) else {
         return Err(damaged(bytes.len() as u64, "the claims file has been cut short"));
-    }
+    };
     let mut contents = format::decode_all(superblock.store, bytes);
+    contents.cells = header.cells;
     if !superblock.leaves_torn_claims() {
         contents.damaged.append(&mut contents.torn);
         contents.damaged.sort_unstable();
@@ -90,8 +92,9 @@ pub(super) fn read(
         Err(error) => return Err(io("opening")(error)),
     };
     file.expect_small_changes();
-    let bytes = read_file(&*file, CLAIMS_FILE)?;
+    let mut bytes = read_file(&*file, CLAIMS_FILE)?;
     let contents = decode(&bytes, superblock)?;
+    bytes.truncate(contents.cells as usize * format::CELL_BYTES);
     if let Some(offset) = contents.damaged.first()
         && !salvage
     {
@@ -138,7 +141,43 @@ impl ClaimsFile {
         timings: Timings,
         lane: Lane,
     ) -> Result<Cells, OpenError> {
-        Cells::new(self.file.clone(), superblock.store, shadowed, poison, timings, lane)
+        let cells = self.contents.cells;
+        Cells::new(self.file.clone(), superblock.store, cells, shadowed, poison, timings, lane)
+    }
+
+    /// Makes the file as large as the options want it, if it is smaller: after everything in it
+    /// has been written again. Says whether it has become larger. Where there is no room, or the
+    /// storage can't do it, it stays as it was, and that is told.
+    pub fn grow(
+        &mut self,
+        storage: &dyn Storage,
+        superblock: &Superblock,
+        wanted: u32,
+    ) -> io::Result<bool> {
+        let (bytes, now) = (Cells::file_bytes(wanted), self.bytes.len() as u64);
+        if bytes <= now {
+            let fits = Cells::claims_in(now);
+            if bytes < now {
+                events::claims_kept(u64::from(wanted), fits);
+            }
+            return Ok(false);
+        }
+        let file = match storage.grow(CLAIMS_FILE, bytes) {
+            Ok(file) => file,
+            Err(error) => {
+                let kinds = [io::ErrorKind::StorageFull, io::ErrorKind::Unsupported];
+                if !kinds.contains(&error.kind()) {
+                    return Err(error);
+                }
+                events::claims_not_grown(u64::from(wanted), Cells::claims_in(now), &error);
+                return Ok(false);
+            }
+        };
+        Cells::grown(&*file, superblock.store, self.contents.cells, bytes)?;
+        file.expect_small_changes();
+        self.file = file;
+        self.contents.cells = (bytes / format::CELL_BYTES as u64) as u32;
+        Ok(true)
     }
 
     /// Writes the whole file again and syncs it: what was only in the page cache, cleared cells

@@ -119,7 +119,7 @@ struct Opening<'a> {
 
 impl Opening<'_> {
     fn finish(self) -> Result<Arc<Engine>, OpenError> {
-        let Opening { options, sizes, storage, file, superblock, hasher, read } = self;
+        let Opening { options, sizes, storage, file, superblock, hasher, mut read } = self;
         let salvage = options.recovery == Recovery::Salvage;
         let newest = read.segments.iter().map(|s| s.newest_ms()).max().unwrap_or(0);
         let hinted = read.claims.time_hint(&superblock);
@@ -225,10 +225,10 @@ impl Opening<'_> {
         let mut decisions = records::index(&mut engine.index, &frames, &claimed)?;
         let claims = engine.decide_claims(&read.claims, &frames, &mut decisions)?;
         engine.damaged_places += decisions.damaged;
-        let engine = Arc::new(engine);
 
         // From here on it is written.
-        let io = |doing: &str| OpenError::io(format!("{doing} in {}", engine.storage.place()));
+        let place = engine.storage.place();
+        let io = |doing: &str| OpenError::io(format!("{doing} in {place}"));
         // The old life ends as the new one will: before anything is stored through a map, the
         // superblock says that a loss of power may tear it.
         let mut next = next;
@@ -251,8 +251,15 @@ impl Opening<'_> {
             engine.adopt_segment(segment);
         }
         read.claims.rewrite(&claims).map_err(io("writing the claims file again"))?;
+        let grown = read.claims.grow(&*engine.storage, &superblock, sizes.cells);
+        if grown.map_err(io("enlarging the claims file"))? {
+            let (poison, timings) = (engine.poison.clone(), engine.timings.clone());
+            let lane = lane(&engine.bells.claims);
+            engine.cells = read.claims.open(&superblock, shadowed, poison, timings, lane)?;
+        }
+        let engine = Arc::new(engine);
         let poisoned = |_: Poisoned| OpenError::Io {
-            doing: format!("recovering {}", engine.storage.place()),
+            doing: format!("recovering {place}"),
             source: Arc::new(std::io::Error::other(engine.poison.why().unwrap_or_default())),
         };
         outlived::opened(engine.id, &engine);

@@ -174,6 +174,23 @@ impl Storage for DiskStorage {
         Ok(self.file(file, path, size))
     }
 
+    fn grow(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
+        let path = self.path.join(name);
+        let fail = |e| named("enlarge", &path, e);
+        let file = self.open_file(name, OFlags::empty()).map_err(fail)?;
+        let size = file.metadata().map_err(fail)?.len();
+        if size < len {
+            let grown = extend(&file, size, len).and_then(|()| file.sync_all());
+            if let Err(error) = grown {
+                // What could be allocated goes back, best effort: the caller learns of the first
+                // error, and what is behind the old end means nothing.
+                let _ = file.set_len(size);
+                return Err(fail(error));
+            }
+        }
+        Ok(self.file(file, path, size.max(len)))
+    }
+
     fn remove(&self, name: &str) -> io::Result<()> {
         let allowed = if self.read_only { Err(Errno::ROFS.into()) } else { check_name(name) };
         allowed
@@ -334,11 +351,16 @@ fn named(verb: &str, path: &Path, error: io::Error) -> io::Error {
 
 /// Gives an empty file `len` zero bytes with blocks behind them.
 fn allocate(file: &File, len: u64) -> io::Result<()> {
-    if len == 0 {
+    extend(file, 0, len)
+}
+
+/// The same for a file that ends at `from`.
+fn extend(file: &File, from: u64, len: u64) -> io::Result<()> {
+    if len == from {
         return Ok(());
     }
     match reserve(file, len) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, len),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, from, len),
         answer => Ok(answer?),
     }
 }
@@ -353,9 +375,9 @@ fn reserve(_file: &File, _len: u64) -> Result<(), Errno> {
     Err(Errno::OPNOTSUPP)
 }
 
-fn write_zeros(file: &File, len: u64) -> io::Result<()> {
+fn write_zeros(file: &File, from: u64, len: u64) -> io::Result<()> {
     let zeros = vec![0; ZERO_PIECE];
-    let mut done = 0;
+    let mut done = from;
     while done < len {
         let piece = (len - done).min(ZERO_PIECE as u64);
         file.write_all_at(&zeros[..piece as usize], done)?;

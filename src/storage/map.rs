@@ -326,7 +326,13 @@ impl Region {
 
     /// Heap memory with a copy of these bytes and of their dirty bits.
     pub(super) fn duplicate(&self) -> Self {
-        let copy = Region::heap(self.len);
+        self.longer(self.len)
+    }
+
+    /// The same with zeros up to `len` bytes, which is at least its own length and, if it is not
+    /// the same, a multiple of 8 behind whole words.
+    pub(super) fn longer(&self, len: usize) -> Self {
+        let copy = Region::heap(len);
         for (to, from) in copy.words(0, self.len).iter().zip(self.words(0, self.len)) {
             let word = from.load(Ordering::Relaxed);
             // What is zero already is better not touched, see `zeros`.

@@ -48,6 +48,18 @@ pub trait Storage: Send + Sync + fmt::Debug + 'static {
     /// Opens an existing file. [`io::ErrorKind::NotFound`] if there is none.
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>>;
 
+    /// Makes an existing file `len` bytes long, if it is shorter: what is new is zero, its blocks
+    /// are really allocated, and it survives a loss of power when this returns. Returns the file,
+    /// opened anew; one that was opened before keeps its size.
+    ///
+    /// [`io::ErrorKind::StorageFull`] if there is no room, and
+    /// [`io::ErrorKind::Unsupported`], which is what this does unless it is implemented; after any
+    /// error the file is as it was, or longer by zeros.
+    fn grow(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
+        let what = format!("this storage can't make {name} grow to {len} bytes");
+        Err(io::Error::new(io::ErrorKind::Unsupported, what))
+    }
+
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
 

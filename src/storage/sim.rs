@@ -289,6 +289,27 @@ impl Storage for SimStorage {
         Ok(Arc::new(SimFile { disk: Arc::clone(&self.disk), inode, size }))
     }
 
+    fn grow(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
+        let inode = self.disk.call(|state, fate| {
+            let inode = state.find(name).ok_or_else(|| absent(name))?;
+            let size = inode.lock().len() as u64;
+            let more = len.saturating_sub(size);
+            let capacity = state.capacity.unwrap_or(u64::MAX);
+            if state.len_total().saturating_add(more) > capacity {
+                return Err(io::Error::new(io::ErrorKind::StorageFull, "the disk is full"));
+            }
+            match fate {
+                Fate::Whole => inode.lock().grow((size + more) as usize),
+                // Died when a part was there.
+                Fate::Torn => inode.lock().grow((size + more / 2) as usize),
+                Fate::Half | Fate::Failed => {}
+            }
+            Ok(inode)
+        })?;
+        let size = inode.lock().len() as u64;
+        Ok(Arc::new(SimFile { disk: Arc::clone(&self.disk), inode, size }))
+    }
+
     fn remove(&self, name: &str) -> io::Result<()> {
         self.disk.call(|state, fate| {
             if fate == Fate::Whole {

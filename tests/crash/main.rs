@@ -8,6 +8,7 @@ mod reference;
 
 mod backup_dies;
 mod checkpoints_are_never_mixed;
+mod claims_file_grows;
 mod crashes_interrupt;
 mod damaged_store;
 mod expired_stays_expired;

@@ -20,6 +20,8 @@ pub fn open(info: &Info, room: u64, durability: Durability) -> Result<Store, Fai
     let options = Options::new()
         .durability(durability)
         .max_response(max_response as usize)
+        // The claims file stays as it is.
+        .max_claims(1)
         .interrupted_retention(Duration::from_secs(3650 * 24 * 3600))
         .capacity((info.segment_bytes + room).max(64 * MIB));
     Ok(options.open(&info.place)?)

@@ -108,7 +108,7 @@ fn where_nothing_can_be_allocated_zeros_are_written() {
     let (directory, _) = fresh();
     let path = directory.path().join("x");
     let len = 2 * ZERO_PIECE as u64 + 1000;
-    write_zeros(&File::create(&path).unwrap(), len).unwrap();
+    write_zeros(&File::create(&path).unwrap(), 0, len).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().len(), len);
     assert!(std::fs::metadata(&path).unwrap().blocks() * 512 >= len);
 }

@@ -74,6 +74,12 @@ impl Inode {
         Inode { live, durable: bytes, versions: BTreeMap::new(), tears: false, unreadable: 0..0 }
     }
 
+    /// Zeros at the end, durable ones. Views that exist keep the old bytes.
+    pub(super) fn grow(&mut self, len: usize) {
+        self.live = self.live.longer(len);
+        self.durable.resize(len, 0);
+    }
+
     pub(super) fn make_unreadable(&mut self, range: Range<usize>) {
         self.unreadable = range;
     }
