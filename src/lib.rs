@@ -66,8 +66,7 @@
 //! | `testing` | `testing`: checks a service's own handlers |
 //! | `conformance` | `conformance`: checks a backend |
 //!
-//! The guides are in the directory `docs`: idempotency from the beginning, design, format,
-//! durability, operations, testing, performance.
+//! The guides, from idempotency as such to the files byte by byte, are in [`guide`].
 //!
 //! # What survives
 //!
@@ -96,6 +95,8 @@ mod engine;
 mod error;
 mod fingerprint;
 mod group_commit;
+#[cfg(doc)]
+pub mod guide;
 #[cfg(feature = "tower")]
 pub mod http;
 mod index;
@@ -146,7 +147,7 @@ pub use token::Token;
 
 pub mod spi;
 
-/// The example of the README is compiled and run.
+/// The example of the README is compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

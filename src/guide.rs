@@ -1,0 +1,32 @@
+//! The guides of the repository's directory `docs`, for reading here. Links between them lead to the
+//! files there.
+
+#[doc = include_str!("../docs/idempotency.md")]
+pub mod idempotency {}
+
+#[doc = include_str!("../docs/http.md")]
+pub mod http {}
+
+#[doc = include_str!("../docs/backends.md")]
+pub mod backends {}
+
+#[doc = include_str!("../docs/durability.md")]
+pub mod durability {}
+
+#[doc = include_str!("../docs/operations.md")]
+pub mod operations {}
+
+#[doc = include_str!("../docs/design.md")]
+pub mod design {}
+
+#[doc = include_str!("../docs/format.md")]
+pub mod format {}
+
+#[doc = include_str!("../docs/testing.md")]
+pub mod testing {}
+
+#[doc = include_str!("../docs/performance.md")]
+pub mod performance {}
+
+#[doc = include_str!("../CHANGELOG.md")]
+pub mod changelog {}
