@@ -83,7 +83,12 @@ fn a_backup_that_was_killed() {
     (0..2000).for_each(|n| claim(&store, &format!("order-{n}")).complete(&[7; 6000]).unwrap());
     store.close().unwrap();
     let mut killed = 0;
-    for (number, wait) in [0, 2, 10, 20, 40, 80, 160].into_iter().enumerate() {
+    // At several moments, and then at once until it has been killed in time.
+    let waits = [0, 2, 10, 20, 40, 80, 160].into_iter().chain(std::iter::repeat_n(0, 100));
+    for (number, wait) in waits.enumerate() {
+        if number >= 7 && killed > 0 {
+            break;
+        }
         let (copy, new) = (at(&format!("copy-{number}")), at(&format!("new-{number}")));
         let mut child = Command::new(env!("CARGO_BIN_EXE_onlyonce"))
             .args(["backup", path(&at("store")), path(&copy)])

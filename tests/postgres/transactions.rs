@@ -8,7 +8,10 @@ use onlyonce::{
     postgres::{tokio_postgres::Client, *},
     *,
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 const ORDERS: &str = "CREATE TABLE orders (request text)";
 
@@ -224,14 +227,18 @@ fn lost(lose: Lose) {
             proxy.strike(statement, lose);
             let mut completed = false;
             // A client that retries until it has an answer.
-            for attempt in 0.. {
-                assert!(attempt < 10, "no answer to {name}");
+            let (mut attempts, start) = (0, Instant::now());
+            loop {
+                // While the server has not noticed that the connection is lost, the transaction is
+                // in flight, however long that takes.
+                assert!(attempts < 10 && start.elapsed() < PATIENCE, "no answer to {name}");
                 match shop.begin(key(&name), print()).await.unwrap() {
                     Begin::Replay(record) => {
                         assert_eq!(record.response(), Some(&b"order"[..]));
                         break;
                     }
                     Begin::Execute(mut claim) => {
+                        attempts += 1;
                         assert!(!completed, "{name} executes after it was acknowledged");
                         let insert = format!("INSERT INTO orders VALUES ('{name}')");
                         let inserted = match claim.transaction().await {
