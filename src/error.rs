@@ -114,6 +114,10 @@ pub enum OpenError {
         /// One of the files found.
         file: String,
     },
+    /// The process has forked since the store was opened, which is the parent's: the answer of
+    /// [`Store::verify`](crate::Store::verify) in the child.
+    #[error("this store was opened before a fork; open one in this process")]
+    Forked,
     /// The tables of a store in a database are missing, or of an older version.
     #[error("{file} has version {found}, this library needs {known}; run migrate()")]
     NotMigrated {
@@ -156,6 +160,29 @@ pub enum OpenError {
         /// What is missing.
         what: String,
     },
+}
+
+/// This process is a child that was forked after the store was opened: the store is its
+/// parent's. Translated into each family of errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Forked;
+
+impl From<Forked> for OpenError {
+    fn from(_: Forked) -> Self {
+        OpenError::Forked
+    }
+}
+
+impl From<Forked> for BeginError {
+    fn from(_: Forked) -> Self {
+        BeginError::Forked
+    }
+}
+
+impl From<Forked> for ClaimError {
+    fn from(_: Forked) -> Self {
+        ClaimError::Forked
+    }
 }
 
 impl OpenError {
@@ -239,7 +266,8 @@ pub enum BeginError {
         /// Which, and what would do.
         what: &'static str,
     },
-    /// The process has forked since the store was opened.
+    /// The process has forked since the store was opened. It is the parent's: nothing of it was
+    /// touched.
     #[error("this store was opened before a fork; open one in this process")]
     Forked,
     /// A backend beyond this process gave no usable answer; whether it holds a claim for this
@@ -336,7 +364,8 @@ pub enum ClaimError {
         /// Its state.
         state: &'static str,
     },
-    /// The process has forked since the store was opened.
+    /// The process has forked since the store was opened. The claim is the parent's, which still
+    /// holds it; nothing of it was touched.
     #[error("this store was opened before a fork")]
     Forked,
     /// A backend beyond this process gave no usable answer.

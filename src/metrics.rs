@@ -133,7 +133,8 @@ impl Publisher {
     }
 
     fn with_labels(store: &Store, labels: Vec<Label>) -> Self {
-        store.engine().timings.watch();
+        // In a forked child there is nothing to be watched.
+        let _ = store.engine().map(|engine| engine.timings.watch());
         for (name, kind, unit, meaning) in NAMES {
             match kind {
                 Counter => describe_counter!(name, unit, meaning),
@@ -146,13 +147,17 @@ impl Publisher {
 
     /// Hands over what there is now. `false`: there is no handle of the store any more.
     ///
-    /// Takes the lock of each shard of the index in turn: some tens of microseconds in all.
+    /// Takes the lock of each shard of the index in turn: some tens of microseconds in all. In a
+    /// forked child nothing is handed over: the figures are the parent's.
     pub fn publish(&mut self) -> bool {
         let Some(store) = self.store.upgrade() else {
             return false;
         };
-        self.publish_stats(&store.stats());
-        let timings = &store.engine().timings;
+        let Ok(engine) = store.engine() else {
+            return true;
+        };
+        self.publish_stats(&engine.stats());
+        let timings = &engine.timings;
         for (timed, step) in STEPS {
             let labels = self.labelled("step", step);
             let samples = histogram!("onlyonce_step_seconds", labels);

@@ -3,9 +3,13 @@
 //! A second sync that succeeds after a failed one proves nothing (the kernel may have dropped
 //! the dirty pages), so the only way back is to open the store again, which reads what the disk
 //! really holds.
+//!
+//! A forked child is refused by each call of a store before it does anything else. Whatever writes
+//! asks once more, so that a mistake above cannot reach the parent's files.
 
 use crate::{
     observe::events,
+    storage::ForkGuard,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -33,12 +37,22 @@ impl From<Poisoned> for crate::error::ClaimError {
 pub(crate) struct Poison {
     set: AtomicBool,
     why: Mutex<Option<String>>,
+    /// For whoever must know before any lock is taken.
+    pub(crate) fork: ForkGuard,
 }
 
 impl Poison {
     /// `Err` from the first failure on.
+    #[inline]
     pub(crate) fn check(&self) -> Result<(), Poisoned> {
         if self.set.load(Ordering::Acquire) { Err(Poisoned) } else { Ok(()) }
+    }
+
+    /// [`check`](Self::check) of those who are about to write. `Err` in a forked child too, which
+    /// has its parent's files and shares its maps.
+    #[inline]
+    pub(crate) fn check_writer(&self) -> Result<(), Poisoned> {
+        if self.fork.is_forked() { Err(Poisoned) } else { self.check() }
     }
 
     /// Trips the latch; the first reason stays.

@@ -173,4 +173,7 @@ pub struct Stats {
     pub torn_claims: u64,
     /// Why the store is poisoned, if it is.
     pub poisoned: Option<String>,
+    /// This process is a child that was forked after the store was opened. The store is its
+    /// parent's, and no other field says anything.
+    pub forked: bool,
 }

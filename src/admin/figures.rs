@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 
 /// Everything that the page shows beside keys.
 pub(super) fn stats(store: &Store, config: &Config) -> Value {
-    let engine = store.engine();
+    let engine = store.same_engine();
     let stats = store.stats();
     let timings = &engine.timings;
     let times: serde_json::Map<String, Value> = STEPS
@@ -166,7 +166,7 @@ fn troubles(stats: &Stats, draining: bool) -> Vec<String> {
 /// 200 if requests can be taken, 503 if not.
 pub(super) fn health(store: &Store) -> (StatusCode, Value) {
     let stats = store.stats();
-    let engine = store.engine();
+    let engine = store.same_engine();
     let draining = engine.draining.load(Ordering::Acquire);
     let closed = engine.closed.load(Ordering::Acquire);
     let ready = stats.poisoned.is_none() && !draining && !closed;

@@ -49,7 +49,7 @@ pub(super) fn list(store: &Store, asked: &str) -> Result<Value, Refusal> {
         let cursor = query::number(asked, "cursor", 0)? as usize;
         return completed(store, &filter, &wanted, cursor, limit);
     }
-    let engine = store.engine();
+    let engine = store.same_engine();
     let mut keys: Vec<_> = (0..SHARDS)
         .flat_map(|shard| engine.undecided_of_shard(shard, &filter))
         .filter(|entry| wanted.has(entry))
@@ -71,7 +71,7 @@ fn completed(
 ) -> Result<Value, Refusal> {
     let (mut keys, mut damaged, mut shard) = (Vec::new(), 0, cursor);
     while shard < SHARDS && keys.len() < limit {
-        for entry in store.engine().entries_of_shard(shard, filter) {
+        for entry in store.same_engine().entries_of_shard(shard, filter) {
             match entry {
                 Ok(entry) if wanted.has(&entry) => keys.push(short(store, &entry, wanted)),
                 Ok(_) => {}
@@ -91,7 +91,7 @@ pub(super) fn look_up(store: &Store, asked: &str) -> Result<Value, Refusal> {
         Some(hash) => {
             let hash = u64::from_str_radix(&hash, 16)
                 .map_err(|_| Refusal::bad("a hash is up to 16 hexadecimal digits"))?;
-            store.engine().with_hash(hash).into_iter().next()
+            store.same_engine().with_hash(hash).into_iter().next()
         }
         None => {
             let scope = query::get(asked, "scope")?.unwrap_or_default();
@@ -117,9 +117,11 @@ pub(super) fn bytes_of(text: &str, what: &str) -> Result<Vec<u8>, Refusal> {
     text::bytes(text).ok_or_else(why)
 }
 
-fn unavailable(error: &BeginError) -> Refusal {
+pub(super) fn unavailable(error: &BeginError) -> Refusal {
     let status = match error {
-        BeginError::Closed | BeginError::Poisoned => StatusCode::SERVICE_UNAVAILABLE,
+        BeginError::Closed | BeginError::Poisoned | BeginError::Forked => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     Refusal::new(status, error.to_string())
@@ -185,7 +187,7 @@ fn base(store: &Store, entry: &Entry, now_ms: u64) -> Value {
         "scope": names::of_scope(entry.key.scope()),
         "key": names::of_key(entry.key.key()),
         "shown": shown(entry.key.as_ref()),
-        "hash": KeyHash(store.engine().index.hash(entry.key.as_ref())).to_string(),
+        "hash": KeyHash(store.same_engine().index.hash(entry.key.as_ref())).to_string(),
         "state": state,
         "age_ms": age(entry, now_ms).as_millis() as u64,
         "token": entry.token.get(),

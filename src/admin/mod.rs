@@ -82,13 +82,14 @@ impl Drop for Running {
 impl Admin {
     /// An admin service for `store`, which takes times from now on.
     pub fn new(store: &Store) -> Self {
-        store.engine().timings.watch();
+        // In a forked child there is nothing to be watched, and each request is refused.
+        let _ = store.engine().map(|engine| engine.timings.watch());
         Admin(Arc::new(Config {
             store: store.downgrade(),
             read_only: false,
             origins: Vec::new(),
             prefix: String::new(),
-            name: store.engine().storage.place(),
+            name: store.same_engine().storage.place(),
             running: Arc::default(),
         }))
     }
@@ -204,7 +205,7 @@ impl Config {
 
     /// An escaped byte of an answer takes five characters in JSON.
     fn largest_answer(&self) -> usize {
-        self.store.upgrade().map_or(0, |store| 5 * store.engine().config.max_response)
+        self.store.upgrade().map_or(0, |store| 5 * store.same_engine().config.max_response)
     }
 
     /// On a thread that may wait.
@@ -218,6 +219,9 @@ impl Config {
             let why = "the store is closed";
             return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why));
         };
+        if let Err(forked) = store.engine() {
+            return Err(keys::unavailable(&forked.into()));
+        }
         let ok = |value| (StatusCode::OK, value);
         match route {
             Route::Stats => Ok(ok(figures::stats(&store, self))),

@@ -293,7 +293,7 @@ impl Cells {
     /// Writes a version of a claim into free cells; `None` if there are not enough. A `first`
     /// one leaves some to takeovers and checkpoints, by which claims come to an end.
     pub fn write(&self, first: bool, entry: &Entry<'_>) -> Result<Option<Chain>, Poisoned> {
-        self.poison.check()?;
+        self.poison.check_writer()?;
         let mut fixed = [0; format::FIXED_BYTES];
         let (payload, len) = format::payload(entry, &mut fixed);
         let pieces = len.div_ceil(format::PAYLOAD_BYTES);
@@ -464,7 +464,7 @@ impl Cells {
 
 impl Commit for Cells {
     fn commit(&self) -> Result<u64, Poisoned> {
-        self.poison.check()?;
+        self.poison.check_writer()?;
         self.dirty_since.store(0, Ordering::SeqCst);
         let position = self.position();
         // What became durable with the last commit had its predecessors cleared in it; this one

@@ -447,7 +447,7 @@ impl Engine {
 
     /// A handle is gone without a decision. Never waits for the disk.
     pub fn abandon(&self, ticket: &Ticket, how: Abandon) {
-        if self.fork.is_forked() {
+        if self.check_process().is_err() {
             // The claim is the parent's, and so may be the locks.
             return;
         }

@@ -3,6 +3,7 @@
 
 use crate::{
     engine::{Attempt, Engine, Halt, Step, Wait},
+    error::Forked,
     group_commit::Place,
     observe::{Call, Started, Timed, Watch},
     poison::Poisoned,
@@ -33,7 +34,9 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.engine.leave(self.wait, &mut self.place);
+        if self.place.id.is_some() && self.engine.check_process().is_ok() {
+            self.engine.leave(self.wait, &mut self.place);
+        }
     }
 }
 
@@ -60,8 +63,12 @@ impl<T, F> Drive<T, F> {
     fn poll<E>(&mut self, caller: Caller, context: &mut Context<'_>) -> Poll<Result<T, E>>
     where
         F: FnMut(&Engine) -> Attempt<T, E>,
-        E: From<Poisoned>,
+        E: From<Poisoned> + From<Forked>,
     {
+        if caller == Caller::Task {
+            // It may have begun in the parent, and be polled in a forked child.
+            self.engine.check_process()?;
+        }
         let polled = self.step(caller, context);
         if polled.is_ready() {
             self.watch.answered(&self.engine.timings);
@@ -110,8 +117,9 @@ impl<T, F> Drive<T, F> {
     }
 }
 
-/// Runs a step on this thread, which may lead commits and prepare segments by itself.
-pub(crate) fn run<T, E: From<Poisoned>>(
+/// Runs a step on this thread, which may lead commits and prepare segments by itself. The caller
+/// knows that this process is not a forked child.
+pub(crate) fn run<T, E: From<Poisoned> + From<Forked>>(
     engine: &Arc<Engine>,
     call: Call,
     mut attempt: impl FnMut(&Engine) -> Attempt<T, E>,
@@ -135,7 +143,7 @@ pub(crate) fn run<T, E: From<Poisoned>>(
 }
 
 /// Runs a step as a future, which leaves the disk to the store's threads.
-pub(crate) fn future<T, E: From<Poisoned>>(
+pub(crate) fn future<T, E: From<Poisoned> + From<Forked>>(
     engine: &Arc<Engine>,
     call: Call,
     attempt: impl FnMut(&Engine) -> Attempt<T, E>,

@@ -69,6 +69,7 @@ impl Engine {
         &self,
         change: impl FnOnce(&mut crate::superblock::Superblock),
     ) -> Result<(), Poisoned> {
+        self.poison.check_writer()?;
         let mut held = self.superblock.lock();
         let (file, superblock) = &mut *held;
         let mut next = *superblock;
@@ -91,7 +92,7 @@ impl Engine {
             let Some(bytes) = self.next_segment_bytes() else {
                 break;
             };
-            self.poison.check()?;
+            self.poison.check_writer()?;
             match self.create_segment(bytes) {
                 Ok(slot) => {
                     self.starved.store(false, Ordering::Release);
@@ -136,7 +137,7 @@ impl Engine {
     pub fn seal_full(&self) -> Result<(), Poisoned> {
         let full = std::mem::take(&mut *self.to_seal.lock());
         for Full { slot, entries, summary } in full {
-            self.poison.check()?;
+            self.poison.check_writer()?;
             slot.seal(&entries, &summary).map_err(|e| self.poison.trip("sealing a segment", &e))?;
             events::sealed(slot.number);
             self.expires_at(slot.number, slot.drop_ms());
@@ -179,7 +180,7 @@ impl Engine {
             self.sync_claims()?;
         }
         for slot in slots {
-            self.poison.check()?;
+            self.poison.check_writer()?;
             slot.recycle().map_err(|e| self.poison.trip("recycling a segment", &e))?;
             events::recycled(slot.number);
             self.count(u64::from(slot.number), Count::Recycled);

@@ -37,7 +37,7 @@ use crate::{
     claims::Cells,
     clock::StoreTime,
     engine::tokens::Tokens,
-    error::{BeginError, ClaimError},
+    error::{BeginError, ClaimError, Forked},
     group_commit::{Commit, Place},
     index::{Index, Shard},
     key::KeyRef,
@@ -47,7 +47,7 @@ use crate::{
     options::{Durability, Options, Sizes},
     poison::{Poison, Poisoned},
     stats::{Count, Counters, Holders},
-    storage::{ForkGuard, Storage},
+    storage::Storage,
     superblock::{Superblock, SuperblockFile},
     sync::wait::{Bell, Caller, Event, Wakes},
     sync::{
@@ -173,7 +173,6 @@ pub(crate) struct Engine {
     pub told: AtomicBool,
     /// When the time was last noted durably.
     pub time_noted: AtomicU64,
-    pub fork: ForkGuard,
     pub damaged_places: u64,
     /// Claims that were never promised and that the opening has passed over.
     pub torn_claims: u64,
@@ -259,13 +258,17 @@ impl Engine {
         self.timings.alarm(count, hash, key, token, || self.now());
     }
 
-    /// Refuses a closed store, and any store after a fork.
+    /// Refuses a forked child. Asked before anything else: any lock may have been held when the
+    /// process forked and stays so here, and files and maps are the parent's.
+    #[inline]
+    pub fn check_process(&self) -> Result<(), Forked> {
+        self.poison.fork.check()
+    }
+
+    /// Refuses a closed store.
     pub fn check_open(&self) -> Result<(), BeginError> {
         if self.closed.load(Ordering::Acquire) {
             return Err(BeginError::Closed);
-        }
-        if self.fork.is_forked() {
-            return Err(BeginError::Forked);
         }
         Ok(())
     }
@@ -279,13 +282,10 @@ impl Engine {
         Ok(self.poison.check()?)
     }
 
-    /// Refuses a holder's call on a closed or poisoned store, or after a fork.
+    /// Refuses a holder's call on a closed or poisoned store.
     pub fn check_claim(&self) -> Result<(), ClaimError> {
         if self.closed.load(Ordering::Acquire) {
             return Err(ClaimError::Closed);
-        }
-        if self.fork.is_forked() {
-            return Err(ClaimError::Forked);
         }
         Ok(self.poison.check()?)
     }

@@ -27,7 +27,12 @@ pub(crate) struct Sleep {
 impl Sleep {
     pub fn new(engine: &Arc<Engine>, at_most: Duration) -> Self {
         let ms = u64::try_from(at_most.as_millis()).unwrap_or(u64::MAX);
-        Sleep { engine: engine.clone(), deadline: engine.now().saturating_add(ms), timer: None }
+        // A clock may have a lock, too.
+        let deadline = match engine.check_process() {
+            Ok(()) => engine.now().saturating_add(ms),
+            Err(_) => 0,
+        };
+        Sleep { engine: engine.clone(), deadline, timer: None }
     }
 
     pub fn is_over(&self) -> bool {
@@ -60,7 +65,7 @@ impl Sleep {
 impl Drop for Sleep {
     fn drop(&mut self) {
         if let Some(timer) = self.timer.take()
-            && !self.engine.fork.is_forked()
+            && self.engine.check_process().is_ok()
         {
             self.engine.timeouts.lock().cancel(timer);
         }
@@ -89,6 +94,10 @@ impl Future for Changed {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
         let this = &mut *self;
+        if this.engine.check_process().is_err() {
+            // Whoever looks now is told.
+            return Poll::Ready(true);
+        }
         if this.engine.watch(this.key.as_ref(), this.seen, &mut this.watch, context.waker()) {
             return Poll::Ready(true);
         }
@@ -169,7 +178,7 @@ impl Engine {
     /// Ends a registration of [`Engine::watch`].
     pub fn unwatch(&self, key: KeyRef<'_>, seen: Token, watch: &mut Watch) {
         let Some(id) = watch.id.take() else { return };
-        if self.fork.is_forked() {
+        if self.check_process().is_err() {
             return;
         }
         let hash = self.index.hash(key);

@@ -193,7 +193,7 @@ impl Head {
         let len = frame.len() as u64;
         let since = self.moved.count();
         let mut tail = self.tail.lock();
-        shared.poison.check()?;
+        shared.poison.check_writer()?;
         if !tail.open.as_ref().is_some_and(|open| open.fits(frame.len())) {
             if tail.next != Next::Coming {
                 if !roll || shared.space.pooled() == 0 {
@@ -254,6 +254,7 @@ impl Head {
     /// nobody is at it. Whether that was so; then [`Head::moved`] is to be notified, with no lock
     /// held.
     pub fn roll(&self, shared: &Shared) -> Result<bool, Poisoned> {
+        shared.poison.check_writer()?;
         let mut tail = self.tail.lock();
         if tail.next != Next::Wanted {
             return Ok(false);
@@ -352,7 +353,7 @@ impl Head {
 
     /// Moves a piece, within one segment. Whether there was something to do.
     fn drain_piece(&self, shared: &Shared, draining: &mut Draining) -> Result<bool, Poisoned> {
-        shared.poison.check()?;
+        shared.poison.check_writer()?;
         let position = self.drained();
         let piece = DRAIN_BYTES.min(self.ring.bytes() / 2);
         let written = self.ring.written_within(position, position + piece);

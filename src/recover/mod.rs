@@ -34,7 +34,7 @@ use crate::{
     options::{Options, Recovery, Sizes},
     poison::{Poison, Poisoned},
     stats::{Counters, Holders},
-    storage::{ForkGuard, Storage, StorageFile},
+    storage::{Storage, StorageFile},
     superblock::{Superblock, SuperblockFile},
     sync::wait::{Bell, Event},
     sync::{
@@ -212,7 +212,6 @@ impl Opening<'_> {
             stop: AtomicBool::new(false),
             told: AtomicBool::new(false),
             time_noted: AtomicU64::new(time.now()),
-            fork: ForkGuard::new(),
             damaged_places: read.damaged_places,
             torn_claims: read.claims.torn(),
             recovery_ms: AtomicU64::new(0),

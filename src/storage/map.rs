@@ -25,7 +25,7 @@ use std::{
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
 use super::SECTOR_BYTES;
-use crate::sync::preempt;
+use crate::{error::Forked, sync::preempt};
 
 /// Bytes of one word, the unit of every access.
 const WORD: usize = size_of::<u64>();
@@ -463,6 +463,18 @@ impl ForkGuard {
             Some(page) => page[0] == 0,
             None => std::process::id() != self.process,
         }
+    }
+
+    /// Refuses a forked child.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<(), Forked> {
+        if self.is_forked() { Err(Forked) } else { Ok(()) }
+    }
+}
+
+impl Default for ForkGuard {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -32,7 +32,7 @@ impl Store {
     /// `max_response` is too small, it is poisoned), or [`ClaimError::Damaged`] if a record of
     /// this one can't be read. This store is as it was, whatever happens.
     pub fn copy_slots(&self, to: &Store, slots: RangeInclusive<u16>) -> Result<u64, ClaimError> {
-        let (from, into) = (self.engine(), to.engine());
+        let (from, into) = (self.engine()?, to.engine()?);
         let wanted = |key: KeyRef<'_>| slots.contains(&slot_of(key));
         if from.is_any_held(wanted) {
             let state = "held by somebody, so that its slot can't be moved yet";
@@ -56,7 +56,7 @@ impl Store {
     /// this returns. [`ClaimError::NotApplicable`] as long as somebody has a claim of theirs in
     /// hand.
     pub fn delete_slots(&self, slots: RangeInclusive<u16>) -> Result<u64, ClaimError> {
-        let engine = self.engine();
+        let engine = self.engine()?;
         let wanted = |key: KeyRef<'_>| slots.contains(&slot_of(key));
         if engine.is_any_held(wanted) {
             let state = "held by somebody, so that its slot can't be deleted yet";
@@ -82,7 +82,7 @@ fn run<T>(
     store: &Store,
     step: impl FnMut(&Engine) -> crate::engine::Attempt<T, ClaimError>,
 ) -> Result<T, ClaimError> {
-    let engine = store.engine();
+    let engine = store.engine()?;
     drive::run(engine, Call::plain(&engine.timings, "move", 0), step)
 }
 
@@ -103,7 +103,7 @@ fn adopt(to: &Store, moving: &Moving) -> Result<(), ClaimError> {
             remember_for: Duration::from_millis(stray.terms.remember_ms),
         },
         lease: Duration::from_millis(stray.held.lease_ms),
-        reserve: to.engine().config.max_response as u32,
+        reserve: to.engine()?.config.max_response as u32,
         note: [taken.hash, u64::from(taken.at)],
     };
     run(to, |engine| engine.fail(&ticket, answer))
@@ -114,6 +114,7 @@ fn unread(error: crate::BeginError) -> ClaimError {
         crate::BeginError::Damaged { .. } => ClaimError::Damaged,
         crate::BeginError::Poisoned => ClaimError::Poisoned,
         crate::BeginError::Closed => ClaimError::Closed,
+        crate::BeginError::Forked => ClaimError::Forked,
         error => ClaimError::Unavailable { what: error.to_string() },
     }
 }

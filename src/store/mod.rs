@@ -19,7 +19,7 @@ use crate::{
     engine::watch::{Changed, Sleep},
     engine::workers as threads,
     engine::{Attempt, Engine, Halt},
-    error::{BeginError, ClaimError, OpenError},
+    error::{BeginError, ClaimError, Forked, OpenError},
     fingerprint::Fingerprint,
     inspect::{Inspection, Progress, Report},
     key::KeyRef,
@@ -86,24 +86,26 @@ impl std::fmt::Debug for Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
+        if self.engine.check_process().is_err() {
+            // Threads that don't exist here, descriptors and maps that the parent has too: all
+            // stay as they are until the process ends.
+            std::mem::forget(self.running.get_mut().take());
+            std::mem::forget(self.engine.clone());
+            return;
+        }
         let _ = self.close();
     }
 }
 
 impl Owner {
     fn close(&self) -> Result<Closed, ClaimError> {
+        let engine = &self.engine;
+        engine.check_process()?;
         // Held throughout, so that a second closer returns when the first has finished.
         let mut running = self.running.lock();
         let Some(Running { threads, _lock }) = running.take() else {
             return Ok(Closed::now(&self.engine));
         };
-        let engine = &self.engine;
-        if engine.fork.is_forked() {
-            // The parent's store: leave it, its threads and its files alone.
-            std::mem::forget(threads);
-            std::mem::forget(_lock);
-            return Err(ClaimError::Forked);
-        }
         engine.closed.store(true, Ordering::SeqCst);
         // Whoever was about to write has finished when its shard's lock has been free once.
         engine.leave_handles();
@@ -171,7 +173,18 @@ impl Store {
         WeakStore(Arc::downgrade(&self.0))
     }
 
-    pub(crate) fn engine(&self) -> &Arc<Engine> {
+    /// The way to the engine: every call takes it, and is refused in a forked child before it
+    /// touches anything.
+    #[inline]
+    pub(crate) fn engine(&self) -> Result<&Arc<Engine>, Forked> {
+        let engine = &self.0.engine;
+        engine.check_process()?;
+        Ok(engine)
+    }
+
+    /// For what needs no lock, and for those whom [`engine`](Self::engine) has let in.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
+    pub(crate) fn same_engine(&self) -> &Arc<Engine> {
         &self.0.engine
     }
 
@@ -197,19 +210,21 @@ impl Store {
         request: Request,
         seen: Option<Token>,
     ) -> Result<Begin, BeginError> {
-        let mut begin = self.engine().prepare(&request)?;
-        let call = Call::begin(&self.engine().timings, begin.hash);
-        let delivery = drive::run(self.engine(), call, |engine| {
-            let step = engine.begin(&mut begin, seen);
-            step.map(|step| step.map(|found| Delivery::new(&**self.engine(), found)))
+        let engine = self.engine()?;
+        let mut begin = engine.prepare(&request)?;
+        let call = Call::begin(&engine.timings, begin.hash);
+        let delivery = drive::run(engine, call, |tried| {
+            let step = tried.begin(&mut begin, seen);
+            step.map(|step| step.map(|found| Delivery::new(&**engine, found)))
         })?;
         let found = delivery.arrived();
         Ok(Begin::of(self, request, found))
     }
 
     pub(crate) fn write_blocking(&self, ticket: &Ticket, verb: Verb<'_>) -> Result<(), ClaimError> {
-        let call = call_of(self.engine(), ticket, &verb);
-        drive::run(self.engine(), call, |engine| verb_step(engine, ticket, &verb))
+        let engine = self.engine()?;
+        let call = call_of(engine, ticket, &verb);
+        drive::run(engine, call, |engine| verb_step(engine, ticket, &verb))
     }
 
     /// Waits until the attempt `seen` may have ended, or `at_most` has passed.
@@ -219,7 +234,7 @@ impl Store {
         seen: Token,
         at_most: Duration,
     ) -> bool {
-        let mut changed = pin!(Changed::new(self.engine(), request.key.clone(), seen, at_most));
+        let mut changed = pin!(Changed::new(&self.0.engine, request.key.clone(), seen, at_most));
         block(|context| changed.as_mut().poll(context))
     }
 
@@ -231,7 +246,7 @@ impl Store {
 
     /// What is known of a key. Claims nothing, changes nothing.
     pub fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, BeginError> {
-        self.engine().get(key)
+        self.engine()?.get(key)
     }
 
     /// The keys that `filter` wants. A key that exists throughout is listed exactly once; one
@@ -241,7 +256,10 @@ impl Store {
         filter: Filter,
     ) -> impl Iterator<Item = Result<Entry, BeginError>> + use<> {
         let store = self.clone();
-        (0..SHARDS).flat_map(move |shard| store.engine().entries_of_shard(shard, &filter))
+        (0..SHARDS).flat_map(move |shard| match store.engine() {
+            Ok(engine) => engine.entries_of_shard(shard, &filter),
+            Err(forked) => vec![Err(forked.into())],
+        })
     }
 
     /// An operator decides what became of a key, under a new token: whoever holds it is fenced,
@@ -266,7 +284,7 @@ impl Store {
         force: bool,
         seen: Option<Token>,
     ) -> Result<(), ClaimError> {
-        let engine = self.engine();
+        let engine = self.engine()?;
         let call = Call::plain(&engine.timings, "resolve", engine.index.hash(key));
         drive::run(engine, call, |engine| engine.resolve(key, &resolution, force, seen))?;
         if !engine.config.syncs_completions() {
@@ -277,9 +295,13 @@ impl Store {
         Ok(())
     }
 
-    /// The store's figures now.
+    /// The store's figures now. In a forked child, which cannot look, only [`Stats::forked`] says
+    /// something.
     pub fn stats(&self) -> Stats {
-        self.engine().stats()
+        match self.engine() {
+            Ok(engine) => engine.stats(),
+            Err(Forked) => Stats { forked: true, ..Stats::default() },
+        }
     }
 
     /// Reads everything that the store has on its disk, by read calls and not through its maps
@@ -307,21 +329,22 @@ impl Store {
         dst: impl AsRef<Path>,
         options: &BackupOptions,
     ) -> Result<Backup, BackupError> {
+        let engine = self.engine().map_err(ClaimError::from)?;
         let path = dst.as_ref();
         let doing = format!("opening the directory {}", path.display());
         let dst = DiskStorage::open(path).map_err(OpenError::io(doing))?;
-        self.engine().backup(&dst, options)
+        engine.backup(&dst, options)
     }
 
     /// [`backup`](Self::backup) to any storage.
     #[doc(hidden)]
     pub fn backup_on(&self, dst: &dyn Storage) -> Result<Backup, BackupError> {
-        self.engine().backup(dst, &BackupOptions::new())
+        self.engine().map_err(ClaimError::from)?.backup(dst, &BackupOptions::new())
     }
 
     /// The store's directory as an outside reader finds it.
     fn inspect(&self) -> Result<Inspection, OpenError> {
-        let engine = self.engine();
+        let engine = self.engine()?;
         let (hasher, clock) = (engine.index.hasher(), engine.time.clock().clone());
         let owner = Some(std::process::id());
         Inspection::of(engine.storage.clone(), Some(hasher), clock, owner)
@@ -329,15 +352,19 @@ impl Store {
 
     /// Makes everything durable that was written before the call.
     pub fn flush(&self) -> Result<(), ClaimError> {
-        self.engine().check_claim()?;
-        Ok(self.engine().commit_all()?)
+        let engine = self.engine()?;
+        engine.check_claim()?;
+        Ok(engine.commit_all()?)
     }
 
     /// Grants no more claims, and waits until no handle of one exists, for `at_most`; returns
     /// how many still do. Completed keys are replayed meanwhile. For an orderly shutdown, before
-    /// [`close`](Self::close): it cannot be undone. Timed by the store's clock.
+    /// [`close`](Self::close): it cannot be undone. Timed by the store's clock. In a forked child
+    /// it returns at once, with the number of handles that there were at the fork.
     pub fn drain(&self, at_most: Duration) -> u64 {
-        let engine = self.engine();
+        let Ok(engine) = self.engine() else {
+            return self.0.engine.holders.count();
+        };
         if !engine.draining.swap(true, Ordering::SeqCst) {
             // Whoever was about to be granted a claim has it, and is counted.
             engine.index.shards().for_each(drop);
@@ -377,8 +404,9 @@ impl Store {
     /// Lets a store without threads do its housekeeping.
     #[doc(hidden)]
     pub fn housekeep(&self) -> Result<(), ClaimError> {
-        self.engine().check_claim()?;
-        Ok(self.engine().housekeep()?)
+        let engine = self.engine()?;
+        engine.check_claim()?;
+        Ok(engine.housekeep()?)
     }
 }
 
@@ -425,13 +453,10 @@ impl IdempotencyStore for Store {
         self.begin_future(request, Some(seen))
     }
 
-    fn write(
-        &self,
-        ticket: &Ticket,
-        verb: Verb<'_>,
-    ) -> impl Future<Output = Result<(), ClaimError>> + Send {
-        let call = call_of(self.engine(), ticket, &verb);
-        drive::future(self.engine(), call, move |engine| verb_step(engine, ticket, &verb))
+    async fn write(&self, ticket: &Ticket, verb: Verb<'_>) -> Result<(), ClaimError> {
+        let engine = self.engine()?;
+        let call = call_of(engine, ticket, &verb);
+        drive::future(engine, call, move |engine| verb_step(engine, ticket, &verb)).await
     }
 
     fn changed(
@@ -440,15 +465,16 @@ impl IdempotencyStore for Store {
         seen: Token,
         at_most: Duration,
     ) -> impl Future<Output = bool> + Send {
-        Changed::new(self.engine(), request.key.clone(), seen, at_most)
+        Changed::new(&self.0.engine, request.key.clone(), seen, at_most)
     }
 
     fn now(&self) -> Duration {
-        Duration::from_millis(self.engine().now())
+        // A clock may have a lock, too.
+        self.engine().map_or(Duration::ZERO, |engine| Duration::from_millis(engine.now()))
     }
 
     fn abandon(&self, ticket: &Ticket, how: Abandon) {
-        self.engine().abandon(ticket, how);
+        self.0.engine.abandon(ticket, how);
     }
 }
 
@@ -458,7 +484,7 @@ impl Store {
         request: &Request,
         seen: Option<Token>,
     ) -> Result<Found, BeginError> {
-        let engine = self.engine();
+        let engine = self.engine()?;
         let mut begin = engine.prepare(request)?;
         let call = Call::begin(&engine.timings, begin.hash);
         let delivery = drive::future(engine, call, |tried| {
