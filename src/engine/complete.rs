@@ -93,7 +93,7 @@ impl Engine {
             let mut shard = self.index.shard(hash);
             self.check_claim()?;
             let Some(undecided) = shard.attempt(at as u32, ticket.token) else {
-                return self.complete_again(&shard, ticket, completion);
+                return self.complete_again(&mut shard, ticket, completion);
             };
             let promised = self.promised(undecided, frame)?;
             let appended = match self.append(hash, class, frame, &draft, now) {
@@ -236,7 +236,7 @@ impl Engine {
     /// Completed under this token before: joins, with the same bytes.
     fn complete_again(
         &self,
-        shard: &Shard,
+        shard: &mut Shard,
         ticket: &Ticket,
         completion: &Completion<'_>,
     ) -> Attempt<(), ClaimError> {
@@ -257,8 +257,9 @@ impl Engine {
         }
     }
 
-    fn decided(&self, shard: &Shard, ticket: &Ticket) -> Result<Decided, ClaimError> {
+    fn decided(&self, shard: &mut Shard, ticket: &Ticket) -> Result<Decided, ClaimError> {
         let now = self.now();
+        self.end_forgetting(shard, Some(ticket.note[0]));
         for location in shard.candidates(ticket.note[0]) {
             match self.look_locked(location, ticket.key.as_ref(), now) {
                 Look::Here(frame) if frame.header.token == ticket.token.get() => {
@@ -273,7 +274,7 @@ impl Engine {
 
     /// What a holder's call other than a completion answers when the key is not undecided under
     /// its token.
-    pub fn not_held<T>(&self, shard: &Shard, ticket: &Ticket) -> Attempt<T, ClaimError> {
+    pub fn not_held<T>(&self, shard: &mut Shard, ticket: &Ticket) -> Attempt<T, ClaimError> {
         match self.decided(shard, ticket)? {
             Decided::Ours(..) => Err(ClaimError::AlreadyCompleted.into()),
             Decided::Fenced => self.fenced(ticket),
@@ -311,7 +312,7 @@ impl Engine {
             let mut shard = self.index.shard(hash);
             self.check_claim()?;
             let Some(undecided) = shard.attempt(at as u32, ticket.token) else {
-                return self.not_held(&shard, ticket);
+                return self.not_held(&mut shard, ticket);
             };
             if let Some(kept) = &undecided.answer {
                 return match *kept.bytes == *answer {
@@ -384,7 +385,7 @@ impl Engine {
         let mut shard = self.index.shard(hash);
         self.check_claim()?;
         if shard.attempt(at as u32, ticket.token).is_none() {
-            return self.not_held(&shard, ticket);
+            return self.not_held(&mut shard, ticket);
         }
         self.undo(&mut shard, &mut wakes, at as u32, true)?;
         self.count(hash, Count::Released);

@@ -98,7 +98,8 @@ impl Engine {
     pub fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, BeginError> {
         self.check_open()?;
         let hash = self.index.hash(key);
-        let shard = self.index.shard(hash);
+        let mut shard = self.index.shard(hash);
+        self.end_forgetting(&mut shard, Some(hash));
         // The time is asked for only where there is something to judge.
         if let Some(at) = shard.find(hash, key) {
             let undecided = shard.undecided.get(at).expect("found under this lock");
@@ -174,7 +175,8 @@ impl Engine {
     /// The keys with this hash: usually one, or none.
     #[cfg(feature = "admin")]
     pub fn with_hash(&self, hash: u64) -> Vec<Entry> {
-        let shard = self.index.shard(hash);
+        let mut shard = self.index.shard(hash);
+        self.end_forgetting(&mut shard, Some(hash));
         let now = self.now();
         let undecided = shard.undecided.iter().filter(|(_, u)| u.hash == hash);
         let mut entries: Vec<_> =
@@ -200,7 +202,8 @@ impl Engine {
             return vec![Err(error)];
         }
         let (now, mut entries, locations) = {
-            let shard = self.index.shard(shard as u64);
+            let mut shard = self.index.shard(shard as u64);
+            self.end_forgetting(&mut shard, None);
             let now = self.now();
             let undecided = shard.undecided.iter();
             let undecided = undecided.filter_map(|(_, u)| self.undecided_entry(u, now));

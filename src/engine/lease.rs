@@ -15,7 +15,7 @@ impl Engine {
         let now = self.now();
         self.check_claim()?;
         let Some(undecided) = shard.attempt(at as u32, ticket.token) else {
-            return self.not_held(&shard, ticket);
+            return self.not_held(&mut shard, ticket);
         };
         undecided.held.renew(undecided.held.lease_ms, now);
         // It goes on: what it had left when it failed is not its answer any more.
@@ -35,7 +35,7 @@ impl Engine {
         let now = self.now();
         self.check_claim()?;
         let Some(undecided) = shard.attempt(at as u32, ticket.token) else {
-            return self.not_held(&shard, ticket);
+            return self.not_held(&mut shard, ticket);
         };
         let before = (undecided.checkpoint.clone(), undecided.held.clone(), undecided.version);
         undecided.checkpoint = Some(bytes.into());
@@ -62,7 +62,7 @@ impl Engine {
         let mut shard = self.index.shard(hash);
         self.check_claim()?;
         if shard.attempt(at as u32, ticket.token).is_none() {
-            return self.not_held(&shard, ticket);
+            return self.not_held(&mut shard, ticket);
         }
         Ok(Step { value: (), wait: Some(self.claims_durable()) })
     }

@@ -213,6 +213,9 @@ impl Engine {
                 records.map(|entry| (entry.hash, Location::new(*slot, entry.offset)))
             }));
         }
+        for mut shard in self.index.shards() {
+            self.end_forgetting(&mut shard, None);
+        }
     }
 
     /// One round of everything that may wait for the disk.

@@ -73,7 +73,8 @@ impl Engine {
         self.check_open()?;
         let now = self.now();
         let (mut keys, locations) = {
-            let shard = self.index.shard(shard as u64);
+            let mut shard = self.index.shard(shard as u64);
+            self.end_forgetting(&mut shard, None);
             let undecided = shard.undecided.iter().filter_map(|(_, undecided)| {
                 let Undecided { held, terms, checkpoint, answer, .. } = undecided;
                 let known = !held.expired(now, self.interrupted_ms(terms.remember_ms));

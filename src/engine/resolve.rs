@@ -7,11 +7,11 @@ use crate::{
     engine::{Attempt, CLAIMS, Engine, Halt, Step, Wait},
     error::ClaimError,
     fingerprint::Fingerprint,
-    index::Shard,
+    index::{Forgetting, Shard},
     key::KeyRef,
     limits::{HEAD_BYTES_MAX, RETENTION_MAX_MS},
     location::Location,
-    log::{Draft, Frame, Kind, class_of},
+    log::{Appended, Draft, Frame, Kind, class_of},
     observe::events,
     options::check_retention,
     record::Retention,
@@ -68,6 +68,7 @@ impl Engine {
         let mut shard = self.index.shard(hash);
         let now = self.now();
         self.check_claim()?;
+        self.end_forgetting(&mut shard, Some(hash));
         let present = self.present(&shard, hash, key, now)?;
         if let Some(seen) = seen
             && Some(seen) != self.token_of(&shard, &present)
@@ -281,7 +282,9 @@ impl Engine {
         self.forgotten(gone, wakes);
     }
 
-    /// A completed key is absent: a tombstone outlives what it kills.
+    /// A completed key is absent as soon as its tombstone is durable, for all who look, and not
+    /// before: else a crash could bring the record back beside a claim that was granted meanwhile.
+    /// A tombstone outlives what it kills. Who forgets the same record again joins.
     fn forget(
         &self,
         shard: &mut Shard,
@@ -290,7 +293,31 @@ impl Engine {
         location: Location,
         now: u64,
     ) -> Attempt<(), ClaimError> {
+        let record = (location, self.log.epoch(location.slot()));
+        if let Some(forgetting) = shard.forgetting.iter().find(|f| f.record == record) {
+            let (class, position) = self.log.position_of(forgetting.tombstone.0);
+            // Frames become durable as a whole.
+            let wait = Wait::Durable { lane: class, position: position + 1 };
+            return Ok(Step { value: (), wait: Some(wait) });
+        }
         let token = self.operator_token()?;
+        let appended = self.bury(hash, killed, token, now)?;
+        let tombstone = (appended.location, self.log.epoch(appended.location.slot()));
+        shard.forgetting.push(Forgetting { hash, record, tombstone });
+        events::resolved(hash, "forget");
+        let wait = Wait::Durable { lane: appended.class, position: appended.end };
+        Ok(Step { value: (), wait: Some(wait) })
+    }
+
+    /// Appends the tombstone of a record; the caller holds the lock of its shard. It kills what
+    /// has a lower token than its own.
+    pub fn bury(
+        &self,
+        hash: u64,
+        killed: &Frame,
+        token: Token,
+        now: u64,
+    ) -> Result<Appended, Halt<ClaimError>> {
         let expires_ms = killed.header.expires_ms;
         let draft = Draft {
             kind: Kind::Tombstone,
@@ -317,10 +344,39 @@ impl Engine {
                 }
             };
             self.log.shared.space.adjust(bytes as i64 - appended.used as i64);
-            shard.remove(hash, location);
-            events::resolved(hash, "forget");
-            let wait = Wait::Durable { lane: appended.class, position: appended.end };
-            Ok(Step { value: (), wait: Some(wait) })
+            Ok(appended)
         })
+    }
+
+    /// Takes the entries of records out of the index whose tombstones have become durable: of this
+    /// hash, or of all. Whoever looks into a shard for records does this first.
+    #[inline]
+    pub fn end_forgetting(&self, shard: &mut Shard, hash: Option<u64>) {
+        if !shard.forgetting.is_empty() {
+            self.end_forgetting_now(shard, hash);
+        }
+    }
+
+    #[cold]
+    fn end_forgetting_now(&self, shard: &mut Shard, hash: Option<u64>) {
+        let mut forgetting = std::mem::take(&mut shard.forgetting);
+        forgetting.retain(|f| {
+            if hash.is_some_and(|hash| hash != f.hash) {
+                return true;
+            }
+            let is_there =
+                |(location, epoch): (Location, _)| self.log.epoch(location.slot()) == epoch;
+            if !is_there(f.record) {
+                // It had expired, and its segment is used again.
+                return false;
+            }
+            // A segment is used again long after it was durable.
+            let durable = !is_there(f.tombstone) || self.log.is_durable(f.tombstone.0);
+            if durable {
+                shard.remove(f.hash, f.record.0);
+            }
+            !durable
+        });
+        shard.forgetting = forgetting;
     }
 }

@@ -12,7 +12,8 @@ impl Engine {
     pub fn stats(&self) -> Stats {
         let now = self.now();
         let mut stats = Stats::default();
-        for shard in self.index.shards() {
+        for mut shard in self.index.shards() {
+            self.end_forgetting(&mut shard, None);
             stats.records += shard.len() as u64;
             stats.index_bytes += shard.table_bytes() as u64;
             for (_, undecided) in shard.undecided.iter() {

@@ -2,11 +2,12 @@
 //!
 //! A key is undecided (its state is here), or has an entry (its record is in the log), or is
 //! absent. An expired record may still have an entry, beside an undecided key or a newer entry
-//! of the same key, until its segment is swept.
+//! of the same key, until its segment is swept. A record that is being forgotten keeps its entry
+//! until its tombstone is durable.
 
 use super::{
     entry::{Entry, Tag},
-    undecided::{Ended, Orphans, Slab, Undecided},
+    undecided::{Ended, Forgetting, Orphans, Slab, Undecided},
 };
 use crate::{key::KeyRef, location::Location, token::Token, wheel::TimingWheel};
 use hashbrown::HashTable;
@@ -21,6 +22,8 @@ pub(crate) struct Shard {
     names: HashTable<u32>,
     pub undecided: Slab,
     pub orphans: Orphans,
+    /// Records whose tombstones were not durable when somebody last looked: nearly always none.
+    pub forgetting: Vec<Forgetting>,
     wheel: TimingWheel<Due>,
 }
 
@@ -32,6 +35,7 @@ impl Shard {
             names: HashTable::new(),
             undecided: Slab::default(),
             orphans: Orphans::default(),
+            forgetting: Vec::new(),
             wheel: TimingWheel::new(now),
         }
     }
@@ -119,6 +123,10 @@ impl Shard {
 
     pub fn locations(&self) -> impl Iterator<Item = Location> + '_ {
         self.entries.iter().map(|entry| entry.location())
+    }
+
+    pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        self.entries.iter().copied()
     }
 
     pub fn len(&self) -> usize {

@@ -148,6 +148,19 @@ impl Slab {
     }
 }
 
+/// A place in the log, in one use of its segment: `None` is the epoch of a segment that is not
+/// there.
+pub(crate) type Place = (Location, Option<u32>);
+
+/// A record that an operator has forgotten. Its entry stays in the index, and others see it, until
+/// its tombstone is durable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Forgetting {
+    pub hash: u64,
+    pub record: Place,
+    pub tombstone: Place,
+}
+
 /// Space that is promised to handles which have been superseded but still exist.
 #[derive(Debug, Default)]
 pub(crate) struct Orphans(Vec<(Token, u64)>);

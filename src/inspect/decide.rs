@@ -22,6 +22,8 @@ pub(crate) struct Decided {
     /// Those of them that a later record or a tombstone has replaced.
     pub hidden: HashSet<Location>,
     pub undecided: Vec<Undecided>,
+    /// Live records of keys on which there is a later claim, too.
+    pub twofold: Vec<(OwnedKey, Location)>,
     /// Decisions that don't read back: nobody can tell whose they are.
     pub lost: HashSet<Location>,
 }
@@ -174,7 +176,7 @@ impl Inspection {
         let mut undecided = Vec::new();
         for found in newest.into_values() {
             let recorded = match self.recorded_token(found.key.as_ref()) {
-                Ok(recorded) => recorded.max(buried.get(&found.key).copied()),
+                Ok(recorded) => recorded,
                 Err((location, what)) => {
                     let what = format!("{what}; it may be that of an undecided claim");
                     let key = Some(Box::new(found.key));
@@ -182,14 +184,34 @@ impl Inspection {
                     continue;
                 }
             };
-            if recorded.is_some_and(|token| token >= found.token.get()) {
+            // A tombstone under the token of a claim is for what came before it.
+            if recorded.is_some_and(|token| token >= found.token.get())
+                || buried.get(&found.key).is_some_and(|token| *token > found.token.get())
+            {
                 continue;
             }
+            self.hide_outlived(&found);
             let answer = failures.remove(&found.token.get());
             undecided.push(Undecided { found, answer });
         }
         undecided.sort_by_key(|undecided| undecided.found.token);
         undecided
+    }
+
+    /// Hides the records of a key that a claim on it has outlived. One that had not even expired
+    /// when the claim was granted is a second truth, which an opening removes.
+    fn hide_outlived(&mut self, claim: &Found) {
+        let hash = self.hasher.hash(claim.key.as_ref());
+        let candidates: Vec<_> = self.candidates(hash).collect();
+        for location in candidates {
+            let Lies::Here(frame) = self.frame(location) else { continue };
+            let older = frame.key() == claim.key.as_ref()
+                && frame.header.token < claim.token.get()
+                && self.decided.hidden.insert(location);
+            if older && frame.header.expires_ms > claim.started_ms {
+                self.decided.twofold.push((claim.key.clone(), location));
+            }
+        }
     }
 
     /// The highest token of a record of this key; or what doesn't read and may be one.

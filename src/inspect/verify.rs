@@ -53,6 +53,11 @@ impl Inspection {
             problems: self.problems.clone(),
             ..Report::default()
         };
+        for (key, location) in &self.decided.twofold {
+            let key = Some(Box::new(key.clone()));
+            let what = "a record and a later claim of one key; an opening removes the record";
+            report.problems.push(Problem { key, ..Problem::at(*location, what) });
+        }
         progress(Progress { done: 0, total });
         for segment in in_use() {
             self.verify_segment(segment, &mut report);

@@ -17,7 +17,7 @@ use crate::{
     group_commit::Lane,
     index::{Answer, HeldTerms, Index, Undecided},
     key::OwnedKey,
-    log::file_name,
+    log::{Frame, file_name},
     observe::{Timings, events},
     options::Sizes,
     poison::{Poison, Poisoned},
@@ -25,6 +25,7 @@ use crate::{
     stats::Count,
     storage::{Storage, StorageFile},
     superblock::Superblock,
+    token::Token,
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -220,16 +221,25 @@ fn cells_of(kept: &[Kept]) -> impl Iterator<Item = u32> {
     kept.iter().flat_map(|kept| kept.found.chain.cells.iter().copied())
 }
 
+/// What was made of the claims.
+pub(super) struct Decided {
+    pub kept: Vec<Kept>,
+    /// Records that have a later claim on their key beside them, and the tokens of those claims.
+    pub outlived: Vec<(Frame, Token)>,
+}
+
 impl Engine {
     /// Which claims are still undecided: those whose key has neither a record nor another claim
-    /// with a token as high.
+    /// with a token as high. What they have outlived (the record of a key that was forgotten, or
+    /// had expired, before they were granted) leaves the index.
     pub(super) fn decide_claims(
         &self,
         claims: &ClaimsFile,
         frames: &Frames<'_>,
         decisions: &mut Decisions,
-    ) -> Result<Vec<Kept>, OpenError> {
+    ) -> Result<Decided, OpenError> {
         let now = self.now();
+        let mut outlived = Vec::new();
         let mut newest: HashMap<&OwnedKey, &Found> = HashMap::new();
         for found in &claims.contents.claims {
             let known = newest.entry(&found.key).or_insert(found);
@@ -240,7 +250,7 @@ impl Engine {
         let mut undecided = Vec::new();
         for found in newest.into_values() {
             let recorded = match frames.highest_token(&self.index, found.key.as_ref())? {
-                Ok(recorded) => recorded.max(decisions.buried.get(&found.key).copied()),
+                Ok(recorded) => recorded,
                 // The damaged record may be this key's completion: with the claim gone, the key
                 // answers that it is damaged.
                 Err(_) if frames.salvage => continue,
@@ -252,9 +262,14 @@ impl Engine {
                     });
                 }
             };
-            if recorded.is_some_and(|token| token >= found.token.get()) {
+            // A tombstone under the token of a claim is for what came before it.
+            let buried = decisions.buried.get(&found.key).copied();
+            if recorded.is_some_and(|token| token >= found.token.get())
+                || buried.is_some_and(|token| token > found.token.get())
+            {
                 continue;
             }
+            outlived.extend(frames.outlive(&self.index, found)?);
             undecided.push(found);
         }
         let hash = |found: &&Found| (self.index.hash(found.key.as_ref()), found.token.get());
@@ -271,7 +286,7 @@ impl Engine {
             let answer = failure.map(|(answer, _)| answer);
             Kept { found: found.clone(), interrupted, answer }
         };
-        Ok(undecided.into_iter().map(kept).collect())
+        Ok(Decided { kept: undecided.into_iter().map(kept).collect(), outlived })
     }
 
     /// Takes the undecided claims into the new life, all interrupted, and writes down since when.

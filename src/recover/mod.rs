@@ -18,6 +18,7 @@ pub(crate) mod claims;
 mod create;
 mod records;
 pub(crate) mod segments;
+mod truth;
 
 use crate::{
     broken::{self, Broken},
@@ -222,7 +223,8 @@ impl Opening<'_> {
         let frames = Frames { segments: &read.segments, salvage };
         let claimed = read.claims.hashes(&engine.index);
         let mut decisions = records::index(&mut engine.index, &frames, &claimed)?;
-        let claims = engine.decide_claims(&read.claims, &frames, &mut decisions)?;
+        let claims::Decided { kept, outlived: gone } =
+            engine.decide_claims(&read.claims, &frames, &mut decisions)?;
         engine.damaged_places += decisions.damaged;
 
         // From here on it is written.
@@ -249,7 +251,7 @@ impl Opening<'_> {
             segment.settle(superblock.life).map_err(io("writing a segment again"))?;
             engine.adopt_segment(segment);
         }
-        read.claims.rewrite(&claims).map_err(io("writing the claims file again"))?;
+        read.claims.rewrite(&kept).map_err(io("writing the claims file again"))?;
         let grown = read.claims.grow(&*engine.storage, &superblock, sizes.cells);
         if grown.map_err(io("enlarging the claims file"))? {
             let (poison, timings) = (engine.poison.clone(), engine.timings.clone());
@@ -262,9 +264,13 @@ impl Opening<'_> {
             source: Arc::new(std::io::Error::other(engine.poison.why().unwrap_or_default())),
         };
         outlived::opened(engine.id, &engine);
-        engine.adopt_claims(claims).map_err(poisoned)?;
+        engine.adopt_claims(kept).map_err(poisoned)?;
         engine.superblock.lock().0.write(&next).map_err(io("beginning a new life"))?;
         engine.keep().map_err(poisoned)?;
+        engine.bury_outlived(gone).map_err(poisoned)?;
+        if cfg!(debug_assertions) {
+            engine.assert_one_truth();
+        }
         Ok(engine)
     }
 }

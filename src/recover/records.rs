@@ -14,6 +14,7 @@ use crate::{
     location::Location,
     log::{Frame, Kind, file_name},
     sync::thread,
+    token::Token,
 };
 use smallvec::SmallVec;
 use std::{
@@ -140,6 +141,30 @@ impl Frames<'_> {
             }
         }
         Ok(Ok(highest))
+    }
+
+    /// Takes the records out of the index that a claim has outlived, and returns those of them that
+    /// had not expired by themselves when it was granted.
+    pub fn outlive(
+        &self,
+        index: &Index,
+        claim: &crate::claims::Found,
+    ) -> Result<Vec<(Frame, Token)>, OpenError> {
+        let hash = index.hash(claim.key.as_ref());
+        let mut shard = index.shard(hash);
+        let candidates: SmallVec<[_; 4]> = shard.candidates(hash).collect();
+        let mut outlived = Vec::new();
+        for location in candidates {
+            let Some(frame) = self.at(location)? else { continue };
+            if frame.key() != claim.key.as_ref() || frame.header.token >= claim.token.get() {
+                continue;
+            }
+            shard.remove(hash, location);
+            if frame.header.expires_ms > claim.started_ms {
+                outlived.push((frame, claim.token));
+            }
+        }
+        Ok(outlived)
     }
 
     fn listed(&self) -> impl Iterator<Item = (Kind, u64, Location)> + Clone {

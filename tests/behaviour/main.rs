@@ -19,6 +19,7 @@ mod dropped_claims_are_interrupted;
 mod expiry_is_decided_at_read;
 mod failures_wait_for_the_disk;
 mod first_caller_executes;
+mod forgetting_is_seen_when_durable;
 mod futures_dropped_at_every_poll;
 mod hash_collisions;
 mod holders_outlive_closings;
