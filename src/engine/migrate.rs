@@ -10,6 +10,7 @@ use crate::{
     error::{BeginError, ClaimError, Full},
     index::{HeldTerms, Undecided},
     key::{KeyRef, OwnedKey},
+    limits::TIME_MAX_MS,
     log::{Draft, Frame},
     sync::wait::Wakes,
     token::Token,
@@ -48,6 +49,11 @@ impl Moving {
             Moving::Undecided(stray) => stray.key.as_ref(),
         }
     }
+}
+
+/// A time of another store's, by this one's clock. The windows that remain are kept.
+fn shifted(time: u64, shift_ms: i64) -> u64 {
+    time.saturating_add_signed(shift_ms).min(TIME_MAX_MS)
 }
 
 impl Engine {
@@ -103,22 +109,24 @@ impl Engine {
     }
 
     /// Stores another store's record for a key that is absent here.
-    pub fn adopt_record(&self, record: &Frame) -> Attempt<(), ClaimError> {
+    pub fn adopt_record(&self, record: &Frame, shift_ms: i64) -> Attempt<(), ClaimError> {
         let (key, header) = (record.key(), &record.header);
         let hash = self.index.hash(key);
         let mut wakes = Wakes::default();
         let mut shard = self.index.shard(hash);
         let now = self.now();
         self.check_claim()?;
+        self.check_absent(&mut shard, &mut wakes, hash, key, now)?;
+        let shifted = |time: u64| shifted(time, shift_ms);
         let draft = Draft {
             kind: header.kind,
             key,
             fingerprint: header.fingerprint,
             attempt: header.attempt,
             token: self.operator_token()?,
-            time_ms: header.time_ms,
-            replay_until_ms: header.replay_until_ms,
-            expires_ms: header.expires_ms,
+            time_ms: shifted(header.time_ms),
+            replay_until_ms: shifted(header.replay_until_ms),
+            expires_ms: shifted(header.expires_ms),
             head: record.head(),
             body: record.body(),
         };
@@ -128,17 +136,28 @@ impl Engine {
     }
 
     /// Takes in another store's undecided key that is absent here. Its answer comes after it.
-    pub fn adopt_stray(&self, stray: &Stray) -> Attempt<Taken, ClaimError> {
+    pub fn adopt_stray(&self, stray: &Stray, shift_ms: i64) -> Attempt<Taken, ClaimError> {
         let hash = self.index.hash(stray.key.as_ref());
+        let mut wakes = Wakes::default();
         let mut shard = self.index.shard(hash);
         let now = self.now();
         self.check_claim()?;
+        self.check_absent(&mut shard, &mut wakes, hash, stray.key.as_ref(), now)?;
+        let phase = match stray.held.phase {
+            Phase::InFlight { lease_until } => {
+                Phase::InFlight { lease_until: shifted(lease_until, shift_ms) }
+            }
+            Phase::Interrupted { reason, at } => {
+                Phase::Interrupted { reason, at: shifted(at, shift_ms) }
+            }
+        };
+        let started_ms = shifted(stray.held.started_ms, shift_ms);
         let token = self.operator_token()?;
         let most = self.config.max_response as u32;
         let undecided = Undecided {
             hash,
             key: stray.key.clone(),
-            held: Held { token, holder_lives: false, ..stray.held.clone() },
+            held: Held { token, phase, started_ms, holder_lives: false, ..stray.held.clone() },
             terms: HeldTerms { reserve: stray.terms.reserve.min(most), ..stray.terms },
             chain: Default::default(),
             version: 1,

@@ -96,6 +96,7 @@ impl Engine {
                     let state = "absent, and an import needs the request's fingerprint";
                     return Err(ClaimError::NotApplicable { state }.into());
                 };
+                self.check_absent(&mut shard, &mut wakes, hash, key, now)?;
                 let by = ByOperator { hash, key, fingerprint, completion };
                 self.complete_by_operator(&mut shard, &mut wakes, by, None)
             }
@@ -156,6 +157,31 @@ impl Engine {
             }
         }
         Ok(Present::Absent)
+    }
+
+    /// Makes sure that a key of another store's is absent here: not even undecided for longer than
+    /// such keys are kept and not yet swept.
+    pub fn check_absent(
+        &self,
+        shard: &mut Shard,
+        wakes: &mut Wakes,
+        hash: u64,
+        key: KeyRef<'_>,
+        now: u64,
+    ) -> Result<(), Halt<ClaimError>> {
+        self.end_forgetting(shard, Some(hash));
+        if !matches!(self.present(shard, hash, key, now)?, Present::Absent) {
+            let state = "there already, in the store that it is to be copied to";
+            return Err(ClaimError::NotApplicable { state }.into());
+        }
+        if let Some(at) = shard.find(hash, key) {
+            let expired = shard.undecided.get(at).expect("found under this lock");
+            if let Some(position) = self.unsettled(expired) {
+                return Err(Halt::Wait(Wait::Durable { lane: CLAIMS, position }));
+            }
+            self.forget_undecided(shard, wakes, at);
+        }
+        Ok(())
     }
 
     /// A new token, or the wait for one.

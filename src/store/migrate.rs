@@ -14,18 +14,20 @@ use crate::{
     store::Store,
     store::sharded::slot_of,
 };
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 impl Store {
     /// Copies the keys of slots to another store; how many there were. Durable there when this
-    /// returns, whatever its [`Durability`](crate::Durability). A record keeps its times and its
-    /// bytes, an interrupted key its reason, attempts, checkpoint and answer; each gets a token
+    /// returns, whatever its [`Durability`](crate::Durability). A record keeps its bytes and
+    /// for how long it is yet known (its times are the other store's, if the two clocks differ), an
+    /// interrupted key its reason, attempts, checkpoint and answer; each gets a token
     /// that is higher than all that either store has given out. Reads the whole log.
     ///
     /// Nothing may change in the slots meanwhile ([`Phase::Still`](crate::Phase::Still), and no
     /// call under way, see [`ShardedStore::is_settled`](crate::ShardedStore::is_settled)).
     /// [`ClaimError::NotApplicable`] as long as somebody has a claim of theirs in hand, silent
-    /// or not: a holder can't follow its key into another embedded store.
+    /// or not: a holder can't follow its key into another embedded store. The same if the other
+    /// store is this one; nothing has changed then.
     ///
     /// Can be repeated: what the other store has of the slots, perhaps from a copy that was
     /// broken off, is forgotten first. Other errors are the other store's (it is full, its
@@ -33,6 +35,12 @@ impl Store {
     /// this one can't be read. This store is as it was, whatever happens.
     pub fn copy_slots(&self, to: &Store, slots: RangeInclusive<u16>) -> Result<u64, ClaimError> {
         let (from, into) = (self.engine()?, to.engine()?);
+        // Before anything is deleted.
+        from.check_open().map_err(unread)?;
+        if Arc::ptr_eq(from, into) {
+            let state = "in the store that it is to be copied to";
+            return Err(ClaimError::NotApplicable { state });
+        }
         let wanted = |key: KeyRef<'_>| slots.contains(&slot_of(key));
         if from.is_any_held(wanted) {
             let state = "held by somebody, so that its slot can't be moved yet";
@@ -41,11 +49,12 @@ impl Store {
         to.delete_slots(slots.clone())?;
         into.tokens.skip_to(from.tokens.above_all());
         into.bells.keep.ring();
+        let shift_ms = into.now() as i64 - from.now() as i64;
         let mut copied = 0;
         for shard in 0..SHARDS {
             for moving in from.moving_of_shard(shard, wanted).map_err(unread)? {
                 copied += 1;
-                adopt(to, &moving)?;
+                adopt(to, &moving, shift_ms)?;
             }
         }
         into.commit_all()?;
@@ -86,12 +95,12 @@ fn run<T>(
     drive::run(engine, Call::plain(&engine.timings, "move", 0), step)
 }
 
-fn adopt(to: &Store, moving: &Moving) -> Result<(), ClaimError> {
+fn adopt(to: &Store, moving: &Moving, shift_ms: i64) -> Result<(), ClaimError> {
     let stray = match moving {
-        Moving::Record(frame) => return run(to, |engine| engine.adopt_record(frame)),
+        Moving::Record(frame) => return run(to, |engine| engine.adopt_record(frame, shift_ms)),
         Moving::Undecided(stray) => stray,
     };
-    let taken = run(to, |engine| engine.adopt_stray(stray))?;
+    let taken = run(to, |engine| engine.adopt_stray(stray, shift_ms))?;
     let Some(answer) = &stray.answer else { return Ok(()) };
     let ticket = Ticket {
         key: stray.key.clone(),

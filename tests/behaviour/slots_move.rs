@@ -331,3 +331,86 @@ fn under_load_no_key_is_granted_twice() {
         println!("{} keys, {} refused", done.len(), witness.refused.load(Ordering::SeqCst));
     });
 }
+
+#[test]
+fn a_store_is_not_copied_onto_itself() {
+    let sim = Sim::new();
+    let store = sim.open();
+    store.finish("done", b"1");
+    drop(store.claim("lost"));
+    let other_handle = store.clone();
+    assert!(is_held(&store.copy_slots(&other_handle, ALL).unwrap_err()));
+    assert_eq!(store.answer("done"), b"1");
+    drop(store.stuck("lost"));
+    // Nor from a handle that was closed onto the store that was opened after it.
+    let old = store.clone();
+    store.close().unwrap();
+    let store = sim.open();
+    assert_eq!(old.copy_slots(&store, ALL), Err(ClaimError::Closed));
+    assert_eq!(store.answer("done"), b"1");
+}
+
+/// What remains of each window is kept, and the target's time stays as it was.
+#[test]
+fn stores_whose_clocks_are_apart_keep_what_remains() {
+    for apart in [40 * DAY, DAY] {
+        for ahead in [true, false] {
+            let early = Sim::new();
+            let mut late = Sim::new();
+            late.clock = ManualClock::at(T0 + apart.as_millis() as u64);
+            late.options = small(&late.clock);
+            let (from, mut to) = if ahead { (late, early) } else { (early, late) };
+            let (source, target) = (from.open(), to.open());
+            source.finish("done", b"1");
+            let mut failed = source.claim("failed");
+            failed.fail(b"500").unwrap();
+            drop(failed);
+            from.clock.advance(HOUR);
+            let before = target.stats().now_ms;
+            assert_eq!(source.copy_slots(&target, ALL).unwrap(), 2);
+            assert_eq!(target.stats().now_ms, before);
+            let record = replayed(target.ask("done"));
+            assert_eq!(record.expires_at() - before, (DAY - HOUR).as_millis() as u64);
+            assert_eq!(before - record.completed_at(), HOUR.as_millis() as u64);
+            assert_eq!(target.stuck("failed").answer().map(|a| &a[..]), Some(&b"500"[..]));
+            drop((target, source));
+            let target = to.power_cut_and_open();
+            assert_eq!(target.stats().now_ms, before, "no time was spread");
+            to.clock.advance(DAY - HOUR - MS);
+            assert_eq!(target.answer("done"), b"1");
+            to.clock.advance(MS);
+            target.claim("done").release().unwrap();
+        }
+    }
+}
+
+/// The target has a claim of the key that has expired and that nobody has swept.
+#[test]
+fn an_expired_claim_of_the_target_makes_room() {
+    let interrupted = |options: Options| options.interrupted_retention(HOUR);
+    for completed in [true, false] {
+        let second = Sim::with(interrupted);
+        let target = second.open();
+        let first = Sim::with(|options| options.clock(second.clock.clone()));
+        let source = first.open();
+        drop(target.claim("k"));
+        second.clock.advance(HOUR);
+        match completed {
+            true => source.finish("k", b"moved"),
+            false => drop(source.claim("k")),
+        }
+        assert_eq!(source.copy_slots(&target, ALL).unwrap(), 1);
+        assert_eq!(target.entries(Filter::ALL).count(), 1);
+        if completed {
+            assert_eq!(target.answer("k"), b"moved");
+        } else {
+            let stuck = target.stuck("k");
+            let taken = granted(stuck.take_over().unwrap());
+            assert!(target.is_in_flight("k"));
+            drop(taken);
+        }
+        assert_eq!(target.stats().interrupted, u64::from(!completed));
+        target.housekeep().unwrap();
+        assert_eq!(target.entries(Filter::ALL).count(), 1);
+    }
+}
