@@ -49,7 +49,8 @@ impl Fingerprint {
     ///
     /// A service that changes what goes into its fingerprints gives the new definition another
     /// number. [`Begin::Mismatch`](crate::Begin::Mismatch) then tells the stored scheme, so that a
-    /// retry across the deployment can be compared by the older definition.
+    /// retry across the deployment can be compared by the older definition. Other bytes make other
+    /// keys in [`Claim::derive_key`](crate::Claim::derive_key), which says what follows.
     pub fn with_scheme(self, scheme: u8) -> Self {
         Fingerprint { scheme, ..self }
     }

@@ -10,7 +10,9 @@ use std::borrow::Cow;
 ///
 /// Whoever changes the definition of a running service gives the new one another
 /// [`scheme`](Self::scheme) and names the old one with [`or_older`](Self::or_older), so that a
-/// retry that comes across the deployment is still recognised.
+/// retry that comes across the deployment is still recognised. Keys that
+/// [`Attempt::derive_key`](crate::http::Attempt::derive_key) makes change with the definition, see
+/// [`or_older`](Self::or_older).
 ///
 /// ```
 /// use onlyonce::http::Fingerprints;
@@ -97,6 +99,13 @@ impl Fingerprints {
 
     /// The definition that was used before, with its own scheme's number. May be called for
     /// several.
+    ///
+    /// A key that the store knows keeps the fingerprint it was claimed with, and so its derived
+    /// keys. But one that the store has forgotten (an interrupted key that expired, a claim that a
+    /// loss of power took where claims aren't synced, a restored backup) is claimed by the present
+    /// definition: what was sent elsewhere under
+    /// [`derive_key`](crate::Claim::derive_key) then goes under another key, and is no repetition
+    /// to whoever gets it.
     pub fn or_older(mut self, older: Fingerprints) -> Self {
         self.older.push(older);
         self
@@ -222,8 +231,23 @@ mod tests {
     /// Changing these bytes would turn every retry across an upgrade into a mismatch.
     #[test]
     fn the_bytes_are_pinned() {
-        let print = of(&Fingerprints::new(), "/orders", &[], "one");
-        let hex: String = print.as_bytes().iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, "856ef6fe4de282135e08ca3aa5f95a63");
+        let hex = |rules: &Fingerprints, headers: &[_], body| -> String {
+            let print = of(rules, "/orders?a=1", headers, body);
+            print.as_bytes().iter().map(|b| format!("{b:02x}")).collect()
+        };
+        let plain = of(&Fingerprints::new(), "/orders", &[], "one");
+        let plain: String = plain.as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(plain, "856ef6fe4de282135e08ca3aa5f95a63");
+        let json = [("content-type", "application/json"), ("if-match", "\"7\"")];
+        let body = r#"{ "b": [1.0, "\u0041\n"], "a": null }"#;
+        assert_eq!(hex(&Fingerprints::new(), &json, body), "8f0e5713699ea241a55a8388adba18ef");
+        let canonical = Fingerprints::new().canonical_json(true);
+        assert_eq!(hex(&canonical, &json, body), "e21cc1329cfff6cd20a79ae5875d0eb4");
+        assert_eq!(
+            hex(&canonical.clone().keyed([7; 32]), &json, body),
+            "c7161076802bd48391ebade1827a976f"
+        );
+        let more = canonical.query(false).headers([header::ACCEPT_LANGUAGE]);
+        assert_eq!(hex(&more, &json, body), "4c66b6047c484841a2933fc378cde569");
     }
 }

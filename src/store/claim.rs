@@ -95,7 +95,15 @@ impl<S: IdempotencyStore> Claim<S> {
 
     /// An idempotency key for a step of this operation at another service, or for a unique
     /// column: 32 hexadecimal digits, a function of scope, key, fingerprint and `step` alone, so
-    /// the same at every attempt.
+    /// the same at every attempt, in every version of this library and with every backend.
+    ///
+    /// The fingerprint is that of the first attempt, as long as the store knows the key. It counts
+    /// by its sixteen bytes, without the number of its scheme. So a service that changes how it
+    /// makes fingerprints makes other keys for the same request, where the store has forgotten that
+    /// there was a claim: an interrupted key expired, a loss of power took a claim that wasn't
+    /// durable, a backup was restored. Another service then takes the retry for a new order. Change
+    /// the definition only while no such retry can come, or let `settle` look for the effect by
+    /// something else, such as scope and key themselves.
     pub fn derive_key(&self, step: &str) -> String {
         derive_key(self.ticket(), step)
     }

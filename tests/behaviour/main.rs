@@ -9,6 +9,7 @@ mod answers_outlive_their_segment;
 mod any_backend_as_one_type;
 mod backup_and_restore;
 mod backup_is_a_cut;
+mod bytes_are_pinned;
 mod claims_reserve_their_space;
 mod clock_steps;
 mod completing_twice_joins;
