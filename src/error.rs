@@ -98,8 +98,11 @@ pub enum OpenError {
         /// The newest version known here.
         known: u32,
     },
-    /// There is no store there, and none was to be created.
-    #[error("{place} holds no store; name the directory that a store was opened in")]
+    /// There is no store there, and none was to be created: see
+    /// [`Options::create`](crate::Options::create). Nothing was, not even a directory.
+    #[error(
+        "{place} holds no store; name the directory that a store was opened in, and mount its volume"
+    )]
     NoStore {
         /// The directory.
         place: String,

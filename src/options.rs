@@ -91,6 +91,7 @@ pub enum Recovery {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Options {
+    pub(crate) create: bool,
     pub(crate) durability: Durability,
     pub(crate) recovery: Recovery,
     pub(crate) lease: Duration,
@@ -113,6 +114,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
+            create: true,
             durability: Durability::default(),
             recovery: Recovery::default(),
             lease: Duration::from_secs(60),
@@ -138,6 +140,28 @@ impl Options {
     /// The defaults named at each method.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Whether a store that isn't there is created. Default: yes.
+    ///
+    /// If not, a directory that is missing, is empty or holds no store is refused with
+    /// [`OpenError::NoStore`], and nothing is created, not even the directory. For every start of a
+    /// service but its first: a volume that isn't mounted, or a path with a slip of the pen, is
+    /// else a new store, which knows no key, so that every retry executes again.
+    /// [`Stats::created`](crate::Stats::created) says what an opening did.
+    ///
+    /// ```no_run
+    /// use onlyonce::{OpenError, Options};
+    /// # let first_start = false;
+    /// let store = match Options::new().create(first_start).open("./idempotency") {
+    ///     Err(OpenError::NoStore { place }) => panic!("{place} is empty: is its volume mounted?"),
+    ///     opened => opened?,
+    /// };
+    /// # Ok::<(), OpenError>(())
+    /// ```
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
     }
 
     /// What survives which crash. Default: [`Durability::Synced`].

@@ -162,6 +162,9 @@ pub struct Stats {
     pub recovery_ms: u64,
     /// How often this store has been opened.
     pub life: u32,
+    /// This opening is the store's first: it knows no key from before. Not what a service expects
+    /// at any start but its first one; see [`Options::create`](crate::Options::create).
+    pub created: bool,
     /// The store's time, in milliseconds since 1970.
     pub now_ms: u64,
     /// At open the wall clock was further ahead than the options allow, and was not believed.

@@ -210,6 +210,17 @@ fn a_poisoned_store_is_told_once() {
 }
 
 #[test]
+fn a_store_that_is_created_is_told() {
+    let sim = Sim::new();
+    let (store, told) = Told::of(|| sim.open());
+    told.has(Level::WARN, "store created");
+    store.close().unwrap();
+    let (_, told) = Told::of(|| sim.open());
+    told.has(Level::INFO, "store opened");
+    assert!(!told.says("store created"));
+}
+
+#[test]
 fn a_clock_that_is_not_believed_is_told() {
     let sim = Sim::new();
     sim.open().finish("k", b"kept");

@@ -200,7 +200,7 @@ def place(proxy, name, send, count):
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.argv[1], "serve", "--listen", "127.0.0.1:0", "--dir", folder]
+        command = [sys.argv[1], "serve", "--listen", "127.0.0.1:0", "--dir", folder, "--create"]
         service = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             check(service)

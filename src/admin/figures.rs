@@ -121,6 +121,7 @@ fn sizes(stats: &Stats) -> Value {
         "cells_free": stats.cells_free,
         "index_bytes": stats.index_bytes,
         "life": stats.life,
+        "created": stats.created,
         "recovery_ms": stats.recovery_ms,
         "damaged_places": stats.damaged_places,
         "clock_held": stats.clock_held,

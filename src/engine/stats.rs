@@ -71,6 +71,7 @@ impl Engine {
             cells_free: self.cells.free() as u64,
             recovery_ms: self.recovery_ms.load(Ordering::Relaxed),
             life: self.log.shared.life,
+            created: self.log.shared.life == 1,
             now_ms: now,
             clock_held: self.time.held,
             damaged_places: self.damaged_places,

@@ -129,6 +129,8 @@ pub struct Info {
     pub store: u64,
     /// How often it has been opened.
     pub life: u32,
+    /// The opening that it has now, or had last, created it.
+    pub created: bool,
     /// The process that has it open, as far as the operating system tells.
     pub owner: Option<u32>,
     /// How it was opened the last time; `None` if the superblock doesn't say.
@@ -241,6 +243,7 @@ impl Inspection {
             format: FORMAT_VERSION,
             store: self.superblock.store,
             life: self.superblock.life,
+            created: self.superblock.life <= 1,
             owner: self.owner,
             durability: Durability::from_code(self.superblock.durability),
             token_limit: self.superblock.token_limit,

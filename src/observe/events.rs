@@ -128,6 +128,11 @@ pub(crate) fn opened(place: &str, found: &Opened) {
     event!(info, place, life, records, interrupted, segments, took_ms, "store opened");
 }
 
+/// An opening made the store.
+pub(crate) fn store_created(place: &str) {
+    event!(warn, place, "store created: no key from before is known");
+}
+
 /// An opening passed over damage.
 pub(crate) fn salvaged(damaged_places: u64) {
     event!(error, damaged_places, "opened past damage: keys may have been lost");

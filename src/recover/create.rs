@@ -10,6 +10,21 @@ use crate::{
 };
 use std::{io, sync::Arc};
 
+/// Says that there is no store here; [`OpenError::NotAStore`] if there is a part of one.
+pub(super) fn check_absent(storage: &dyn Storage) -> Result<(), OpenError> {
+    let place = storage.place();
+    let names = storage.list().map_err(OpenError::io(format!("listing {place}")))?;
+    let blank_superblock = names.iter().any(|name| name == crate::superblock::FILE);
+    let theirs = |name: &String| match blank_superblock {
+        true => name.starts_with("segment-"),
+        false => is_store_file(name),
+    };
+    match names.into_iter().find(theirs) {
+        Some(file) => Err(OpenError::NotAStore { place, file }),
+        None => Ok(()),
+    }
+}
+
 /// Creates an empty store. The superblock's file comes first and its content last: a directory
 /// with a blank superblock and no segment is one whose creation was interrupted, and is begun
 /// anew.
@@ -17,16 +32,8 @@ pub(super) fn create(
     storage: &dyn Storage,
     sizes: &Sizes,
 ) -> Result<(SuperblockFile, Superblock), OpenError> {
+    check_absent(storage)?;
     let place = storage.place();
-    let names = storage.list().map_err(OpenError::io(format!("listing {place}")))?;
-    let blank_superblock = names.iter().any(|name| name == crate::superblock::FILE);
-    let theirs = |name: &&String| match blank_superblock {
-        true => name.starts_with("segment-"),
-        false => is_store_file(name),
-    };
-    if let Some(file) = names.iter().find(theirs) {
-        return Err(OpenError::NotAStore { place, file: file.clone() });
-    }
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::StorageFull => OpenError::NoSpace {
             place: place.clone(),

@@ -68,7 +68,11 @@ pub(crate) fn open(
     })?;
     let (file, superblock) = match SuperblockFile::open(&*storage)? {
         Some(found) => found,
-        None => create::create(&*storage, &sizes)?,
+        None if options.create => create::create(&*storage, &sizes)?,
+        None => {
+            create::check_absent(&*storage)?;
+            return Err(OpenError::NoStore { place: storage.place() });
+        }
     };
     let salvage = options.recovery == Recovery::Salvage;
     let hasher = KeyHasher::new(superblock.hash_seed, options.hash_bits);
@@ -290,6 +294,9 @@ impl Engine {
                 took_ms,
             },
         );
+        if stats.created {
+            events::store_created(&self.storage.place());
+        }
         if stats.damaged_places > 0 {
             events::salvaged(stats.damaged_places);
         }

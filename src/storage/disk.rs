@@ -69,6 +69,15 @@ impl DiskStorage {
         Self::at(path.as_ref(), false)
     }
 
+    /// Opens the directory at `path`, which must exist. Nothing is created.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] if it doesn't exist, [`io::ErrorKind::NotADirectory`] if there
+    /// is something else, and whatever the operating system says.
+    pub fn open_existing(path: impl AsRef<Path>) -> io::Result<Self> {
+        Self::at(path.as_ref(), false)
+    }
+
     /// Opens the directory at `path` for looking only: nothing is created, files are opened for
     /// reading, and whatever would change something is refused by the operating system.
     ///

@@ -38,6 +38,7 @@ use crate::{
 };
 use std::{
     future::Future,
+    io,
     path::Path,
     pin::pin,
     sync::{Arc, Weak, atomic::Ordering},
@@ -137,17 +138,24 @@ impl Closed {
 }
 
 impl Options {
-    /// Opens (or creates) the store in directory `path`.
+    /// Opens (or, unless [`create`](Self::create) says otherwise, creates) the store in directory
+    /// `path`.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store, OpenError> {
         let path = path.as_ref();
         // Refused options leave no directory behind.
         self.check()?;
-        let storage = DiskStorage::open(path)
-            .map_err(OpenError::io(format!("opening the directory {}", path.display())))?;
+        let io = OpenError::io(format!("opening the directory {}", path.display()));
+        let storage = match self.create {
+            true => DiskStorage::open(path).map_err(io)?,
+            false => DiskStorage::open_existing(path).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => OpenError::NoStore { place: path.display().to_string() },
+                _ => io(error),
+            })?,
+        };
         self.open_on(Arc::new(storage))
     }
 
-    /// Opens (or creates) the store in `storage`.
+    /// Opens (or, unless [`create`](Self::create) says otherwise, creates) the store in `storage`.
     pub fn open_on(&self, storage: Arc<dyn Storage>) -> Result<Store, OpenError> {
         let (engine, _lock) = recover::open(self, storage)?;
         let threads = match self.background {

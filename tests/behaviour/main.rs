@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod a_store_must_be_there;
 mod an_idle_store_forgets;
 mod answers_outlive_their_segment;
 mod any_backend_as_one_type;

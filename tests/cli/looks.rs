@@ -28,6 +28,7 @@ fn info_of_a_closed_and_of_an_open_store() {
         (&info["records"], &info["format"], &info["life"]),
         (&10.into(), &1.into(), &1.into())
     );
+    assert_eq!(info["created"], true);
     assert_eq!(info["durability"], "synced");
     assert_eq!(info["problems"], serde_json::json!([]));
     assert!(info["oldest_ms"].as_u64().unwrap() <= info["newest_ms"].as_u64().unwrap());
@@ -35,6 +36,7 @@ fn info_of_a_closed_and_of_an_open_store() {
     for what in ["0 in flight, 2 interrupted, 10 completed", "MiB", "UTC", "none seen"] {
         assert!(text.contains(what), "{what}: {text}");
     }
+    assert!(text.contains("by its only opening"), "{text}");
     assert!(!text.contains('\u{1b}'), "colours without a terminal");
     let coloured = run(&["info", path(dir.path()), "--color", "always"]).ok();
     assert!(coloured.contains('\u{1b}'));

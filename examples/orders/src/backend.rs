@@ -22,6 +22,11 @@ pub struct Choice {
     /// With the embedded store: when its writes are on the disk.
     #[arg(long, value_enum, default_value_t)]
     pub durability: Level,
+    /// With the embedded store: create its directory, which must else be there. For the first start
+    /// only: at any other a store that isn't there is a volume that isn't mounted, and a new one
+    /// would let every retry order again.
+    #[arg(long)]
+    pub create: bool,
     /// With PostgreSQL: the connection string, with all hosts of the cluster.
     #[arg(long, env = "ORDERS_DSN")]
     pub dsn: Option<String>,
@@ -78,16 +83,15 @@ impl Choice {
     pub async fn open(&self, dir: &Path) -> anyhow::Result<Backend> {
         match self.backend {
             Kind::Embedded => {
-                std::fs::create_dir_all(dir)
-                    .with_context(|| format!("creating {}", dir.display()))?;
-                let orders = self.orders(dir).await?;
                 let store = Options::new()
+                    .create(self.create)
                     .durability(self.durability.durability())
                     // The orders database can always tell what became of an attempt, so any
                     // number may fail.
                     .max_attempts(u32::MAX)
                     .open(dir.join("keys"))
-                    .context("opening the idempotency store")?;
+                    .context("opening the idempotency store (--create makes a new one)")?;
+                let orders = self.orders(dir).await?;
                 Ok(Backend::Embedded { store, orders })
             }
             Kind::Postgres => {

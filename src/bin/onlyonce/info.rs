@@ -42,6 +42,9 @@ fn as_text(info: &Info, out: &mut Out) -> Result<(), Failure> {
         "identity",
         format_args!("{:016x}, opened {}", info.store, many(info.life.into(), "time")),
     )?;
+    if info.created {
+        out.row("created", "by its only opening: no key from before that is known")?;
+    }
     out.row("durability", durability(info))?;
     let stuck = if info.interrupted > 0 { WARN } else { GOOD };
     out.row(
@@ -99,6 +102,7 @@ fn as_json(info: &Info, out: &mut Out) -> Result<(), Failure> {
         "format": info.format,
         "identity": format!("{:016x}", info.store),
         "life": info.life,
+        "created": info.created,
         "durability": match info.durability {
             Some(Durability::Synced) => "synced",
             Some(Durability::SyncedCompletions) => "synced_completions",

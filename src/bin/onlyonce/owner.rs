@@ -18,6 +18,7 @@ pub fn open(info: &Info, room: u64, durability: Durability) -> Result<Store, Fai
     };
     let max_response = (smallest / 4).saturating_sub(2048).clamp(4096, 15 * MIB);
     let options = Options::new()
+        .create(false)
         .durability(durability)
         .max_response(max_response as usize)
         // The claims file stays as it is.

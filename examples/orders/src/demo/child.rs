@@ -30,7 +30,8 @@ pub struct Server {
 impl Server {
     /// Starts a server at a free port, and waits until it answers.
     pub async fn start(dir: &Path, choice: &Choice) -> anyhow::Result<Self> {
-        Self::start_at("127.0.0.1:0", dir, choice).await
+        let choice = Choice { create: true, ..choice.clone() };
+        Self::start_at("127.0.0.1:0", dir, &choice).await
     }
 
     async fn start_at(listen: &str, dir: &Path, choice: &Choice) -> anyhow::Result<Self> {
@@ -43,6 +44,9 @@ impl Server {
             command.env("ORDERS_DSN", dsn);
         }
         command.args(["serve", "--listen", listen, "--dir"]).arg(dir);
+        if choice.create {
+            command.arg("--create");
+        }
         if choice.single_server {
             command.arg("--single-server");
         }
@@ -60,7 +64,7 @@ impl Server {
             timeout(PATIENCE, greeting(output)).await.context("the server doesn't start")??;
         let client = Client::new(&address);
         timeout(PATIENCE, client.answers()).await.context("the server doesn't answer")??;
-        let (dir, choice) = (dir.to_owned(), choice.clone());
+        let (dir, choice) = (dir.to_owned(), Choice { create: false, ..choice.clone() });
         Ok(Server { child, address, dir, choice, interrupted })
     }
 

@@ -27,6 +27,7 @@ impl Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_orders"))
             .args(["serve", "--listen", "127.0.0.1:0", "--dir"])
             .arg(dir)
+            .args((!dir.join("keys").exists()).then_some("--create"))
             .env_remove("ORDERS_ADMIN_TOKEN")
             .envs(env.iter().copied())
             .stdout(Stdio::piped())
