@@ -196,9 +196,9 @@ impl PostgresOptions {
     }
 
     /// Answers that were read (replays above all) wait until a quorum of standbys has everything
-    /// that was seen. Without it a commit whose wait for the standbys was cancelled on the server
-    /// (by an administrator, by a restart) can be seen, answered from, and then be lost with the
-    /// primary. Costs a commit for each answer. Default: false.
+    /// that was seen. Without it a commit whose wait for the standbys was ended on the server (by an
+    /// administrator, by a restart, by the death of the server's first process) can be seen,
+    /// answered from, and then be lost with the primary. Costs a commit for each answer. Default: false.
     pub fn strict_read(mut self, strict: bool) -> Self {
         self.strict_read = strict;
         self

@@ -1,4 +1,5 @@
-//! Failovers that somebody else manages: the primary of a Patroni cluster dies under load.
+//! Failovers that somebody else manages: the primary of a Patroni cluster dies under load. The stores
+//! read strictly, for the reason that `quorum` gives.
 
 use crate::servers::{load::*, patroni::Managed, *};
 use onlyonce::postgres::{PostgresOptions, Replication};
@@ -12,6 +13,7 @@ fn the_primary_is_killed_under_load() {
         let primary = cluster.ready().await;
         let options = PostgresOptions::new(cluster.dsn(), Replication::Replicated);
         let options = options.sweep_every(None).max_response(4096).lease(LEASE).connections(8);
+        let options = options.strict_read(true);
         options.migrate().await.unwrap();
         let stores = [options.connect().await.unwrap(), options.connect().await.unwrap()];
         let load = Load::start(&stores, 16);

@@ -1,5 +1,9 @@
 //! Three servers with synchronous replication to a quorum: the primary dies under load, and a
 //! standby takes its place; standbys freeze, and what is answered meanwhile is what they have.
+//!
+//! Where a primary is killed the stores read strictly. When its first process dies, those whose commit
+//! waits for the standbys stop waiting, and for a moment others that have not noticed yet see such a
+//! commit, which may be lost.
 
 use crate::servers::{cluster::Cluster, load::*, *};
 use onlyonce::{postgres::*, *};
@@ -11,7 +15,7 @@ fn the_primary_is_killed_under_load() {
     block_on(async {
         let Some(bin) = programs() else { return };
         let mut cluster = Cluster::start(bin).await;
-        let options = cluster.options("postgres").lease(LEASE).connections(8);
+        let options = cluster.options("postgres").lease(LEASE).connections(8).strict_read(true);
         options.migrate().await.unwrap();
         let stores = [options.connect().await.unwrap(), options.connect().await.unwrap()];
         let load = Load::start(&stores, 24);
@@ -43,7 +47,7 @@ async fn the_last_words_are_unheard(replication: Replication) -> Option<Vec<Stri
     let options = options.sweep_every(None).max_response(4096).lease(LEASE).connections(8);
     let options = options.lock_timeout(Duration::from_millis(100));
     let options = options.statement_limit(Duration::from_secs(1));
-    let options = options.deadline(Duration::from_secs(3));
+    let options = options.deadline(Duration::from_secs(3)).strict_read(is_replicated);
     options.migrate().await.unwrap();
     let stores = [options.connect().await.unwrap(), options.connect().await.unwrap()];
     let load = Load::start(&stores, 16);
