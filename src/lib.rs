@@ -133,6 +133,7 @@ pub use engine::resolve::Resolution;
 pub use error::{BeginError, ClaimError, Full, KeyError, KeyState, OpenError, Retry};
 pub use fingerprint::Fingerprint;
 pub use key::{KeyRef, OwnedKey, Scope};
+pub use limits::RESPONSE_BYTES_MAX;
 pub use options::{Durability, Options, Recovery};
 pub use record::{Reason, Record, Retention};
 pub use spi::{Completion, IdempotencyStore, Terms};

@@ -8,8 +8,14 @@ pub const SCOPE_BYTES_MAX: usize = 255;
 pub const HEAD_BYTES_MAX: usize = 4096;
 /// Longest checkpoint in bytes.
 pub const CHECKPOINT_BYTES_MAX: usize = 4096;
-/// Largest response that `Options::max_response` accepts, in bytes.
-pub const RESPONSE_BYTES_MAX: usize = 16 << 20;
+/// Largest response that `Options::max_response` accepts, in bytes: four of the largest records, with
+/// the longest scope and key, fit a segment of 64 MiB. A little less than 16 MiB.
+pub const RESPONSE_BYTES_MAX: usize = {
+    // Of the segment: header and trailer, with something over. Of each: a frame's fixed part (88) and
+    // its entry in the footer (16). `options` checks it against the sizes themselves.
+    let segment = SEGMENT_BYTES_MAX as usize - 8192;
+    segment / 4 - 88 - 16 - SCOPE_BYTES_MAX - KEY_BYTES_MAX
+};
 /// Tokens stay below this: they fit the integers of JSON and of a signed 64-bit column.
 pub const TOKEN_MAX: u64 = 1 << 53;
 /// Longest retention: ten years.
@@ -19,8 +25,14 @@ pub const LEASE_MAX_MS: u64 = 30 * 24 * 3_600_000;
 
 /// The latest time: what a hint has bits for, some nine thousand years from now.
 pub(crate) const TIME_MAX_MS: u64 = (1 << 48) - 1;
-/// The last position in a class and life: ditto.
-pub(crate) const POSITION_MAX: u64 = (1 << 48) - 1;
+/// Positions stay below this: far enough from the end of 64 bits that no sum of a position and the
+/// size of a segment or a ring wraps. At ten gigabytes a second a class comes there in 14 years.
+pub(crate) const POSITION_MAX: u64 = 1 << 62;
+/// The highest base of a segment: all of its bytes have positions.
+pub(crate) const BASE_MAX: u64 = POSITION_MAX - SEGMENT_BYTES_MAX;
+/// A segment of a higher base is not taken into use again by a later life: the positions of its class
+/// begin from the start then.
+pub(crate) const RESUMED_BASE_MAX: u64 = POSITION_MAX / 2;
 
 pub(crate) const MIB: u64 = 1 << 20;
 /// Largest segment: its offsets in units of eight bytes fit `index::Location`.
@@ -37,7 +49,6 @@ pub(crate) const CLASSES: usize = 34;
 pub(crate) const SHARDS: usize = if cfg!(onlyonce_shuttle) { 4 } else { 1024 };
 
 const _: () = assert!(SHARDS.is_power_of_two());
-// A segment holds at least four of the largest frames (16 MiB responses need 64 MiB and a
-// little, so the largest allowed response is bounded again when the options are checked).
+// A segment holds at least four of the largest frames.
 const _: () = assert!(SEGMENT_BYTES_MAX >= 4 * MIB);
 const _: () = assert!(HEAD_BYTES_MAX <= u16::MAX as usize);

@@ -209,9 +209,9 @@ impl Options {
         self
     }
 
-    /// Largest response in bytes, head included. Default: 256 KiB; at most a little less than
-    /// 16 MiB (four of the largest records fit a segment of 64 MiB) and a quarter of the ring that
-    /// the store was made with. Each claim reserves this much unless its `Terms::reserve` says
+    /// Largest response in bytes, head included. Default: 256 KiB; at most [`RESPONSE_BYTES_MAX`], a
+    /// little less than 16 MiB (four of the largest records fit a segment of 64 MiB), and a quarter of
+    /// the ring that the store was made with. Each claim reserves this much unless its `Terms::reserve` says
     /// otherwise.
     pub fn max_response(mut self, bytes: usize) -> Self {
         self.max_response = bytes;
@@ -320,21 +320,22 @@ impl Options {
             ));
         }
         if self.max_response > RESPONSE_BYTES_MAX {
-            return Err(OpenError::options("max_response must be at most 16 MiB"));
+            return Err(OpenError::options(format!(
+                "max_response must be at most {RESPONSE_BYTES_MAX} bytes (RESPONSE_BYTES_MAX), a \
+                 little less than 16 MiB",
+            )));
         }
         self.sizes()
     }
 
     fn sizes(&self) -> Result<Sizes, OpenError> {
         let frame_max = largest_frame(self.max_response.max(HEAD_BYTES_MAX)) as u64;
-        // Four of the largest frames, with room for header and footer.
-        let four = (4 * frame_max + 8192).next_multiple_of(64 << 10);
+        let four = four_frames(frame_max);
         let wanted = self.segment_bytes.max(four);
         if wanted > SEGMENT_BYTES_MAX {
-            return Err(OpenError::options(
-                "segments have at most 64 MiB and hold four of the largest responses: \
-                 choose a smaller segment_bytes or max_response",
-            ));
+            return Err(OpenError::options(format!(
+                "segment_bytes must be at most {SEGMENT_BYTES_MAX}, which is 64 MiB",
+            )));
         }
         let segment_max = wanted.next_multiple_of(4096);
         let segment_min = four.max(MIB).min(segment_max);
@@ -352,6 +353,16 @@ impl Options {
         Ok(Sizes { frame_max, segment_min, segment_max, ring, cells: self.max_claims })
     }
 }
+
+/// Four of the largest frames, with room for header and footer.
+const fn four_frames(frame_max: u64) -> u64 {
+    (4 * frame_max + 8192).next_multiple_of(64 << 10)
+}
+
+// The largest response that is accepted is the largest that fits.
+const _: () = assert!(four_frames(largest_frame(RESPONSE_BYTES_MAX) as u64) <= SEGMENT_BYTES_MAX);
+const _: () =
+    assert!(four_frames(largest_frame(RESPONSE_BYTES_MAX + 1) as u64) > SEGMENT_BYTES_MAX);
 
 /// Sizes that follow from the options.
 #[derive(Clone, Copy, Debug)]

@@ -19,7 +19,7 @@ use crate::{
 use std::{io, sync::Arc};
 
 pub(crate) const FILE: &str = "superblock";
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"onlyonce";
 const COPY_BYTES: usize = 88;
 const COPY_AT: [u64; 2] = [0, 4096];

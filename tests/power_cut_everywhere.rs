@@ -32,7 +32,14 @@ fn program(seed: u64) -> (Setting, Vec<Op>) {
         tight: rng.one_in(4),
     };
     let count = 4 + rng.below(14);
-    let ops = (0..count).map(|_| op(&mut rng)).collect();
+    let mut ops: Vec<Op> = (0..count).map(|_| op(&mut rng)).collect();
+    if rng.one_in(3) {
+        // Short lives: each goes on filling what the one before has left.
+        let lives = 1 + rng.below(3);
+        for _ in 0..lives {
+            ops.insert(rng.below(ops.len()), Op::Reopen { back: false });
+        }
+    }
     (setting, ops)
 }
 
@@ -191,7 +198,15 @@ fn a_crash_at_any_call_loses_nothing_acknowledged() {
                 let disk = if power { world.disk.power_cut() } else { world.disk.kill() };
                 let mut after = world.again(disk.clone());
                 recover(&mut after, disk, power, &mut rng);
+                // A life that goes on where the one before ended, and ends like it.
+                for op in &ops[..rng.below(ops.len())] {
+                    after.apply(*op).expect("nothing strikes here");
+                }
                 // What was found there is there to stay.
+                let power = rng.one_in(2);
+                let next = if power { after.disk.power_cut() } else { after.disk.kill() };
+                after.leave();
+                recover(&mut after, next, power, &mut rng);
                 let next = after.disk.power_cut();
                 after.leave();
                 after.adopt(next, true);

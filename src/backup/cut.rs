@@ -61,7 +61,7 @@ impl Engine {
         let mut segments = Vec::new();
         for (slot, until) in slots {
             let number = slot.number;
-            let read = read_until(slot, until, superblock.life, self.index.hasher())?;
+            let read = read_until(slot, until, self.index.hasher())?;
             let offset = 0;
             segments.push(read.ok_or_else(|| {
                 let what = "a segment does not read back";

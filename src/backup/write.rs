@@ -169,16 +169,17 @@ impl<'a> Writer<'a> {
         let whole = !segment.is_open() && entries.len() == segment.entries().len();
         if whole && self.share && share_blocks(&*segment.slot.file, &**file) {
             self.done.shared_bytes += bytes;
-            return file.sync();
+        } else {
+            for (number, piece) in image.bytes.chunks(PIECE).enumerate() {
+                file.write_at((number * PIECE) as u64, piece)?;
+            }
+            self.done.copied_bytes += image.bytes.len() as u64;
         }
-        for (number, piece) in image.bytes.chunks(PIECE).enumerate() {
-            file.write_at((number * PIECE) as u64, piece)?;
-        }
-        let header = segment.header().encode();
-        file.write_at(0, &header)?;
+        // Of shared blocks too: a later life may be filling the original further by now.
+        file.write_at(0, &segment.header().encode())?;
         let footer = segment.footer_of(entries, summary);
         file.write_at(bytes - footer.len() as u64, &footer)?;
-        self.done.copied_bytes += (image.bytes.len() + footer.len()) as u64;
+        self.done.copied_bytes += footer.len() as u64;
         file.sync()
     }
 }

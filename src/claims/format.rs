@@ -5,7 +5,9 @@ use crate::{
     crc::seed_of,
     fingerprint::Fingerprint,
     key::KeyRef,
-    limits::{CHECKPOINT_BYTES_MAX, CLASSES, LEASE_MAX_MS, RETENTION_MAX_MS, TIME_MAX_MS},
+    limits::{
+        CHECKPOINT_BYTES_MAX, CLASSES, LEASE_MAX_MS, POSITION_MAX, RETENTION_MAX_MS, TIME_MAX_MS,
+    },
     record::Reason,
     storage::SECTOR_BYTES,
     token::Token,
@@ -22,7 +24,7 @@ pub(crate) const FIRST_CELL: u32 = 2;
 pub(crate) const FREE: u64 = u64::from_le_bytes(*b"freecell");
 const TAG: u64 = 0x1ce0_c1a1;
 
-pub(crate) const CLAIMS_VERSION: u32 = 1;
+pub(crate) const CLAIMS_VERSION: u32 = 2;
 pub(crate) const HEADER_BYTES: usize = 32;
 const HEADER_MAGIC: [u8; 8] = *b"1ce-clms";
 const DURABLE_AT: usize = 64;
@@ -321,9 +323,22 @@ fn tagged(store: u64, what: [u32; 2], value: u64) -> u64 {
     value << 16 | u64::from(seed_of([store, what, value]) as u16)
 }
 
-/// A hint is one word, so it is never torn; sixteen of its bits check it.
+/// A hint is one word, so it is never torn; sixteen of its bits check it. A position for which the
+/// other 48 are too few is noted in larger units, rounded down, which is true as well.
 pub(crate) fn durable_word(store: u64, life: u32, class: u8, position: u64) -> u64 {
-    tagged(store, [life, u32::from(class)], position)
+    match position >> 48 {
+        0 => tagged(store, [life, u32::from(class)], position),
+        _ => far_word(store, life, class, position >> FAR_SHIFT),
+    }
+}
+
+/// Positions below [`POSITION_MAX`] in these units have 48 bits.
+const FAR_SHIFT: u32 = 14;
+const _: () = assert!(POSITION_MAX >> FAR_SHIFT <= 1 << 48);
+
+fn far_word(store: u64, life: u32, class: u8, units: u64) -> u64 {
+    const FAR: u32 = 1 << 8;
+    tagged(store, [life, FAR | u32::from(class)], units)
 }
 
 pub(crate) fn time_word(store: u64, now: u64) -> u64 {
@@ -337,7 +352,11 @@ fn hint(bytes: &[u8], at: usize) -> u64 {
 /// The durable position noted for a class in a life, if it is that life's.
 pub(crate) fn read_durable(bytes: &[u8], store: u64, life: u32, class: u8) -> Option<u64> {
     let word = hint(bytes, durable_at(class));
-    (durable_word(store, life, class, word >> 16) == word).then_some(word >> 16)
+    let value = word >> 16;
+    if durable_word(store, life, class, value) == word {
+        return Some(value);
+    }
+    (far_word(store, life, class, value) == word).then_some(value << FAR_SHIFT)
 }
 
 /// The time noted.

@@ -5,13 +5,16 @@ use crate::{
     broken::{self, Broken},
     engine::Engine,
     location::Location,
-    log::{Full, Slot},
+    log::{Full, Retired, Slot},
     observe::events,
     poison::Poisoned,
     stats::Count,
     sync::{atomic::Ordering, yield_now},
 };
 use std::sync::Arc;
+
+/// How soon an expired segment is looked at again whose room is promised to claims.
+const PROMISED_MS: u64 = 1000;
 
 /// Bytes of footers that are worked through together.
 const SWEPT_AT_ONCE: usize = 16 << 20;
@@ -160,12 +163,22 @@ impl Engine {
             // What is being copied must not be written over. It stays due.
             return Ok(());
         }
-        let due = std::mem::take(&mut self.expiring.lock().due);
-        if due.is_empty() {
+        let mut due = std::mem::take(&mut self.expiring.lock().due);
+        // A segment that was filled further, or has been swept, may be named more than once.
+        due.sort_unstable();
+        due.dedup();
+        let now = self.now();
+        let mut slots = Vec::new();
+        for slot in due.iter().filter_map(|number| self.log.slots.get(*number)) {
+            match self.log.shared.space.retire(slot, now) {
+                Retired::Yes => slots.push(slot.clone()),
+                Retired::Promised => self.expires_at(slot.number, now + PROMISED_MS),
+                Retired::NotDue => {}
+            }
+        }
+        if slots.is_empty() {
             return Ok(());
         }
-        let slots = due.iter().filter_map(|number| self.log.slots.get(*number));
-        let slots: Vec<_> = slots.cloned().collect();
         if !broken::is(Broken::ReuseBeforeSweep) {
             self.sweep(&slots);
         }

@@ -125,6 +125,11 @@ impl Lane {
         }
     }
 
+    /// Its positions begin here, before anybody uses it.
+    pub fn begin_at(&self, position: u64) {
+        self.durable.store(position, Ordering::Release);
+    }
+
     /// Everything below this position is durable.
     pub fn durable(&self) -> u64 {
         self.durable.load(Ordering::Acquire)

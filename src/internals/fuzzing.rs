@@ -65,7 +65,8 @@ pub fn frame(bytes: &[u8]) -> bool {
 
 /// Looks for frames as in a segment and as in a ring. How many there are.
 pub fn scan(bytes: &[u8], base: u64, life: u32) -> usize {
-    let scan = scan_segment(bytes, 0, seed(), base, life);
+    let since = ActiveSince { life, class: 0, base, from: 0 };
+    let scan = scan_segment(bytes, 0, seed(), &since);
     let holes = scan.holes.iter().cloned();
     let frames = scan.frames.iter().map(|Scanned { offset, header }| {
         assert!(Frame::parse(seed(), &bytes[*offset as usize..]).is_some());
@@ -104,7 +105,8 @@ pub fn segment(bytes: &[u8]) -> bool {
     let again = slot();
     again.seal(&entries, &summary).expect("it fits");
     assert_eq!(again.footer().expect("it can be read"), Some((entries, summary)));
-    let since = header.active.unwrap_or(ActiveSince { life: 0, class: 0, base: 0 });
+    let since =
+        header.active.unwrap_or(ActiveSince { life: 0, class: 0, base: 0, from: DATA_START });
     again.reactivate(since).expect("it can be written");
     true
 }

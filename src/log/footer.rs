@@ -4,7 +4,7 @@
 //! taken into use (`active`, unsynced: it becomes durable with the first group):
 //! ```text
 //! 0     8       12    16    24     28     32    36     40    48     56  60
-//! |magic|version|slot |store|epoch |state |life |class |base |bytes |  0|crc |
+//! |magic|version|slot |store|epoch |state |life |class |base |bytes |from|crc |
 //! ```
 //! Footer, at the very end of the file; written once the content is durable. `count` entries,
 //! then the trailer. Its checksum covers the entries and the trailer's other fields, and is
@@ -17,11 +17,11 @@
 use super::frame::{Kind, Seed};
 use crate::{
     crc::seed_of,
-    limits::{CLASSES, POSITION_MAX, SEGMENT_BYTES_MAX},
+    limits::{BASE_MAX, CLASSES, SEGMENT_BYTES_MAX},
 };
 use crc32fast::Hasher;
 
-pub(crate) const SEGMENT_VERSION: u32 = 1;
+pub(crate) const SEGMENT_VERSION: u32 = 2;
 /// Data starts here: a page, so that rewriting the header never touches records.
 pub(crate) const DATA_START: u64 = 4096;
 pub(crate) const FOOTER_ENTRY_BYTES: usize = 16;
@@ -47,6 +47,9 @@ pub(crate) struct ActiveSince {
     pub class: u8,
     /// The position of a byte of this segment is `base` plus its offset.
     pub base: u64,
+    /// Where the part begins that this life fills. What lies before it was sealed by an earlier life,
+    /// in the same sequence of positions.
+    pub from: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,11 +66,12 @@ impl SegmentHeader {
         b[12..16].copy_from_slice(&self.slot.to_le_bytes());
         b[16..24].copy_from_slice(&self.store.to_le_bytes());
         b[24..28].copy_from_slice(&self.epoch.to_le_bytes());
-        if let Some(ActiveSince { life, class, base }) = self.active {
+        if let Some(ActiveSince { life, class, base, from }) = self.active {
             b[28..32].copy_from_slice(&1u32.to_le_bytes());
             b[32..36].copy_from_slice(&life.to_le_bytes());
             b[36..40].copy_from_slice(&u32::from(class).to_le_bytes());
             b[40..48].copy_from_slice(&base.to_le_bytes());
+            b[56..60].copy_from_slice(&(from as u32).to_le_bytes());
         }
         b[48..56].copy_from_slice(&self.bytes.to_le_bytes());
         let crc = crc32fast::hash(&b[..60]);
@@ -88,6 +92,8 @@ impl SegmentHeader {
             life: u32_at(32),
             class: u32_at(36) as u8,
             base: u64_at(40),
+            // In format 1 each segment was filled in one life.
+            from: if u32_at(8) < 2 { DATA_START } else { u64::from(u32_at(56)) },
         });
         let header = SegmentHeader {
             slot: u32_at(12),
@@ -100,7 +106,10 @@ impl SegmentHeader {
         let possible = header.epoch < u32::MAX
             && (DATA_START + TRAILER_BYTES as u64..=SEGMENT_BYTES_MAX).contains(&header.bytes)
             && active.is_none_or(|since| {
-                u32_at(36) < CLASSES as u32 && since.base <= POSITION_MAX - SEGMENT_BYTES_MAX
+                u32_at(36) < CLASSES as u32
+                    && since.base <= BASE_MAX
+                    && (DATA_START..=header.bytes).contains(&since.from)
+                    && since.from.is_multiple_of(8)
             });
         possible.then_some(header).ok_or(HeaderError::Damaged)
     }
@@ -258,8 +267,9 @@ mod tests {
 
     #[test]
     fn header_goes_round_and_every_bit_counts() {
-        let active = Some(ActiveSince { life: 4, class: 9, base: 1 << 40 });
-        for active in [None, active] {
+        let since = ActiveSince { life: 4, class: 9, base: 1 << 40, from: DATA_START };
+        let resumed = ActiveSince { from: DATA_START + 800, ..since };
+        for active in [None, Some(since), Some(resumed)] {
             let header = SegmentHeader { slot: 1, store: 2, epoch: 3, bytes: 1 << 20, active };
             let bytes = header.encode();
             assert_eq!(SegmentHeader::decode(&bytes), Ok(header));

@@ -20,10 +20,12 @@ use super::{
     ring::Ring,
     room::Room,
     slot::Slot,
+    space::Taken,
 };
 use crate::{
     broken::{self, Broken},
     group_commit::{Lane, Place},
+    limits::BASE_MAX,
     location::Location,
     observe::{Timed, events},
     poison::Poisoned,
@@ -37,6 +39,7 @@ use crate::{
 };
 use std::{
     collections::VecDeque,
+    io,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -99,11 +102,16 @@ struct Open {
     at: u64,
     newest_ms: u64,
     drop_ms: u64,
+    /// Where the footer begins that an earlier life has left; until the segment is sealed again
+    /// nothing is written over it.
+    footer_at: u64,
 }
 
 #[derive(Debug)]
 struct Extent {
     slot: Arc<Slot>,
+    /// Nothing is drained to this offset or beyond it.
+    footer_at: u64,
     /// Set when the segment is full.
     full: Option<Full>,
 }
@@ -134,6 +142,15 @@ pub(crate) struct Appended {
     pub used: u64,
 }
 
+/// Which segment a record may ask for when the open one has no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Roll {
+    /// One that an earlier life has begun for this class, or a free one.
+    Any,
+    /// The first of these only.
+    Begun,
+}
+
 /// What the segment's bookkeeping needs to know of a record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Listing {
@@ -154,21 +171,24 @@ impl Open {
     }
 
     fn finish(self, life: u32) -> Full {
-        let Open { slot, entries, at, newest_ms, drop_ms } = self;
+        let Open { slot, entries, at, newest_ms, drop_ms, .. } = self;
         let summary = Summary { life, data_end: at, drop_ms, newest_ms };
         Full { slot, entries, summary }
     }
 }
 
 impl Head {
-    pub fn new(class: u8, ring: Region, lane: Lane, drain_bell: Arc<Bell>) -> Self {
+    /// `start`: where its positions begin in this life, which is where the segment ends that an earlier
+    /// life has begun, or [`FIRST_POSITION`].
+    pub fn new(class: u8, start: u64, ring: Region, lane: Lane, drain_bell: Arc<Bell>) -> Self {
+        lane.begin_at(start);
         Head {
             class,
-            ring: Ring::new(ring, FIRST_POSITION),
-            tail: Mutex::new(Tail { position: FIRST_POSITION, open: None, next: Next::Unwanted }),
+            ring: Ring::new(ring, start),
+            tail: Mutex::new(Tail { position: start, open: None, next: Next::Unwanted }),
             extents: Mutex::default(),
             draining: Mutex::new(Draining { touched: Vec::new(), full: Vec::new() }),
-            drained: AtomicU64::new(FIRST_POSITION),
+            drained: AtomicU64::new(start),
             dirty_since: AtomicU64::new(0),
             syncing_since: AtomicU64::new(0),
             lane,
@@ -181,13 +201,13 @@ impl Head {
 
     /// Gives the frame its place and copies it there. Never waits: says what is lacking instead.
     ///
-    /// `roll` allows a new segment to be asked for; without it only the open one is tried.
+    /// `roll` says which other segment may be asked for if the open one has no room.
     pub fn append(
         &self,
         shared: &Shared,
         frame: &mut Encoded,
         listing: Listing,
-        roll: bool,
+        roll: Roll,
         now: u64,
     ) -> Result<Appended, Busy> {
         let len = frame.len() as u64;
@@ -196,7 +216,11 @@ impl Head {
         shared.poison.check_writer()?;
         if !tail.open.as_ref().is_some_and(|open| open.fits(frame.len())) {
             if tail.next != Next::Coming {
-                if !roll || shared.space.pooled() == 0 {
+                let given = match roll {
+                    Roll::Any => shared.space.can_give(self.class),
+                    Roll::Begun => shared.space.has_begun(self.class),
+                };
+                if !given {
                     return Err(Busy::NoSegment);
                 }
                 tail.next = Next::Wanted;
@@ -260,25 +284,66 @@ impl Head {
             return Ok(false);
         }
         tail.next = Next::Unwanted;
-        let Some(slot) = shared.space.take(self.class) else {
+        let position = tail.position;
+        if position > BASE_MAX {
+            let error = io::Error::other(
+                "its positions are used up; they begin again when the store is opened",
+            );
+            return Err(shared.poison.trip("taking a segment into use", &error));
+        }
+        let Some(taken) = shared.space.take(self.class) else {
             // Another head has taken the last one. Whoever waits tries again, and learns it.
             return Ok(true);
         };
         self.close_open(shared, &mut tail);
         tail.next = Next::Coming;
-        let position = tail.position;
         drop(tail);
-        // The lock is not held while the disk is written to: whoever wants to append is told what
-        // there is to wait for.
-        let activated = slot.activate(shared.life, self.class, position);
+        // The lock is not held while the disk is read and written to: whoever wants to append is told
+        // what there is to wait for.
+        let opened = match taken {
+            Taken::Fresh(slot) => self.open_fresh(shared, slot, position).map(Some),
+            Taken::Begun(slot, room) => self.open_begun(shared, slot, position, room),
+        };
         let mut tail = self.tail.lock();
         tail.next = Next::Unwanted;
-        activated.map_err(|error| shared.poison.trip("taking a segment into use", &error))?;
-        events::rolled(slot.number, self.class);
-        self.extents.lock().push_back(Extent { slot: slot.clone(), full: None });
-        tail.open =
-            Some(Open { slot, entries: Vec::new(), at: DATA_START, newest_ms: 0, drop_ms: 0 });
+        let opened =
+            opened.map_err(|error| shared.poison.trip("taking a segment into use", &error))?;
+        if let Some(open) = opened {
+            events::rolled(open.slot.number, self.class);
+            let (slot, footer_at) = (open.slot.clone(), open.footer_at);
+            self.extents.lock().push_back(Extent { slot, footer_at, full: None });
+            tail.open = Some(open);
+        }
         Ok(true)
+    }
+
+    fn open_fresh(&self, shared: &Shared, slot: Arc<Slot>, position: u64) -> io::Result<Open> {
+        slot.activate(shared.life, self.class, position)?;
+        let (at, footer_at) = (DATA_START, slot.bytes);
+        Ok(Open { slot, entries: Vec::new(), at, newest_ms: 0, drop_ms: 0, footer_at })
+    }
+
+    /// Opens a segment that an earlier life has sealed. `None`: its footer does not read any more; it
+    /// stays sealed, and whoever waits tries again.
+    fn open_begun(
+        &self,
+        shared: &Shared,
+        slot: Arc<Slot>,
+        position: u64,
+        room: i64,
+    ) -> io::Result<Option<Open>> {
+        let footer = slot.footer().ok().flatten();
+        let Some((entries, summary)) =
+            footer.filter(|(_, summary)| slot.base() + summary.data_end == position)
+        else {
+            shared.space.give_up(&slot, room);
+            return Ok(None);
+        };
+        let Summary { data_end: at, drop_ms, newest_ms, .. } = summary;
+        slot.resume(shared.life, at)?;
+        let footer = entries.len() * FOOTER_ENTRY_BYTES + TRAILER_BYTES;
+        let footer_at = slot.bytes - footer as u64;
+        Ok(Some(Open { slot, entries, at, newest_ms, drop_ms, footer_at }))
     }
 
     /// The open segment takes no more records. What it had over (or under: a full segment has
@@ -357,7 +422,7 @@ impl Head {
         let position = self.drained();
         let piece = DRAIN_BYTES.min(self.ring.bytes() / 2);
         let written = self.ring.written_within(position, position + piece);
-        let Some((slot, full)) = self.next_extent() else {
+        let Some((slot, footer_at, full)) = self.next_extent() else {
             return Ok(false);
         };
         let upto = full.unwrap_or(u64::MAX).min(written);
@@ -365,8 +430,9 @@ impl Head {
             let (offset, reached) = (position - slot.base(), upto - slot.base());
             // To the end of the page: a page of which only a part is written, and which is in no
             // cache, would have to be read from the disk first. What follows in the ring is
-            // written over by the next piece, or the footer.
-            let end = reached.next_multiple_of(PAGE_BYTES as u64).min(slot.bytes);
+            // written over by the next piece, or the footer. Records themselves end before the next
+            // footer, which is longer than the one that may be there.
+            let end = reached.next_multiple_of(PAGE_BYTES as u64).min(footer_at);
             let len = (end - offset).min(self.ring.bytes());
             self.ring
                 .drain_to(position, len, &*slot.file, offset)
@@ -456,12 +522,13 @@ impl Head {
         self.moved.notify();
     }
 
-    /// The oldest segment with bytes to receive, and the position at which it is full.
-    fn next_extent(&self) -> Option<(Arc<Slot>, Option<u64>)> {
+    /// The oldest segment with bytes to receive, the offset of the footer that it has, and the position
+    /// at which it is full.
+    fn next_extent(&self) -> Option<(Arc<Slot>, u64, Option<u64>)> {
         let extents = self.extents.lock();
         let extent = extents.front()?;
         let end = extent.full.as_ref().map(|f| extent.slot.base() + f.summary.data_end);
-        Some((extent.slot.clone(), end))
+        Some((extent.slot.clone(), extent.footer_at, end))
     }
 
     /// Drains and syncs everything written before the call. Returns the position that is now

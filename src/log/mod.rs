@@ -10,13 +10,13 @@ mod slot;
 mod space;
 
 pub(crate) use footer::{
-    ActiveSince, DATA_START, FooterEntry, HeaderError, SEGMENT_HEADER_BYTES, SEGMENT_VERSION,
-    SegmentHeader, Summary, TRAILER_BYTES, encode as encode_footer,
+    ActiveSince, DATA_START, FOOTER_ENTRY_BYTES, FooterEntry, HeaderError, SEGMENT_HEADER_BYTES,
+    SEGMENT_VERSION, SegmentHeader, Summary, TRAILER_BYTES, encode as encode_footer,
 };
 pub(crate) use frame::{Draft, Encoded, Frame, Kind, largest_frame};
-pub(crate) use head::{Appended, Full, Head, Listing};
+pub(crate) use head::{Appended, FIRST_POSITION, Full, Head, Listing};
 pub(crate) use slot::{Slot, Slots, Use, file_name};
-pub(crate) use space::Space;
+pub(crate) use space::{Retired, Space};
 
 use crate::{
     broken::{self, Broken},
@@ -31,6 +31,7 @@ use crate::{
     sync::wait::Bell,
 };
 use frame::{HEADER_BYTES, Header, check_body, check_header};
+use head::Roll;
 use std::sync::{Arc, OnceLock};
 
 /// The class of the store's own retention.
@@ -89,6 +90,8 @@ pub(crate) struct Log {
     pub shared: Shared,
     pub slots: Slots,
     heads: [OnceLock<Head>; CLASSES],
+    /// Where the positions of each class begin in this life.
+    starts: [u64; CLASSES],
     /// Largest record plus margin: the size of the rings that are made on demand.
     small_ring: u64,
     class_bell: Arc<Bell>,
@@ -99,16 +102,17 @@ impl Log {
     pub fn new(
         shared: Shared,
         slots: Slots,
+        starts: [u64; CLASSES],
         ring: Region,
         main_lane: Lane,
         drain_bell: Arc<Bell>,
         class_bell: Arc<Bell>,
     ) -> Self {
         let heads = [const { OnceLock::new() }; CLASSES];
-        let main = Head::new(MAIN_CLASS, ring, main_lane, drain_bell.clone());
+        let main = Head::new(MAIN_CLASS, starts[0], ring, main_lane, drain_bell.clone());
         assert!(heads[0].set(main).is_ok());
         let small_ring = (2 * shared.frame_max).next_multiple_of(64).max(64 << 10);
-        Log { shared, slots, heads, small_ring, class_bell, drain_bell }
+        Log { shared, slots, heads, starts, small_ring, class_bell, drain_bell }
     }
 
     /// The head of a class; made when it is first used.
@@ -116,7 +120,8 @@ impl Log {
         self.heads[class as usize].get_or_init(|| {
             let ring = heap_region(self.small_ring as usize);
             let lane = Lane::new(self.class_bell.clone(), None);
-            Head::new(class, ring, lane, self.drain_bell.clone())
+            let start = self.starts[class as usize];
+            Head::new(class, start, ring, lane, self.drain_bell.clone())
         })
     }
 
@@ -125,7 +130,8 @@ impl Log {
         self.heads.iter().enumerate().filter_map(|(i, head)| Some((i as u8, head.get()?)))
     }
 
-    /// Appends in the class wanted; short of free segments, wherever there is room.
+    /// Appends in the class wanted; short of free segments, wherever there is room: in the open segment
+    /// of another class, or in one that an earlier life has begun for it.
     pub fn append(
         &self,
         class: u8,
@@ -133,15 +139,15 @@ impl Log {
         listing: Listing,
         now: u64,
     ) -> Result<Appended, Busy> {
-        let wanted = self.head(class).append(&self.shared, frame, listing, true, now);
+        let wanted = self.head(class).append(&self.shared, frame, listing, Roll::Any, now);
         if wanted.is_ok() || !matches!(wanted, Err(Busy::NoSegment)) {
             return wanted;
         }
-        for (other, head) in self.heads() {
-            let tried = match other == class {
-                true => continue,
-                false => head.append(&self.shared, frame, listing, false, now),
-            };
+        for other in (0..CLASSES as u8).filter(|other| *other != class) {
+            if !self.is_used(other) && !self.shared.space.has_begun(other) {
+                continue;
+            }
+            let tried = self.head(other).append(&self.shared, frame, listing, Roll::Begun, now);
             if !matches!(tried, Err(Busy::NoSegment)) {
                 return tried;
             }

@@ -1,6 +1,7 @@
 //! Finding frames in bytes whose footer is missing: what a crash left of a segment, or a ring.
 //!
-//! Every frame whose checksum, life and position fit is accepted, wherever it lies; what lies
+//! Every frame whose checksum, life and position fit is accepted, wherever it lies (in the part of a
+//! segment that earlier lives have filled: of any life that is not later); what lies
 //! between accepted frames is reported, and whether that is damage or was never promised is for
 //! recovery to say, by the durable position:
 //!
@@ -11,7 +12,10 @@
 //! | no whole frame, another one behind it | damage | hole: never acknowledged |
 //! | no whole frame up to the end | damage | the end |
 
-use super::frame::{HEADER_BYTES, Header, Seed, check_body, check_header};
+use super::{
+    footer::ActiveSince,
+    frame::{HEADER_BYTES, Header, Seed, check_body, check_header},
+};
 use crate::broken::{self, Broken};
 use std::ops::Range;
 
@@ -45,14 +49,18 @@ fn frame_at(bytes: &[u8], at: usize, seed: Seed) -> Option<Header> {
     (check_header(seed, fixed, names) && check_body(&header, body)).then_some(header)
 }
 
-/// Scans a segment's bytes from `from` on. `base` is its position minus its offset.
-pub(crate) fn scan_segment(bytes: &[u8], from: u64, seed: Seed, base: u64, life: u32) -> Scan {
+/// Scans a segment's bytes from `from` on, by what its header says of it.
+pub(crate) fn scan_segment(bytes: &[u8], from: u64, seed: Seed, since: &ActiveSince) -> Scan {
+    let base = since.base;
     let mut scan = Scan { end: from, ..Scan::default() };
     let mut at = from;
-    let life_fits = |header: &Header| header.life == life || broken::is(Broken::LifeNotSeeded);
+    let life_fits = |header: &Header, at: u64| match at < since.from {
+        true => header.life <= since.life,
+        false => header.life == since.life || broken::is(Broken::LifeNotSeeded),
+    };
     while at + HEADER_BYTES as u64 <= bytes.len() as u64 {
         let header = frame_at(bytes, at as usize, seed)
-            .filter(|header| header.position == base + at && life_fits(header));
+            .filter(|header| header.position == base + at && life_fits(header, at));
         let Some(header) = header else {
             at += 8;
             continue;

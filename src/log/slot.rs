@@ -140,7 +140,7 @@ impl Slot {
         }
     }
 
-    fn use_as(&self, used: Use) {
+    pub fn use_as(&self, used: Use) {
         self.used.store(used as u32, Ordering::Release);
     }
 
@@ -186,7 +186,7 @@ impl Slot {
     /// together with the first records, and before that nothing was promised.
     pub fn activate(&self, life: u32, class: u8, position: u64) -> io::Result<()> {
         let base = position - DATA_START;
-        self.reactivate(ActiveSince { life, class, base })?;
+        self.reactivate(ActiveSince { life, class, base, from: DATA_START })?;
         self.base.store(base, Ordering::Relaxed);
         self.class.store(u32::from(class), Ordering::Relaxed);
         self.drop_ms.store(0, Ordering::Relaxed);
@@ -197,14 +197,28 @@ impl Slot {
         Ok(())
     }
 
+    /// Takes a sealed slot of an earlier life into use again, from where its frames end. The header is
+    /// not synced here either: if it is lost with power the slot is sealed as before. The footer stays
+    /// in the file until the next one is written over it; what is appended never reaches it.
+    pub fn resume(&self, life: u32, from: u64) -> io::Result<()> {
+        let (class, base) = (self.class(), self.base());
+        self.reactivate(ActiveSince { life, class, base, from })?;
+        self.recovered_end.store(0, Ordering::Relaxed);
+        // Whoever reads meanwhile reads below `from`.
+        self.durable.store(from, Ordering::Release);
+        self.drained.store(from, Ordering::Release);
+        Ok(())
+    }
+
     /// Writes the header of a slot in use.
     pub fn reactivate(&self, since: ActiveSince) -> io::Result<()> {
         self.file.write_at(0, &self.header(Some(since)).encode())
     }
 
     /// All that was recovered is in the file and on the disk.
-    pub fn recovered(&self, summary: &Summary, base: u64) {
+    pub fn recovered(&self, summary: &Summary, class: u8, base: u64) {
         self.base.store(base, Ordering::Relaxed);
+        self.class.store(u32::from(class), Ordering::Relaxed);
         self.drop_ms.store(summary.drop_ms, Ordering::Relaxed);
         self.recovered_end.store(summary.data_end, Ordering::Relaxed);
         self.durable.store(self.bytes, Ordering::Release);

@@ -189,7 +189,8 @@ impl PostgresOptions {
         self
     }
 
-    /// Largest response in bytes, head included. Default: 256 KiB; at most 16 MiB.
+    /// Largest response in bytes, head included. Default: 256 KiB; at most
+    /// [`RESPONSE_BYTES_MAX`], as with an embedded store.
     pub fn max_response(mut self, bytes: usize) -> Self {
         self.max_response = bytes;
         self
@@ -269,7 +270,10 @@ impl PostgresOptions {
             return Err(OpenError::options("max_attempts and connections must be 1 or more"));
         }
         if self.max_response > RESPONSE_BYTES_MAX {
-            return Err(OpenError::options("max_response must be at most 16 MiB"));
+            return Err(OpenError::options(format!(
+                "max_response must be at most {RESPONSE_BYTES_MAX} bytes (RESPONSE_BYTES_MAX), a \
+                 little less than 16 MiB",
+            )));
         }
         if self.lock_timeout < Duration::from_millis(1)
             || self.lock_timeout >= self.statement_limit

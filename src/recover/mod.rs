@@ -29,8 +29,8 @@ use crate::{
     error::OpenError,
     group_commit::{Lane, Turn},
     index::{Index, KeyHasher},
-    limits::TIME_MAX_MS,
-    log::{Log, Shared, Slots, Space},
+    limits::{CLASSES, RESUMED_BASE_MAX, TIME_MAX_MS},
+    log::{DATA_START, FIRST_POSITION, FOOTER_ENTRY_BYTES, Log, Shared, Slot, Slots, Space},
     observe::{Timings, events},
     options::{Options, Recovery, Sizes},
     poison::{Poison, Poisoned},
@@ -47,7 +47,7 @@ use crate::{
 pub(crate) use create::create_ring;
 use records::Frames;
 use segments::{Care, Segment};
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 pub(crate) const CLAIMS_FILE: &str = "claims";
 pub(crate) const RING_FILE: &str = "ring";
@@ -177,9 +177,11 @@ impl Opening<'_> {
             timings: timings.clone(),
         };
         let ring = read.ring.map_mut().map_err(OpenError::io("mapping the ring"))?;
+        let begun = begun_of(&read.segments, sizes.frame_max);
         let log = Log::new(
             shared,
             slots,
+            starts_of(&begun),
             ring,
             lane(&bells.commit),
             bells.drain.clone(),
@@ -253,7 +255,8 @@ impl Opening<'_> {
         in_order.sort_by_key(|segment| segment.since().map(|since| since.base));
         for segment in in_order {
             segment.settle(superblock.life).map_err(io("writing a segment again"))?;
-            engine.adopt_segment(segment);
+            let begun = begun.iter().find(|begun| begun.slot.number == segment.slot.number);
+            engine.adopt_segment(segment, begun);
         }
         read.claims.rewrite(&kept).map_err(io("writing the claims file again"))?;
         let grown = read.claims.grow(&*engine.storage, &superblock, sizes.cells);
@@ -270,6 +273,8 @@ impl Opening<'_> {
         outlived::opened(engine.id, &engine);
         engine.adopt_claims(kept).map_err(poisoned)?;
         engine.superblock.lock().0.write(&next).map_err(io("beginning a new life"))?;
+        // What has expired while the store was closed makes room before anybody asks for it.
+        engine.expire(engine.now());
         engine.keep().map_err(poisoned)?;
         engine.bury_outlived(gone).map_err(poisoned)?;
         if cfg!(debug_assertions) {
@@ -277,6 +282,44 @@ impl Opening<'_> {
         }
         Ok(engine)
     }
+}
+
+/// A segment that the new life goes on filling.
+struct Begun {
+    slot: Arc<Slot>,
+    class: u8,
+    /// The position at which its frames end.
+    end: u64,
+    /// What it has left, as the account of free space counts it.
+    room: i64,
+}
+
+/// Of each class the newest segment that has room for the largest record of today's options.
+fn begun_of(segments: &[Segment], frame_max: u64) -> Vec<Begun> {
+    let mut newest: BTreeMap<u8, ((u32, u64), Begun)> = BTreeMap::new();
+    for segment in segments {
+        let (Some(since), Some(summary)) = (segment.since(), segment.summary()) else {
+            continue;
+        };
+        let slot = segment.slot.clone();
+        let footer = segment.entries().len() * FOOTER_ENTRY_BYTES;
+        let used = (summary.data_end - DATA_START) as i64 + footer as i64;
+        let room = slot.usable(frame_max) - used;
+        let age = (since.life.max(summary.life), since.base);
+        let newer = newest.get(&since.class).is_none_or(|(known, _)| *known < age);
+        if room > 0 && since.base <= RESUMED_BASE_MAX && newer {
+            let end = since.base + summary.data_end;
+            newest.insert(since.class, (age, Begun { slot, class: since.class, end, room }));
+        }
+    }
+    newest.into_values().map(|(_, begun)| begun).collect()
+}
+
+/// Where the positions of each class begin.
+fn starts_of(begun: &[Begun]) -> [u64; CLASSES] {
+    let mut starts = [FIRST_POSITION; CLASSES];
+    begun.iter().for_each(|begun| starts[usize::from(begun.class)] = begun.end);
+    starts
 }
 
 impl Engine {
@@ -309,15 +352,19 @@ impl Engine {
     }
 
     /// A segment joins: to the pool if it is empty, else to those that wait for their expiry.
-    fn adopt_segment(&self, segment: &Segment) {
+    fn adopt_segment(&self, segment: &Segment, begun: Option<&Begun>) {
         match segment.summary() {
             None => {
                 let usable = segment.slot.usable(self.config.sizes.frame_max);
                 self.log.shared.space.give(segment.slot.clone(), usable);
             }
             Some(summary) => {
-                let base = segment.since().map_or(0, |since| since.base);
-                segment.slot.recovered(&summary, base);
+                let (class, base) =
+                    segment.since().map_or((0, 0), |since| (since.class, since.base));
+                segment.slot.recovered(&summary, class, base);
+                if let Some(begun) = begun {
+                    self.log.shared.space.give_begun(begun.slot.clone(), begun.room);
+                }
                 self.expires_at(segment.slot.number, summary.drop_ms);
             }
         }

@@ -43,10 +43,13 @@ enum Contents {
     Open(Box<Open>),
 }
 
-/// A segment without a footer, read whole.
+/// A segment without the footer of the life that filled it, read whole.
 struct Open {
     image: Vec<u8>,
     since: ActiveSince,
+    /// Where the frames begin that are to be found by scanning: all of them, or, if the footer of an
+    /// earlier life reads, those behind what it lists.
+    scan_from: u64,
     entries: Vec<FooterEntry>,
     summary: Summary,
     /// Where the bytes begin that aren't proven durable.
@@ -83,8 +86,7 @@ impl Segment {
         let Contents::Open(open) = &self.contents else {
             return None;
         };
-        let ActiveSince { life, base, .. } = open.since;
-        Some(scan_segment(&open.image, DATA_START, self.slot.seed(), base, life))
+        Some(open.scan(&self.slot))
     }
 
     pub fn entries(&self) -> &[FooterEntry] {
@@ -188,7 +190,9 @@ impl Segment {
             Contents::Free => return self.slot.confirm_free(),
             // A footer that the last life wrote may be in the page cache alone.
             Contents::Sealed { since, entries, summary } => {
-                return match since.life == last_life {
+                // (A segment that was taken into use and got nothing has the footer of a life that
+                // its header may not know of.)
+                return match since.life.max(summary.life) == last_life {
                     true => self.slot.seal(entries, summary),
                     false => Ok(()),
                 };
@@ -199,8 +203,9 @@ impl Segment {
             return self.slot.recycle();
         }
         let (from, end) = (open.unproven as usize, open.summary.data_end as usize);
+        // Its header may be in the page cache alone, too.
+        self.slot.reactivate(open.since)?;
         if from < end {
-            self.slot.reactivate(open.since)?;
             if broken::is(Broken::FooterBeforeContent) {
                 self.slot.seal(&open.entries, &open.summary)?;
             }
@@ -331,7 +336,15 @@ fn read_slot(slot: &Slot, active: Active, life: u32, salvage: bool) -> Result<Co
         return Ok(Contents::Free);
     };
     let failed = || OpenError::io(format!("reading {name}"));
-    if let Some((entries, summary)) = slot.footer().map_err(failed())? {
+    let footer = slot.footer().map_err(failed())?;
+    let (footer, begun) = match footer {
+        // The life that the header names has sealed it, or a later one that appended nothing.
+        Some(footer) if footer.1.life >= since.life => (Some(footer), None),
+        // An earlier life has: what that lists ends where this life's part begins.
+        Some(footer) if footer.1.data_end == since.from => (None, Some(footer)),
+        _ => (None, None),
+    };
+    if let Some((entries, summary)) = footer {
         return Ok(Contents::Sealed { since, entries, summary });
     }
     if since.life > life {
@@ -351,6 +364,9 @@ fn read_slot(slot: &Slot, active: Active, life: u32, salvage: bool) -> Result<Co
     }
     let mut open = Open::unread(super::read_file(&*slot.file, &name)?, since);
     open.damaged = since.life < life;
+    if let Some((entries, summary)) = begun {
+        open.begin_with(entries, summary);
+    }
     Ok(Contents::Open(Box::new(open)))
 }
 
@@ -362,7 +378,7 @@ fn merge_ring(segments: &mut [Segment], superblock: &Superblock, ring: &[u8]) {
         let holds = |segment: &&Segment| match &segment.contents {
             Contents::Open(open) => {
                 let since = &open.since;
-                let data = since.base + DATA_START..since.base + segment.slot.bytes;
+                let data = since.base + since.from..since.base + segment.slot.bytes;
                 since.life == life && since.class == MAIN_CLASS && data.contains(&position)
             }
             _ => false,
@@ -434,7 +450,8 @@ impl Reader<'_> {
                 .map(|s| s.base + DATA_START)
                 .min();
             let end = next.unwrap_or(since.base + slot.bytes);
-            let start = since.base + DATA_START;
+            // What earlier lives have sealed in it is durable.
+            let start = since.base + since.from;
             let known = durable[&(since.life, since.class)].min(end).max(start) - since.base;
             // Without the footer that it should have, all of it had been promised.
             let promised = if open.damaged { slot.bytes } else { known };
@@ -468,6 +485,7 @@ impl Open {
         Open {
             image,
             since,
+            scan_from: DATA_START,
             entries: Vec::new(),
             summary: Summary::default(),
             unproven: DATA_START,
@@ -476,12 +494,23 @@ impl Open {
         }
     }
 
+    /// Takes over what the footer of an earlier life lists.
+    fn begin_with(&mut self, entries: Vec<FooterEntry>, summary: Summary) {
+        self.scan_from = summary.data_end;
+        self.entries = entries;
+        self.summary = summary;
+    }
+
+    fn scan(&self, slot: &Slot) -> Scan {
+        scan_segment(&self.image, self.scan_from, slot.seed(), &self.since)
+    }
+
     /// Lists the accepted frames and fills holes that were never promised.
     fn accept(&mut self, slot: &Slot, scan: Scan, promised: u64, hasher: KeyHasher) {
-        let ActiveSince { life, class, base } = self.since;
+        let ActiveSince { life, class, base, .. } = self.since;
         // What had been durable and came from the ring is damaged in the file.
         self.unproven = promised.min(scan.end).min(self.merged);
-        self.summary = Summary { life, data_end: scan.end, drop_ms: 0, newest_ms: 0 };
+        self.summary = Summary { life, data_end: scan.end, ..self.summary };
         for Found { offset, header } in &scan.frames {
             self.summary.drop_ms = self.summary.drop_ms.max(header.expires_ms);
             self.summary.newest_ms = self.summary.newest_ms.max(header.time_ms);

@@ -73,7 +73,15 @@ fn counts() {
 
 #[test]
 fn sizes() {
-    refused(|options| options.max_response((16 << 20) + 1), "max_response");
+    let too_large = RESPONSE_BYTES_MAX + 1;
+    for bytes in [too_large, 16 << 20, (16 << 20) + 1] {
+        let bound = RESPONSE_BYTES_MAX.to_string();
+        refused(
+            |options| options.max_response(bytes),
+            &format!("max_response must be at most {bound}"),
+        );
+    }
+    accepted(|options| options.max_response(RESPONSE_BYTES_MAX).capacity(1 << 30));
     refused(|options| options.max_response(usize::MAX), "max_response");
     refused(|options| options.segment_bytes((64 << 20) + 1), "64 MiB");
     refused(|options| options.segment_bytes(u64::MAX), "64 MiB");

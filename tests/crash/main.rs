@@ -24,6 +24,7 @@ mod openings_read_what_they_need;
 mod poisoned_store;
 mod rare_meetings;
 mod read_only_places;
+mod restarts_take_no_space;
 mod salvage_counts;
 mod second_opener_is_refused;
 mod three_lives;

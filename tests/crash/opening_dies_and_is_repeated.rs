@@ -27,7 +27,10 @@ fn contents(store: &Store) -> BTreeMap<Vec<u8>, String> {
 
 /// A life with a bit of everything; the disk as it is when the process dies.
 fn lived(options: &Options, clock: &ManualClock) -> SimStorage {
-    let disk = SimStorage::new(11);
+    lived_on(SimStorage::new(11), options, clock)
+}
+
+fn lived_on(disk: SimStorage, options: &Options, clock: &ManualClock) -> SimStorage {
     let store = open(options, &disk).unwrap();
     for number in 0..40 {
         complete(&store, &format!("key-{number}"), &response(number, 100 * (number % 40)));
@@ -57,8 +60,26 @@ fn lived(options: &Options, clock: &ManualClock) -> SimStorage {
     disk.kill()
 }
 
+/// A life that goes on filling what two short ones have left.
+fn lived_after_others(options: &Options, clock: &ManualClock) -> SimStorage {
+    let mut disk = SimStorage::new(13);
+    for life in 0..2 {
+        let store = open(options, &disk).unwrap();
+        complete(&store, &format!("life-{life}"), b"here");
+        let mut long = claim(&store, &format!("long-{life}"));
+        let retention = Some(Duration::from_secs(1 << 20).into());
+        long.complete_with(Completion { response: Some(b"l"), retention, head: b"" }).unwrap();
+        disk = disk.kill();
+    }
+    lived_on(disk, options, clock)
+}
+
 fn dies_everywhere(options: &Options, clock: &ManualClock, by_power: bool, exact: bool) {
-    let left = lived(options, clock);
+    dies_from(lived(options, clock), options, by_power, exact);
+    dies_from(lived_after_others(options, clock), options, by_power, exact);
+}
+
+fn dies_from(left: SimStorage, options: &Options, by_power: bool, exact: bool) {
     // With the power gone everything that is left is on the platter.
     let left = if by_power { left.power_cut() } else { left };
     let wanted = contents(&open(options, &left.kill()).unwrap());

@@ -4,7 +4,7 @@ use super::{super::read_pieces, Active, Contents, Open, Reader, Segment, read_sl
 use crate::{
     error::OpenError,
     index::KeyHasher,
-    log::{self, ActiveSince, DATA_START, Slot, file_name, scan::scan_segment},
+    log::{self, Slot, file_name},
 };
 use std::sync::Arc;
 
@@ -50,8 +50,7 @@ impl Open {
     /// A segment that grows while it is read may show later frames and not yet earlier ones. All
     /// that lies before what was seen once is there when it is read again.
     fn read_again(&mut self, slot: &Slot) -> Result<(), OpenError> {
-        let ActiveSince { life, base, .. } = self.since;
-        let seen = scan_segment(&self.image, DATA_START, slot.seed(), base, life).end as usize;
+        let seen = self.scan(slot).end as usize;
         let name = file_name(slot.number);
         self.image[seen..].fill(0);
         slot.file
@@ -60,13 +59,15 @@ impl Open {
     }
 }
 
-/// Whether a segment is still in the use in which it was found.
+/// Whether a segment is still in the use in which it was found. A later life may have gone on filling
+/// it: what was found is still there then.
 pub(super) fn still_holds(slot: &Slot, active: Active) -> bool {
+    let use_of = |active: Active| active.map(|since| (since.class, since.base));
     let mut bytes = [0; log::SEGMENT_HEADER_BYTES];
     let read = slot.file.read_at(0, &mut bytes);
     match (read, log::SegmentHeader::decode(&bytes)) {
         (Ok(()), Ok(now)) => {
-            now.epoch == slot.epoch() && (active.is_none() || now.active == active)
+            now.epoch == slot.epoch() && (active.is_none() || use_of(now.active) == use_of(active))
         }
         // That is for whoever reads its frames to find out.
         _ => true,
@@ -89,7 +90,6 @@ pub(crate) enum Until {
 pub(crate) fn read_until(
     slot: Arc<Slot>,
     until: Until,
-    life: u32,
     hasher: KeyHasher,
 ) -> Result<Option<Segment>, OpenError> {
     let name = file_name(slot.number);
@@ -107,7 +107,7 @@ pub(crate) fn read_until(
         (Until::Offset(end), Some(since)) => {
             let mut open = Open::unread(super::super::read_file(&*slot.file, &name)?, since);
             open.image[end as usize..].fill(0);
-            let scan = scan_segment(&open.image, DATA_START, slot.seed(), since.base, life);
+            let scan = open.scan(&slot);
             if !scan.holes.is_empty() || (end < slot.bytes && scan.end != end) {
                 return Ok(None);
             }
