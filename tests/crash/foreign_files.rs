@@ -261,7 +261,11 @@ fn a_superblock_of_an_earlier_life() {
 
 #[test]
 fn a_footer_of_an_earlier_life_that_is_gone() {
-    let (mut files, _) = two_lives();
+    let (files, _) = two_lives();
+    // A third life, which has written nothing.
+    let disk = SimStorage::from_files(1, files);
+    drop(open(&options(), &disk).unwrap());
+    let mut files = disk.kill().snapshot();
     let holds = |bytes: &[u8]| bytes.windows(7).any(|window| window == b"order 1");
     let (name, bytes) =
         files.iter_mut().find(|(name, bytes)| name.starts_with("segment") && holds(bytes)).unwrap();
