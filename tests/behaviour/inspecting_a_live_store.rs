@@ -153,7 +153,7 @@ fn the_listing_is_the_owner_s() {
     }
     let info = inspection.info();
     assert_eq!((info.in_flight, info.interrupted, info.records), (1, 0, 2));
-    assert_eq!((info.life, info.format), (1, 1));
+    assert_eq!((info.life, info.format), (1, 2));
     assert_eq!((info.segments_open, info.segments - info.segments_free), (1, 1));
     assert_eq!(info.durability, Some(Durability::Synced));
     assert_eq!(info.oldest_newest_ms, Some((T0, T0)));

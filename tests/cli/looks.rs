@@ -26,7 +26,7 @@ fn info_of_a_closed_and_of_an_open_store() {
     assert_eq!((&info["in_flight"], &info["interrupted"]), (&0.into(), &2.into()));
     assert_eq!(
         (&info["records"], &info["format"], &info["life"]),
-        (&10.into(), &1.into(), &1.into())
+        (&10.into(), &2.into(), &1.into())
     );
     assert_eq!(info["created"], true);
     assert_eq!(info["durability"], "synced");
