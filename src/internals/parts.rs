@@ -8,7 +8,8 @@ use crate::{
     key::KeyRef,
     location::Location,
     log::{
-        Busy, Draft, Encoded, Full, Head, Kind, Listing, MAIN_CLASS, Shared, Slot, Space,
+        Busy, Draft, Encoded, FIRST_POSITION, Full, Head, Kind, Listing, MAIN_CLASS, Roll, Shared,
+        Slot, Space,
         frame::{Placed, Seed},
         largest_frame,
     },
@@ -98,7 +99,7 @@ impl Log {
         let ring = create_ring(&storage, ring)?.map_mut()?;
         storage.sync_dir()?;
         let lane = Lane::new(Arc::default(), None);
-        let head = Head::new(MAIN_CLASS, ring, lane, Arc::<Bell>::default());
+        let head = Head::new(MAIN_CLASS, FIRST_POSITION, ring, lane, Arc::<Bell>::default());
         Ok(Log { head, shared, full: Mutex::default() })
     }
 
@@ -107,7 +108,7 @@ impl Log {
     pub fn append(&self, frame: &mut Frame) -> Option<u64> {
         let listing = Listing { hash: 1, kind: Kind::Completed, time_ms: NOW, expires_ms: NOW };
         loop {
-            match self.head.append(&self.shared, &mut frame.0, listing, true, NOW) {
+            match self.head.append(&self.shared, &mut frame.0, listing, Roll::Any, NOW) {
                 Ok(appended) => return Some(appended.end),
                 Err(Busy::Ring { .. } | Busy::NoSegment) => return None,
                 Err(Busy::Segment { .. }) if self.head.roll(&self.shared).is_ok() => {}

@@ -14,7 +14,7 @@ pub(crate) use footer::{
     SEGMENT_VERSION, SegmentHeader, Summary, TRAILER_BYTES, encode as encode_footer,
 };
 pub(crate) use frame::{Draft, Encoded, Frame, Kind, largest_frame};
-pub(crate) use head::{Appended, FIRST_POSITION, Full, Head, Listing};
+pub(crate) use head::{Appended, FIRST_POSITION, Full, Head, Listing, Roll};
 pub(crate) use slot::{Slot, Slots, Use, file_name};
 pub(crate) use space::{Retired, Space};
 
@@ -31,7 +31,6 @@ use crate::{
     sync::wait::Bell,
 };
 use frame::{HEADER_BYTES, Header, check_body, check_header};
-use head::Roll;
 use std::sync::{Arc, OnceLock};
 
 /// The class of the store's own retention.

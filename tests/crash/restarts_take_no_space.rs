@@ -19,7 +19,7 @@ const FEWER: usize = 200;
 
 fn end(sim: &mut Sim, store: Store, how: End, life: usize) {
     match how {
-        End::Close => store.close().unwrap(),
+        End::Close => drop(store.close().unwrap()),
         End::Kill => sim.disk = sim.disk.kill(),
         End::PowerCut => sim.disk = sim.disk.power_cut(),
         End::Any => end(sim, store, [End::Close, End::Kill, End::PowerCut][life % 3], life),
