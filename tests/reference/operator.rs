@@ -173,9 +173,12 @@ impl World {
                         let Some(known) = known.cloned() else {
                             panic!("{record:?} replayed, but the key is {model:?}");
                         };
-                        // What has been shown must be there for ever.
+                        // What has been shown must be there for ever, unless an operator has forgotten
+                        // it: a forgetting whose outcome is unknown is decided by the opening.
                         if self.model.setting.syncs_completions() {
-                            let shown = KeyModel { is: known, past: vec![], maybe: vec![] };
+                            let forgotten = known == model.is && model.maybe.contains(&Is::Absent);
+                            let maybe = if forgotten { vec![Is::Absent] } else { vec![] };
+                            let shown = KeyModel { is: known, past: vec![], maybe };
                             self.model.keys[key] = shown;
                         }
                     }
