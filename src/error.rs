@@ -274,8 +274,9 @@ pub enum BeginError {
     #[error("this store was opened before a fork; open one in this process")]
     Forked,
     /// A backend beyond this process gave no usable answer; whether it holds a claim for this
-    /// call is settled by the lease.
-    #[error("the backend is unavailable: {what}")]
+    /// call is settled by the lease. Or, in an embedded store, the system refuses the file of a
+    /// further segment for another reason than want of room: then nothing was granted.
+    #[error("the store is unavailable: {what}")]
     Unavailable {
         /// What it said.
         what: String,
@@ -372,7 +373,7 @@ pub enum ClaimError {
     #[error("this store was opened before a fork")]
     Forked,
     /// A backend beyond this process gave no usable answer.
-    #[error("the backend is unavailable: {what}")]
+    #[error("the store is unavailable: {what}")]
     Unavailable {
         /// What it said.
         what: String,

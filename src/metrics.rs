@@ -238,6 +238,7 @@ impl Publisher {
         show("onlyonce_space_free_bytes", stats.space_free as f64);
         show("onlyonce_claim_cells_free", stats.cells_free as f64);
         show("onlyonce_index_bytes", stats.index_bytes as f64);
+        show("onlyonce_full", f64::from(u8::from(stats.full.is_some())));
         show("onlyonce_poisoned", f64::from(u8::from(stats.poisoned.is_some())));
         show("onlyonce_clock_held", f64::from(u8::from(stats.clock_held)));
         show("onlyonce_damaged_places", stats.damaged_places as f64);

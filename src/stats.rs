@@ -133,6 +133,11 @@ pub struct Stats {
     pub began_after_expiry: u64,
     /// `begin`s refused because the store was full.
     pub refused_full: u64,
+    /// Why no claim of the largest response can be granted: the capacity is used up, the disk has no
+    /// room, or the system refuses another file, in its words. `None` if one can.
+    pub full: Option<String>,
+    /// Since when that is known, in milliseconds since 1970; 0 if it isn't so.
+    pub full_since_ms: u64,
 
     /// Segments that exist.
     pub segments: u64,

@@ -125,6 +125,8 @@ fn sizes(stats: &Stats) -> Value {
         "recovery_ms": stats.recovery_ms,
         "damaged_places": stats.damaged_places,
         "clock_held": stats.clock_held,
+        "full": stats.full,
+        "full_since_ms": stats.full_since_ms,
         "poisoned": stats.poisoned,
     })
 }
@@ -152,6 +154,10 @@ fn troubles(stats: &Stats, draining: bool) -> Vec<String> {
     if let Some(why) = &stats.poisoned {
         troubles.push(format!("poisoned, open it again: {why}"));
     }
+    if let Some(why) = &stats.full {
+        let refused = stats.refused_full;
+        troubles.push(format!("full, {refused} claims were refused: {why}"));
+    }
     if stats.damaged_places > 0 {
         troubles.push(format!("opened past {} damaged places", stats.damaged_places));
     }
@@ -170,7 +176,7 @@ pub(super) fn health(store: &Store) -> (StatusCode, Value) {
     let engine = store.same_engine();
     let draining = engine.draining.load(Ordering::Acquire);
     let closed = engine.closed.load(Ordering::Acquire);
-    let ready = stats.poisoned.is_none() && !draining && !closed;
+    let ready = stats.poisoned.is_none() && stats.full.is_none() && !draining && !closed;
     let mut troubles = troubles(&stats, draining);
     if closed {
         troubles.push("closed".into());

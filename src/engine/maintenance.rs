@@ -9,15 +9,37 @@ use crate::{
     observe::events,
     poison::Poisoned,
     stats::Count,
+    storage::{is_failed_sync, is_no_room},
     sync::{atomic::Ordering, yield_now},
 };
-use std::sync::Arc;
+use std::{fmt, io, sync::Arc};
 
 /// How soon an expired segment is looked at again whose room is promised to claims.
 const PROMISED_MS: u64 = 1000;
 
 /// Bytes of footers that are worked through together.
 const SWEPT_AT_ONCE: usize = 16 << 20;
+
+/// Why the system gives no further segment.
+#[derive(Clone, Debug)]
+pub(crate) struct Lacking {
+    /// There is no room for it.
+    pub no_room: bool,
+    /// What the system said.
+    pub what: String,
+}
+
+impl fmt::Display for Lacking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let doing = if self.no_room { "no room for" } else { "cannot create" };
+        write!(f, "{doing} another segment: {}", self.what)
+    }
+}
+
+enum Lack {
+    Segment(Lacking),
+    Poisoned(Poisoned),
+}
 
 impl Engine {
     /// Whether another segment could be created.
@@ -104,36 +126,86 @@ impl Engine {
                     events::created(slot.number, bytes);
                     space.give(slot, usable);
                 }
-                // No room on the disk is no failure of the store: it is tried again whenever
-                // somebody asks for space.
-                Err(None) => {
+                // That the system refuses another file is no failure of the store: it is asked again
+                // whenever somebody asks for space.
+                Err(Lack::Segment(lacking)) => {
+                    *self.lacking.lock() = Some(lacking.clone());
                     if !self.starved.swap(true, Ordering::AcqRel) {
-                        events::starved(bytes);
+                        events::starved(bytes, lacking.no_room, &lacking.what);
                     }
                     break;
                 }
-                Err(Some(poisoned)) => return Err(poisoned),
+                Err(Lack::Poisoned(poisoned)) => return Err(poisoned),
             }
         }
         Ok(())
     }
 
     /// Creates the next slot: file, header and directory entry durable first, then counted.
-    fn create_segment(&self, bytes: u64) -> Result<Arc<Slot>, Option<Poisoned>> {
+    ///
+    /// A sync that fails poisons the store: a second one that succeeds would prove nothing of what the
+    /// first was to cover, the names of other files included. (Not for want of room in the new file: it
+    /// is made again from the start.)
+    fn create_segment(&self, bytes: u64) -> Result<Arc<Slot>, Lack> {
         let store = self.superblock.lock().1.store;
         let number = self.superblock.lock().1.slots + 1;
         if number > crate::limits::SLOTS_MAX {
-            return Err(None);
+            let what = format!("a store has at most {} segments", crate::limits::SLOTS_MAX);
+            return Err(Lack::Segment(Lacking { no_room: true, what }));
         }
-        let created = Slot::create(&*self.storage, number, bytes, store).and_then(|slot| {
-            match broken::is(Broken::AppendToUnprepared) {
-                true => Ok(slot),
-                false => self.storage.sync_dir().map(|()| slot),
+        let poisoned =
+            |doing: &str, error: &io::Error| Lack::Poisoned(self.poison.trip(doing, error));
+        let refused = |error: io::Error| {
+            let no_room = is_no_room(&error);
+            match is_failed_sync(&error) && !no_room {
+                true => poisoned("creating a segment", &error),
+                false => Lack::Segment(Lacking { no_room, what: error.to_string() }),
             }
-        });
-        let slot = created.map_err(|_| None)?;
-        self.write_superblock(|superblock| superblock.slots = number).map_err(Some)?;
+        };
+        let slot = Slot::create_unsynced(&*self.storage, number, bytes, store).map_err(&refused)?;
+        if !broken::is(Broken::AppendToUnprepared) {
+            slot.file.sync().map_err(|error| match is_no_room(&error) {
+                true => refused(error),
+                false => poisoned("syncing a new segment", &error),
+            })?;
+            self.storage.sync_dir().map_err(|error| poisoned("syncing the directory", &error))?;
+        }
+        self.write_superblock(|superblock| superblock.slots = number).map_err(Lack::Poisoned)?;
         Ok(Arc::new(slot))
+    }
+
+    /// Why another segment cannot be had, in words, and whether that is for want of room.
+    pub fn why_starved(&self) -> Option<Lacking> {
+        self.is_starved().then(|| self.lacking.lock().clone())?
+    }
+
+    /// A claim or a write was refused for want of a segment.
+    pub fn refused_full(&self) {
+        let now = self.now().max(1);
+        let _ = self.full_since.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Since when, and why, no claim of the largest response can be granted.
+    pub fn why_full(&self) -> Option<(u64, String)> {
+        let bytes = Engine::claim_bytes(self.config.max_response as u32) as i64;
+        let why = match (self.can_grow(), self.why_starved()) {
+            _ if self.log.shared.space.free() >= bytes => None,
+            (true, lacking) => lacking.map(|lacking| lacking.to_string()),
+            (false, _) => Some(format!(
+                "the segments take all that the capacity of {} bytes allows",
+                self.config.capacity
+            )),
+        };
+        match why {
+            Some(why) => {
+                self.refused_full();
+                Some((self.full_since.load(Ordering::Acquire), why))
+            }
+            None => {
+                self.full_since.store(0, Ordering::Release);
+                None
+            }
+        }
     }
 
     /// Writes the footers of segments that are full and durable.

@@ -148,6 +148,10 @@ pub(crate) struct Engine {
     pub supply: Event,
     /// The last try to prepare a segment failed.
     pub starved: AtomicBool,
+    /// Why it failed.
+    pub lacking: Mutex<Option<maintenance::Lacking>>,
+    /// Store time since which the store is known to be full; 0 if it isn't.
+    pub full_since: AtomicU64,
     /// Bytes that somebody waits for.
     pub wanted_space: AtomicU64,
     /// Full, durable segments without a footer.

@@ -45,6 +45,7 @@ impl Engine {
                 }
             }
         }
+        let full = self.why_full();
         Stats {
             holders: self.holders.count(),
             granted: count(Count::Granted),
@@ -63,6 +64,8 @@ impl Engine {
             interrupted_expired: count(Count::InterruptedExpired),
             began_after_expiry: count(Count::BeganAfterExpiry),
             refused_full: count(Count::RefusedFull),
+            full_since_ms: full.as_ref().map_or(0, |(since, _)| *since),
+            full: full.map(|(_, why)| why),
             segments_free: free.len() as u64,
             segments_recycled: count(Count::Recycled),
             capacity: self.config.capacity,

@@ -87,12 +87,21 @@ impl Slot {
     /// Creates the file of a slot and makes its header (free, `epoch`) durable; the directory
     /// entry is the caller's to sync.
     pub fn create(storage: &dyn Storage, number: u32, bytes: u64, store: u64) -> io::Result<Self> {
+        let slot = Slot::create_unsynced(storage, number, bytes, store)?;
+        slot.file.sync()?;
+        Ok(slot)
+    }
+
+    /// The same without the sync.
+    pub fn create_unsynced(
+        storage: &dyn Storage,
+        number: u32,
+        bytes: u64,
+        store: u64,
+    ) -> io::Result<Self> {
         let file = storage.create(&file_name(number), bytes)?;
         let slot = Slot::new(number, 1, store, file)?;
         slot.file.write_at(0, &slot.header(None).encode())?;
-        if !broken::is(Broken::AppendToUnprepared) {
-            slot.file.sync()?;
-        }
         Ok(slot)
     }
 

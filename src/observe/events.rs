@@ -97,9 +97,13 @@ pub(crate) fn created(segment: u32, bytes: u64) {
     event!(info, segment, bytes, "segment created");
 }
 
-/// There was no room for another segment.
-pub(crate) fn starved(bytes: u64) {
-    event!(error, bytes, "no room on the disk for another segment");
+/// The system gives no further segment.
+pub(crate) fn starved(bytes: u64, no_room: bool, why: &str) {
+    if no_room {
+        event!(error, bytes, why, "no room on the disk for another segment");
+    } else {
+        event!(error, bytes, why, "another segment cannot be created");
+    }
 }
 
 /// A full segment has its footer.

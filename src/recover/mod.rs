@@ -206,6 +206,8 @@ impl Opening<'_> {
             superblock: Mutex::new((file, next)),
             supply: Event::new(),
             starved: AtomicBool::new(false),
+            lacking: Mutex::default(),
+            full_since: AtomicU64::new(0),
             wanted_space: AtomicU64::new(0),
             to_seal: Mutex::default(),
             expiring: Mutex::new(Expiring { wheel: TimingWheel::new(time.now()), due: vec![] }),

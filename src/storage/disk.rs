@@ -161,15 +161,17 @@ impl Storage for DiskStorage {
         let path = self.path.join(name);
         let fail = |e| named("create", &path, e);
         let file = self.open_file(name, OFlags::CREATE | OFlags::TRUNC).map_err(fail)?;
-        match allocate(&file, len).and_then(|()| file.sync_all()) {
-            Ok(()) => Ok(self.file(file, path, len)),
-            Err(error) => {
-                // Best effort: the caller learns of the first error, and a file that stays behind
-                // is replaced by the next attempt.
-                let _ = fs::unlinkat(&self.directory, name, AtFlags::empty());
-                Err(fail(error))
-            }
-        }
+        let failed = match allocate(&file, len) {
+            Err(error) => fail(error),
+            Ok(()) => match file.sync_all() {
+                Ok(()) => return Ok(self.file(file, path, len)),
+                Err(error) => io::Error::new(error.kind(), super::SyncFailed(fail(error))),
+            },
+        };
+        // Best effort: the caller learns of the first error, and a file that stays behind is replaced
+        // by the next attempt.
+        let _ = fs::unlinkat(&self.directory, name, AtFlags::empty());
+        Err(failed)
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {

@@ -107,6 +107,22 @@ pub trait StorageFile: Send + Sync + fmt::Debug + 'static {
     }
 }
 
+/// A sync failed within a call that does more than that: nothing is known of what it was to cover.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) struct SyncFailed(pub io::Error);
+
+/// Whether the system has no room: on the disk, in a quota, or in the largest file that it allows.
+pub(crate) fn is_no_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+/// Whether it was a sync that failed.
+pub(crate) fn is_failed_sync(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<SyncFailed>())
+}
+
 /// Makes `to`, of the same size, share the blocks of `from`: a copy that costs next to nothing.
 /// False where that can't be done; then `to` is as it was.
 pub(crate) fn share_blocks(from: &dyn StorageFile, to: &dyn StorageFile) -> bool {

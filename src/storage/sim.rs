@@ -322,8 +322,10 @@ impl Storage for SimStorage {
 
     fn sync_dir(&self) -> io::Result<()> {
         self.disk.call(|state, fate| {
-            if fate == Fate::Whole {
-                state.sync_dir();
+            match fate {
+                Fate::Whole => state.sync_dir(),
+                Fate::Half | Fate::Failed => state.fail_sync_dir(),
+                Fate::Torn => {}
             }
             Ok(())
         })

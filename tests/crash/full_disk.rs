@@ -3,7 +3,8 @@
 
 use crate::reference::{begin, claim, complete, open, replays, response, small};
 use onlyonce::{
-    Begin, BeginError, Full, ManualClock, OpenError, Options, Store, storage::SimStorage,
+    Begin, BeginError, Full, ManualClock, OpenError, Options, Store,
+    storage::{Fault, SimStorage},
 };
 use std::process::Command;
 
@@ -90,6 +91,80 @@ fn a_disk_too_small_for_a_store_says_so() {
         complete(&store, "k", b"order 1");
         assert!(disk.len_total() > bytes / 2, "{bytes}");
     }
+}
+
+/// Fails one call of the first `begin` that needs another segment, each in its turn: what the system
+/// said is what the caller, the figures and the log of events are told.
+#[test]
+fn what_the_system_said_is_told_and_failed_syncs_are_not_retried() {
+    let (clock, kinds) = (
+        ManualClock::at(crate::reference::T0),
+        [
+            std::io::ErrorKind::Other,
+            std::io::ErrorKind::PermissionDenied,
+            std::io::ErrorKind::ReadOnlyFilesystem,
+            std::io::ErrorKind::StorageFull,
+        ],
+    );
+    let (mut told, mut poisoned, mut full) = (0, 0, 0);
+    for kind in kinds {
+        for call in 1.. {
+            let disk = SimStorage::new(4);
+            let store =
+                open(&small(&clock).segment_bytes(64 << 10).capacity(1 << 20), &disk).unwrap();
+            // Until the next claim needs a segment that isn't there.
+            let mut held = Vec::new();
+            let mut number = 0;
+            let before = loop {
+                let calls = disk.calls();
+                let segments = store.stats().segments;
+                let claim = claim(&store, &key(number));
+                held.push(claim);
+                number += 1;
+                if store.stats().segments > segments {
+                    break (number - 1, disk.calls() - calls);
+                }
+            };
+            let (number, calls) = before;
+            if call > calls {
+                break;
+            }
+            // The same again, with a failure at one of the calls.
+            let disk = SimStorage::new(4);
+            let store =
+                open(&small(&clock).segment_bytes(64 << 10).capacity(1 << 20), &disk).unwrap();
+            let held: Vec<_> = (0..number).map(|number| claim(&store, &key(number))).collect();
+            disk.fault_at(disk.calls() + call, Fault::Error(kind));
+            let asked = begin(&store, &key(number));
+            match asked {
+                Err(BeginError::Unavailable { what }) => {
+                    assert!(what.contains("an injected fault"), "{what}");
+                    assert!(
+                        store.stats().full.is_some_and(|why| why.contains("an injected fault"))
+                    );
+                    told += 1;
+                }
+                Err(BeginError::StoreFull(Full::Space)) => {
+                    assert_eq!(kind, std::io::ErrorKind::StorageFull);
+                    assert!(store.stats().full.is_some_and(|why| why.contains("no room")));
+                    assert_eq!(store.stats().full_since_ms, crate::reference::T0);
+                    full += 1;
+                }
+                Err(BeginError::Poisoned) => {
+                    assert!(store.stats().poisoned.is_some());
+                    poisoned += 1;
+                    continue;
+                }
+                Ok(Begin::Execute(_)) => continue,
+                other => panic!("{other:?}"),
+            }
+            // It is tried again, and then there is no more to tell.
+            complete(&store, "more", b"room");
+            assert_eq!((store.stats().full, store.stats().full_since_ms), (None, 0));
+            drop(held);
+        }
+    }
+    assert!(told > 0 && poisoned > 0 && full > 0, "{told} {poisoned} {full}");
 }
 
 /// Set in a child: the directory to fill.

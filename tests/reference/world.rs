@@ -47,7 +47,8 @@ impl Refusal for BeginError {
     }
 
     fn full(&self) -> bool {
-        matches!(self, BeginError::StoreFull(_))
+        // Or the system refuses a segment's file, for a reason of its own.
+        matches!(self, BeginError::StoreFull(_) | BeginError::Unavailable { .. })
     }
 }
 
@@ -57,7 +58,7 @@ impl Refusal for ClaimError {
     }
 
     fn full(&self) -> bool {
-        matches!(self, ClaimError::StoreFull(_))
+        matches!(self, ClaimError::StoreFull(_) | ClaimError::Unavailable { .. })
     }
 }
 

@@ -1,6 +1,10 @@
 //! The state of a simulated disk: its names, its faults to come, and whether it still runs.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+};
 
 use crate::sync::Mutex;
 
@@ -37,6 +41,8 @@ pub(super) struct State {
     pub(super) rng: Rng,
     pub(super) names: BTreeMap<String, History>,
     pub(super) calls: u64,
+    /// Names whose durability nobody knows since a sync of the directory failed.
+    pub(super) doubtful: BTreeSet<String>,
     /// By the number of the call that will suffer them.
     pub(super) faults: BTreeMap<u64, Fault>,
     pub(super) capacity: Option<u64>,
@@ -86,6 +92,7 @@ impl State {
         State {
             rng,
             names: BTreeMap::new(),
+            doubtful: BTreeSet::new(),
             calls: 0,
             faults: BTreeMap::new(),
             capacity: None,
@@ -151,10 +158,20 @@ impl State {
     }
 
     pub(super) fn sync_dir(&mut self) {
-        self.names.retain(|_, history| {
-            history.drain(..history.len() - 1);
-            history[0].is_some()
+        let doubtful = &self.doubtful;
+        self.names.retain(|name, history| {
+            // What a failed sync was to cover, a later one believes to be on the platter.
+            if !doubtful.contains(name) {
+                history.drain(..history.len() - 1);
+            }
+            history.iter().any(Option::is_some)
         });
+    }
+
+    /// Each name that was not durable yet may be old or new from now on, whatever syncs follow.
+    pub(super) fn fail_sync_dir(&mut self) {
+        let unsynced = self.names.iter().filter(|(_, history)| history.len() > 1);
+        self.doubtful.extend(unsynced.map(|(name, _)| name.clone()));
     }
 
     /// Now and then the kernel writes back what a map or a write call left, just because.
