@@ -92,24 +92,32 @@ pub(super) fn open_ring(
     salvage: bool,
 ) -> Result<(Arc<dyn StorageFile>, Vec<u8>), OpenError> {
     let doing = || OpenError::io("opening the ring");
+    // Believed from here on, whether the file is there or made anew: a record that the ring can't
+    // hold would wait for room for ever.
+    let too_small = || {
+        Err(OpenError::options(format!(
+            "the ring of this store has {} bytes, and four of the largest responses must fit: \
+             choose a max_response of at most {}, or a new store",
+            superblock.ring_bytes,
+            (superblock.ring_bytes / 4).saturating_sub(1024)
+        )))
+    };
     match storage.open(RING_FILE) {
         Ok(file) if file.size() != superblock.ring_bytes => Err(OpenError::Damaged {
             file: RING_FILE.into(),
             offset: file.size(),
             what: "the ring has another size than it was made with",
         }),
-        Ok(file) if file.size() < 4 * sizes.frame_max => Err(OpenError::options(format!(
-            "the ring of this store has {} bytes, and four of the largest responses must fit: \
-             choose a max_response of at most {}, or a new store",
-            file.size(),
-            (file.size() / 4).saturating_sub(1024)
-        ))),
+        Ok(_) if superblock.ring_bytes < 4 * sizes.frame_max => too_small(),
         Ok(file) => {
             file.expect_small_changes();
             let bytes = read_file(&*file, RING_FILE)?;
             Ok((file, bytes))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound && salvage => {
+            if superblock.ring_bytes < 4 * sizes.frame_max {
+                return too_small();
+            }
             let file = create_ring(storage, superblock.ring_bytes).map_err(doing())?;
             storage.sync_dir().map_err(doing())?;
             Ok((file, Vec::new()))
