@@ -26,9 +26,18 @@ thread_local! {
     static FRAME: RefCell<Encoded> = RefCell::new(Encoded::default());
 }
 
+/// What a thread's frame buffer keeps of its memory, in bytes: enough for most responses, and
+/// nothing for a thousand threads that have had a large one each.
+const FRAME_KEPT: usize = 64 << 10;
+
 /// Runs `f` with this thread's frame buffer.
 pub(crate) fn with_frame<R>(f: impl FnOnce(&mut Encoded) -> R) -> R {
-    FRAME.with(|frame| f(&mut frame.borrow_mut()))
+    FRAME.with(|frame| {
+        let mut frame = frame.borrow_mut();
+        let result = f(&mut frame);
+        frame.keep(FRAME_KEPT);
+        result
+    })
 }
 
 /// Space that a record may take.
@@ -65,7 +74,7 @@ impl Engine {
     ) -> Attempt<(), ClaimError> {
         let retention = completion.retention.unwrap_or(ticket.retention);
         check_retention(retention, 1).map_err(|what| ClaimError::Terms { what })?;
-        check_size(ticket, completion.head, completion.response.unwrap_or_default())?;
+        self.check_size(ticket, completion.head, completion.response.unwrap_or_default())?;
         let now = self.now();
         let after = |window: std::time::Duration| now.saturating_add(window.as_millis() as u64);
         let kind = match completion.response {
@@ -294,7 +303,7 @@ impl Engine {
 
     /// One try of a failure: the outcome is unknown, the answer is kept.
     pub fn fail(&self, ticket: &Ticket, answer: &[u8]) -> Attempt<(), ClaimError> {
-        check_size(ticket, &[], answer)?;
+        self.check_size(ticket, &[], answer)?;
         let now = self.now();
         let keep = self.interrupted_ms(ticket.retention.remember_for.as_millis() as u64);
         let expires_ms = now.saturating_add(keep);
@@ -563,24 +572,27 @@ impl Engine {
             self.handle_gone.notify();
         }
     }
+
+    /// A response must fit what its claim has been promised, and what the store has sizes for: a
+    /// claim of an earlier life may have been promised more than today's options allow. A head
+    /// must fit what is always kept.
+    fn check_size(&self, ticket: &Ticket, head: &[u8], body: &[u8]) -> Result<(), ClaimError> {
+        if head.len() > HEAD_BYTES_MAX {
+            let what = "the head";
+            return Err(ClaimError::TooLong { what, len: head.len(), limit: HEAD_BYTES_MAX });
+        }
+        let limit = (ticket.reserve as usize).min(self.config.max_response);
+        let len = head.len() + body.len();
+        if len > limit && !body.is_empty() {
+            return Err(ClaimError::ResponseTooLarge { len, limit });
+        }
+        Ok(())
+    }
 }
 
 fn reason_of(how: Abandon) -> Reason {
     match how {
         Abandon::Panicked => Reason::Panicked,
         Abandon::Dropped | Abandon::Undelivered => Reason::Dropped,
-    }
-}
-
-/// A response must fit what its claim has been promised; a head what is always kept.
-fn check_size(ticket: &Ticket, head: &[u8], body: &[u8]) -> Result<(), ClaimError> {
-    if head.len() > HEAD_BYTES_MAX {
-        let what = "the head";
-        return Err(ClaimError::TooLong { what, len: head.len(), limit: HEAD_BYTES_MAX });
-    }
-    let (len, limit) = (head.len() + body.len(), ticket.reserve as usize);
-    match len > limit && !body.is_empty() {
-        true => Err(ClaimError::ResponseTooLarge { len, limit }),
-        false => Ok(()),
     }
 }

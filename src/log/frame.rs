@@ -213,6 +213,13 @@ pub(crate) struct Placed {
 }
 
 impl Encoded {
+    /// Gives back its memory if that is more than `most` bytes.
+    pub fn keep(&mut self, most: usize) {
+        if self.bytes.capacity() > most {
+            *self = Encoded::default();
+        }
+    }
+
     /// Writes everything that doesn't depend on the place, checksum of the body included.
     pub fn draft(&mut self, draft: &Draft<'_>) {
         let Draft { key, head, body, .. } = draft;

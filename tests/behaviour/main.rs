@@ -51,6 +51,7 @@ mod scopes_are_apart;
 mod segments_are_written_by_pages;
 #[cfg(feature = "conformance")]
 mod sharded;
+mod sizes_fit_each_other;
 mod sizing_is_as_documented;
 mod slots_move;
 mod sweep_races_begin;
