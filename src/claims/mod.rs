@@ -58,6 +58,9 @@ pub(crate) struct Chain {
     pub cells: SmallVec<[u32; 2]>,
     /// The version is durable when this file is, up to here.
     pub written_at: u64,
+    /// The commit that covers this clears what the version has replaced, and the next one makes
+    /// that durable; 0 if it has replaced nothing in this life.
+    pub replaced_at: u64,
 }
 
 /// All that is known of an undecided claim, for as long as it is undecided.
@@ -141,9 +144,11 @@ pub(crate) struct Cells {
     /// Store time of the oldest change that no sync has covered; 0 if there is none. Noted in
     /// `Buffered` only.
     dirty_since: AtomicU64,
+    /// The time that is noted. Read without the lock, changed under it.
+    noted_time: AtomicU64,
+    noting: Mutex<()>,
     pub lane: Lane,
-    /// Versions written before this position, and durable, have had all that they replaced
-    /// cleared, durably.
+    /// Chains to be cleared that were queued up to this position are cleared, durably.
     settled: AtomicU64,
     /// Chains to clear once a class (or, for `None`, this file) is durable up to a position.
     obsolete: [Mutex<Vec<(u64, Chain)>>; CLASSES + 1],
@@ -254,6 +259,8 @@ impl Cells {
             free: FreeCells::none(),
             written: AtomicU64::new(0),
             dirty_since: AtomicU64::new(0),
+            noted_time: AtomicU64::new(0),
+            noting: Mutex::new(()),
             lane,
             settled: AtomicU64::new(0),
             undrained: Mutex::default(),
@@ -318,7 +325,7 @@ impl Cells {
             }
         }
         let written_at = self.written.fetch_add(1, Ordering::SeqCst) + 1;
-        Ok(Some(Chain { cells, written_at }))
+        Ok(Some(Chain { cells, written_at, replaced_at: 0 }))
     }
 
     fn write_cell(&self, cell: u32, link: &format::Link, piece: &[&[u8]]) -> Result<(), Poisoned> {
@@ -357,10 +364,10 @@ impl Cells {
     /// death nor a loss of power then brings back an older version when this one is cleared.
     /// `None`: nothing.
     pub fn until_settled(&self, chain: &Chain) -> Option<u64> {
-        if chain.written_at <= self.settled.load(Ordering::Acquire) {
+        if chain.replaced_at <= self.settled.load(Ordering::Acquire) {
             None
-        } else if !self.is_durable(chain) {
-            Some(chain.written_at)
+        } else if self.lane.durable() < chain.replaced_at {
+            Some(chain.replaced_at)
         } else {
             // What it has replaced was cleared then, which counts as written.
             Some(self.position())
@@ -390,11 +397,17 @@ impl Cells {
         ready.iter().try_for_each(|chain| self.clear(chain))
     }
 
-    /// Clears `chain` once this file, as written by now, is durable; and sees to it that it will
-    /// be.
-    pub fn clear_after_this(&self, chain: Chain) {
-        let position = self.position();
-        self.obsolete[CLASSES].lock().push((position, chain));
+    /// Puts a newer version of a claim in the place of `chain`, which is cleared once this file,
+    /// as written by now, is durable; and sees to it that it will be.
+    pub fn replace(&self, chain: &mut Chain, newer: Chain) {
+        let old = std::mem::replace(chain, newer);
+        let mut obsolete = self.obsolete[CLASSES].lock();
+        // Counted under the lock of the queue: a commit that covers this position finds the old
+        // version in it, and one that has passed the queue already does not cover it.
+        let position = self.touch();
+        obsolete.push((position, old));
+        drop(obsolete);
+        chain.replaced_at = position;
         self.lane.request(position);
     }
 
@@ -449,9 +462,18 @@ impl Cells {
         written.map_err(|error| self.poison.trip("noting what is durable", &error))
     }
 
-    /// Notes the time.
+    /// Notes the time. A caller that read the clock before another one does not set it back.
     pub fn note_time(&self, now: u64) -> Result<(), Poisoned> {
-        self.store_word(format::TIME_AT, format::time_word(self.store, now))
+        if now <= self.noted_time.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _noting = self.noting.lock();
+        if now <= self.noted_time.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.store_word(format::TIME_AT, format::time_word(self.store, now))?;
+        self.noted_time.store(now, Ordering::Release);
+        Ok(())
     }
 
     #[cfg(test)]
@@ -467,8 +489,7 @@ impl Commit for Cells {
         self.poison.check_writer()?;
         self.dirty_since.store(0, Ordering::SeqCst);
         let position = self.position();
-        // What became durable with the last commit had its predecessors cleared in it; this one
-        // makes that durable.
+        // What was queued up to there, the last commit has cleared; this one makes that durable.
         let settled = self.lane.durable();
         let sync = || match broken::is(Broken::SkipClaimsSync) {
             true => Ok(()),

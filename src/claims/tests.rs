@@ -144,13 +144,55 @@ fn an_old_chain_goes_when_the_new_one_is_durable() {
     let cells = open(20);
     let scope = Scope::global();
     let key = KeyRef::new(&scope, "k").unwrap();
-    let old = cells.write(true, &entry(5, 1, key, None)).unwrap().unwrap();
+    let mut chain = cells.write(true, &entry(5, 1, key, None)).unwrap().unwrap();
     let free = cells.free();
-    cells.write(true, &entry(5, 2, key, None)).unwrap().unwrap();
-    cells.clear_after_this(old);
+    let newer = cells.write(true, &entry(5, 2, key, None)).unwrap().unwrap();
+    cells.replace(&mut chain, newer);
     assert_eq!(cells.free(), free - 1);
     cells.lane.lead_if_needed(&cells);
     assert_eq!(cells.free(), free);
+}
+
+#[test]
+fn a_version_is_settled_when_the_clearing_of_the_one_before_is_durable() {
+    let cells = open(20);
+    let scope = Scope::global();
+    let key = KeyRef::new(&scope, "k").unwrap();
+    let mut chain = cells.write(true, &entry(5, 1, key, None)).unwrap().unwrap();
+    assert_eq!(cells.until_settled(&chain), None);
+    let free = cells.free();
+    let newer = cells.write(true, &entry(5, 2, key, None)).unwrap().unwrap();
+    // A commit that passes between the writing of the new version and the queueing of the old one.
+    cells.lane.lead_once(&cells);
+    cells.replace(&mut chain, newer);
+    assert_eq!(cells.free(), free - 1);
+    let until = cells.until_settled(&chain).unwrap();
+    assert!(until > cells.lane.durable());
+    // This one clears the old version after its sync.
+    cells.lane.lead_once(&cells);
+    assert_eq!(cells.free(), free);
+    let until = cells.until_settled(&chain).expect("a loss of power would bring it back");
+    assert!(until > cells.lane.durable());
+    cells.lane.lead_once(&cells);
+    assert!(until <= cells.lane.durable());
+    assert_eq!(cells.until_settled(&chain), None);
+}
+
+#[test]
+fn the_noted_time_is_never_set_back() {
+    let cells = open(1);
+    cells.note_time(2000).unwrap();
+    cells.note_time(1000).unwrap();
+    assert_eq!(read_time(&cells.image(), STORE), Some(2000));
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let cells = &cells;
+            scope.spawn(move || {
+                (0..1000).for_each(|n| cells.note_time(3000 + n * 4 + thread).unwrap());
+            });
+        }
+    });
+    assert_eq!(read_time(&cells.image(), STORE), Some(6999));
 }
 
 #[test]

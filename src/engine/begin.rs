@@ -319,7 +319,7 @@ impl Engine {
                 return Err(BeginError::StoreFull(Full::Claims).into());
             }
         };
-        self.cells.clear_after_this(std::mem::replace(&mut undecided.chain, chain));
+        self.cells.replace(&mut undecided.chain, chain);
         undecided.answer = None;
         let ticket = Self::ticket(undecided);
         let checkpoint = undecided.checkpoint.clone();

@@ -437,8 +437,7 @@ impl Engine {
                     undecided.version += 1;
                     // Without a free cell the old version stays: interrupted as well.
                     if let Some(chain) = self.write_cells(undecided)? {
-                        let old = std::mem::replace(&mut undecided.chain, chain);
-                        self.cells.clear_after_this(old);
+                        self.cells.replace(&mut undecided.chain, chain);
                     }
                 }
                 self.rearm(shard, at, now);

@@ -47,8 +47,7 @@ impl Engine {
             return Err(ClaimError::StoreFull(Full::Claims).into());
         };
         undecided.answer = None;
-        let old = std::mem::replace(&mut undecided.chain, chain);
-        self.cells.clear_after_this(old);
+        self.cells.replace(&mut undecided.chain, chain);
         self.rearm(&mut shard, at as u32, now);
         drop(shard);
         self.claims_written();

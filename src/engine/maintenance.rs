@@ -385,8 +385,7 @@ impl Engine {
                 }
                 undecided.version += 1;
                 if let Some(chain) = self.write_cells(undecided)? {
-                    let old = std::mem::replace(&mut undecided.chain, chain);
-                    self.cells.clear_after_this(old);
+                    self.cells.replace(&mut undecided.chain, chain);
                 }
             }
         }

@@ -343,8 +343,7 @@ impl Engine {
                 // Without a free cell the time of the interruption begins anew at the next
                 // opening; nothing else is lost.
                 if let Some(chain) = self.write_cells(&undecided)? {
-                    let old = std::mem::replace(&mut undecided.chain, chain);
-                    self.cells.clear_after_this(old);
+                    self.cells.replace(&mut undecided.chain, chain);
                 }
             }
             let mut shard = self.index.shard(hash);
