@@ -372,8 +372,7 @@ impl Engine {
 
     /// Where the answer of a failed holder stands that nobody may see yet.
     pub fn settling(&self, undecided: &Undecided) -> Option<Location> {
-        let location = self.on_its_way(undecided.answer.as_ref()?)?;
-        self.config.syncs_completions().then_some(location)
+        self.on_its_way(undecided.answer.as_ref()?)
     }
 
     /// What is waited for until this answer may be told. It may lie in another class than its own,
@@ -384,13 +383,13 @@ impl Engine {
         self.answered_after(class, position + 1)
     }
 
-    /// Where an answer lies that isn't durable yet.
+    /// Where an answer lies that does not yet survive what the store's durability says it does.
     fn on_its_way(&self, answer: &Answer) -> Option<Location> {
         let (location, epoch) = answer.location?;
         // A living handle keeps its key longer than the segment its answer, which was durable
         // long before the segment was used again.
         let lies_there = self.log.epoch(location.slot()) == epoch;
-        (lies_there && !self.log.is_durable(location)).then_some(location)
+        (lies_there && !self.is_visible(location)).then_some(location)
     }
 
     /// One try of a release.

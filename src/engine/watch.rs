@@ -162,18 +162,24 @@ impl Engine {
         true
     }
 
-    /// Registers with the lane that makes a record durable.
+    /// Registers with the lane that makes a record durable; in `Buffered` too, where being drained
+    /// is enough: a commit that is waited for begins at once, and drains.
     fn watch_location(&self, location: Location, watch: &mut Watch, waker: &Waker) -> bool {
         let (class, position) = self.log.position_of(location);
         let known = |(known, at, with): &(u8, u64, Waker)| {
             (*known, *at) == (class, position) && with.will_wake(waker)
         };
         if watch.in_lane.as_ref().is_some_and(known) {
-            return self.log.is_durable(location);
+            return self.is_visible(location);
+        }
+        let head = self.log.head(class);
+        if !self.config.syncs_completions() && !head.is_served() {
+            // No thread drains it for this waiter.
+            return head.drain(&self.log.shared).is_err() || self.is_visible(location);
         }
         watch.in_lane = Some((class, position, waker.clone()));
         // A byte of it is durable when all of it is.
-        self.log.head(class).lane.wake_at(position + 1, waker.clone()).is_some()
+        head.lane.wake_at(position + 1, waker.clone()).is_some()
     }
 
     /// Ends a registration of [`Engine::watch`].

@@ -1,6 +1,7 @@
 //! The whole dance for one request, so that nobody has to dance it by hand.
 
 use crate::{
+    engine::entries::State,
     error::{BeginError, ClaimError},
     fingerprint::Fingerprint,
     key::KeyRef,
@@ -267,17 +268,14 @@ impl Way {
     }
 }
 
-/// The answer of a settled key: what is stored now. (If it cannot be read back at once, the
-/// times are not known.)
-fn as_stored<S: IdempotencyStore>(
-    stored: Result<Begin<S>, BeginError>,
-    token: Token,
-    response: &[u8],
-) -> Ran {
-    match stored {
-        Ok(Begin::Replay(record)) => Ran::Replayed(record),
-        _ => Ran::Replayed(Record::from_parts(token, &[], Some(response), 0, 0)),
-    }
+/// The answer of a settled key, as it was stored by `now` under these terms. Asking the store would
+/// begin: if the record had expired meanwhile, that would claim the key.
+fn as_stored(now: Duration, terms: &Terms, token: Token, response: &[u8]) -> Ran {
+    let completed_ms = now.as_millis() as u64;
+    let kept = terms.retention.map(|r| r.remember_for.as_millis() as u64);
+    // What the store keeps by itself, it does not tell.
+    let expires_ms = kept.map_or(0, |kept| completed_ms.saturating_add(kept));
+    Ran::Replayed(Record::from_parts(token, &[], Some(response), completed_ms, expires_ms))
 }
 
 /// A settle function of a blocking caller, or none.
@@ -324,8 +322,12 @@ impl<F: Settle> Once<'_, Store, F> {
             Some(Settled::Happened(response)) => {
                 return match claim.complete(&response) {
                     Ok(()) => {
-                        let stored = self.store.begin_request(request, None);
-                        Ok(as_stored(stored, claim.token(), &response))
+                        // A look that claims nothing.
+                        let stored = self.store.get(self.key).map(|entry| entry.map(|e| e.state));
+                        Ok(match stored {
+                            Ok(Some(State::Completed(record))) => Ran::Replayed(record),
+                            _ => as_stored(self.store.now(), &self.terms, claim.token(), &response),
+                        })
                     }
                     Err(error) => Err(NotRun::NotRecorded { error, response }),
                 };
@@ -411,10 +413,7 @@ impl<S: IdempotencyStore, F: SettleAsync<S>> Once<'_, AsyncStore<S>, F> {
         match settled {
             Some(Settled::Happened(response)) => {
                 return match claim.complete(&response).await {
-                    Ok(()) => {
-                        let stored = self.store.begin_with(key, fingerprint, terms).await;
-                        Ok(as_stored(stored, claim.token(), &response))
-                    }
+                    Ok(()) => Ok(as_stored(self.store.now(), &terms, claim.token(), &response)),
                     Err(error) => Err(NotRun::NotRecorded { error, response }),
                 };
             }

@@ -44,3 +44,32 @@ fn until_then_its_key_is_in_flight() {
         assert_eq!(stuck.answer().map(|answer| &answer[..]), Some(&b"502"[..]));
     });
 }
+
+#[test]
+fn in_buffered_it_is_shown_when_it_survives_the_process() {
+    must_end(|| {
+        let durability = Durability::Buffered { max_delay: SECOND };
+        let sim = Sim::with(|options| options.background(true).durability(durability));
+        let disk = Gated::new(&sim.disk);
+        let store = sim.options.open_on(Arc::new(disk.clone())).unwrap();
+        // A segment is in use by the class of failures, whose ring is memory.
+        store.claim("another").fail(b"500").unwrap();
+        let mut claim = store.claim("k");
+        store.flush().unwrap();
+        let shut = disk.shut_writes("segment-");
+        thread::scope(|scope| {
+            let holder = scope.spawn(|| claim.fail(b"502"));
+            shut.until_reached();
+            let Begin::InFlight(pending) = store.begin(key("k"), print()).unwrap() else {
+                panic!("shown before it survives the process");
+            };
+            let entry = store.get(key("k")).unwrap().unwrap();
+            assert!(matches!(entry.state, State::InFlight { .. }), "{entry:?}");
+            let waiter = scope.spawn(|| pending.wait(MINUTE).unwrap());
+            drop(shut);
+            assert_eq!(holder.join().unwrap(), Ok(()));
+            let Begin::Interrupted(stuck) = waiter.join().unwrap() else { panic!() };
+            assert_eq!(stuck.answer().map(|answer| &answer[..]), Some(&b"502"[..]));
+        });
+    });
+}

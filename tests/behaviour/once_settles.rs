@@ -3,6 +3,10 @@
 
 use crate::common::*;
 use onlyonce::*;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 type Answer = Result<Ran, NotRun<Store, ()>>;
 
@@ -126,4 +130,57 @@ fn a_settled_answer_that_is_too_large_is_not_recorded() {
     assert!(matches!(error, ClaimError::ResponseTooLarge { len: 5000, .. }));
     assert_eq!(response.len(), 5000);
     assert_eq!(store.stuck("k").attempts(), 2);
+}
+
+/// When it runs, two hours pass each time that it is read.
+#[derive(Clone, Debug)]
+struct Hasty {
+    hands: ManualClock,
+    runs: Arc<AtomicBool>,
+}
+
+impl Clock for Hasty {
+    fn wall_ms(&self) -> u64 {
+        self.hands.wall_ms()
+    }
+
+    fn boot_ms(&self) -> u64 {
+        if self.runs.load(Ordering::SeqCst) {
+            self.hands.advance(2 * HOUR);
+        }
+        self.hands.boot_ms()
+    }
+}
+
+#[test]
+fn looking_at_what_was_stored_claims_nothing() {
+    for task in [false, true] {
+        let sim = Sim::new();
+        let clock = Hasty { hands: sim.clock.clone(), runs: Arc::default() };
+        let options = sim.options.clone().clock(clock.clone());
+        let store = options.open_on(Arc::new(sim.disk.clone())).unwrap();
+        let retention = Some(Retention::of(HOUR));
+        let terms = Terms { lease: Some(MINUTE), retention, ..Terms::default() };
+        drop(store.begin_with(key("k"), print(), terms).unwrap());
+        let settle = || {
+            clock.runs.store(true, Ordering::SeqCst);
+            Settled::Happened(b"found".to_vec())
+        };
+        let ran = if task {
+            let store = AsyncStore::new(store.clone());
+            let once = store.once(key("k"), print()).terms(terms);
+            let once = once.settle(async |_: &Claim<AsyncStore<Store>>| settle());
+            let ran =
+                futures::block_on(once.run(async |_| Err::<Vec<u8>, _>(WorkError::Unknown(()))));
+            ran.unwrap()
+        } else {
+            let once = store.once(key("k"), print()).terms(terms).settle(|_| settle());
+            once.run(never).unwrap()
+        };
+        clock.runs.store(false, Ordering::SeqCst);
+        assert_eq!(ran.response(), Some(&b"found"[..]));
+        // The record has expired by now, and the next caller executes.
+        let next = store.begin(key("k"), print()).unwrap();
+        assert!(matches!(next, Begin::Execute(_)), "{next:?}");
+    }
 }
