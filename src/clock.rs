@@ -1,6 +1,6 @@
 //! Time is handed in: the store asks one [`Clock`], and its parts take `now` as an argument.
 
-use crate::sync::Mutex;
+use crate::{limits::TIME_MAX_MS, sync::Mutex};
 use std::{
     fmt,
     sync::Arc,
@@ -118,7 +118,29 @@ impl Clock for ManualClock {
     }
 }
 
-/// A store's own time: the wall clock as accepted at open, carried on by the boot-time clock.
+/// What an opening does about a wall clock that is further ahead of the store's time than
+/// [`Options::clock_jump_max`](crate::Options::clock_jump_max).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AcceptClock {
+    /// Don't believe it: time goes on from the highest seen, nothing expires early, and
+    /// `Stats::clock_held` is true.
+    #[default]
+    No,
+    /// Believe it, and keep what is left of all windows: each time that the store has kept moves
+    /// by the difference, so that a record that had an hour to live lives for another hour. For a
+    /// store that was made by a machine without a clock, and for one that stood still for so long
+    /// that its records would all expire at once. The difference is kept with the store, and
+    /// counts at later openings and in backups. Also where the wall clock is *behind* the store's
+    /// time by more than the bound, because that was once wrong.
+    KeepingWindows,
+    /// Believe it: the difference is time that has passed, and what would have expired in it
+    /// expires.
+    AsIs,
+}
+
+/// A store's own time: the wall clock as accepted at open, less the store's shift, carried on by
+/// the boot-time clock.
 #[derive(Debug)]
 pub(crate) struct StoreTime {
     clock: Arc<dyn Clock>,
@@ -127,29 +149,55 @@ pub(crate) struct StoreTime {
     boot_ms: u64,
     /// The wall clock was ahead of the highest time seen by more than the bound.
     pub(crate) held: bool,
+    /// What to add to store time to have the wall clock that was accepted.
+    pub(crate) shift_ms: i64,
+}
+
+/// What is known of a store's time before it is opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known {
+    /// The highest store time that was seen; `None` in a new store.
+    pub seen: Option<u64>,
+    pub shift_ms: i64,
 }
 
 impl StoreTime {
-    /// Decides the time at open: never before `highest_seen`, and, when the wall clock is more
+    /// Decides the time at open: never before the highest seen, and, when the wall clock is more
     /// than `jump_max` ahead of it, on from there until an operator accepts the clock.
     pub(crate) fn at_open(
         clock: Arc<dyn Clock>,
-        highest_seen: Option<u64>,
+        known: Known,
         jump_max: u64,
-        accept: bool,
+        accept: AcceptClock,
     ) -> Self {
         let (wall, boot_ms) = (clock.wall_ms(), clock.boot_ms());
-        let held = !accept && highest_seen.is_some_and(|seen| wall > seen.saturating_add(jump_max));
-        let base_ms = match highest_seen {
+        let Known { seen, mut shift_ms } = known;
+        let mut by_wall = shifted(wall, shift_ms.saturating_neg());
+        let mut ahead = seen.is_some_and(|seen| by_wall > seen.saturating_add(jump_max));
+        if let (Some(seen), AcceptClock::KeepingWindows) = (seen, accept) {
+            let behind = seen > by_wall.saturating_add(jump_max);
+            if ahead || behind {
+                // Store time stays what it was; what differs is what it is called.
+                shift_ms = wall.min(TIME_MAX_MS) as i64 - seen.min(TIME_MAX_MS) as i64;
+                (by_wall, ahead) = (seen, false);
+            }
+        }
+        let held = ahead && accept != AcceptClock::AsIs;
+        let base_ms = match seen {
             Some(seen) if held => seen,
-            Some(seen) => wall.max(seen),
-            None => wall,
+            Some(seen) => by_wall.max(seen),
+            None => by_wall,
         };
-        StoreTime { clock, base_ms, boot_ms, held }
+        StoreTime { clock, base_ms, boot_ms, held, shift_ms }
     }
 
     pub(crate) fn now(&self) -> u64 {
         self.base_ms + self.clock.boot_ms().saturating_sub(self.boot_ms)
+    }
+
+    /// A time of this store's, as it is shown: by the wall clock that was accepted.
+    pub(crate) fn shown(&self, at_ms: u64) -> u64 {
+        shifted(at_ms, self.shift_ms)
     }
 
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
@@ -157,33 +205,56 @@ impl StoreTime {
     }
 }
 
+/// `ms` moved by `by`; 0 stays the earliest.
+pub(crate) fn shifted(ms: u64, by: i64) -> u64 {
+    ms.saturating_add_signed(by)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn opened(wall: u64, seen: Option<u64>, accept: bool) -> StoreTime {
-        StoreTime::at_open(Arc::new(ManualClock::at(wall)), seen, 1000, accept)
+    fn at(wall: u64, seen: Option<u64>, shift_ms: i64, accept: AcceptClock) -> StoreTime {
+        let known = Known { seen, shift_ms };
+        StoreTime::at_open(Arc::new(ManualClock::at(wall)), known, 1000, accept)
+    }
+
+    fn opened(wall: u64, seen: Option<u64>, accept: AcceptClock) -> StoreTime {
+        at(wall, seen, 0, accept)
     }
 
     #[test]
     fn a_clock_set_back_goes_on_from_the_highest_time_seen() {
-        assert_eq!(opened(500, Some(9000), false).now(), 9000);
+        assert_eq!(opened(500, Some(9000), AcceptClock::No).now(), 9000);
     }
 
     #[test]
     fn a_jump_beyond_the_bound_is_held_until_accepted() {
-        let held = opened(9000, Some(5000), false);
+        let held = opened(9000, Some(5000), AcceptClock::No);
         assert!(held.held);
         assert_eq!(held.now(), 5000);
-        assert_eq!(opened(6000, Some(5000), false).now(), 6000);
-        assert_eq!(opened(9000, Some(5000), true).now(), 9000);
-        assert_eq!(opened(9000, None, false).now(), 9000);
+        assert_eq!(opened(6000, Some(5000), AcceptClock::No).now(), 6000);
+        assert_eq!(opened(9000, Some(5000), AcceptClock::AsIs).now(), 9000);
+        assert_eq!(opened(9000, None, AcceptClock::No).now(), 9000);
+    }
+
+    #[test]
+    fn windows_are_kept_by_a_shift_in_both_directions() {
+        for wall in [9000, 1000] {
+            let kept = opened(wall, Some(5000), AcceptClock::KeepingWindows);
+            assert_eq!((kept.held, kept.now(), kept.shown(5000)), (false, 5000, wall));
+            let later = at(wall + 700, Some(5000), kept.shift_ms, AcceptClock::No);
+            assert_eq!((later.held, later.now(), later.shown(5700)), (false, 5700, wall + 700));
+        }
+        let within = opened(5900, Some(5000), AcceptClock::KeepingWindows);
+        assert_eq!((within.now(), within.shift_ms), (5900, 0));
     }
 
     #[test]
     fn wall_steps_at_run_time_are_not_seen() {
         let clock = ManualClock::at(5000);
-        let time = StoreTime::at_open(Arc::new(clock.clone()), None, 1000, false);
+        let known = Known { seen: None, shift_ms: 0 };
+        let time = StoreTime::at_open(Arc::new(clock.clone()), known, 1000, AcceptClock::No);
         clock.set_wall(1);
         clock.advance(Duration::from_millis(7));
         assert_eq!(time.now(), 5007);

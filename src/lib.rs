@@ -127,7 +127,7 @@ pub mod testing;
 mod token;
 mod wheel;
 
-pub use clock::{Clock, ManualClock, SystemClock};
+pub use clock::{AcceptClock, Clock, ManualClock, SystemClock};
 pub use engine::entries::{Entry, Filter, State};
 pub use engine::resolve::Resolution;
 pub use error::{BeginError, ClaimError, Full, KeyError, KeyState, OpenError, Retry};

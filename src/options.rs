@@ -1,7 +1,7 @@
 //! Every tunable of a store, with its unit, default and bound; checked once, at open.
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{AcceptClock, Clock, SystemClock},
     error::OpenError,
     limits::*,
     log::largest_frame,
@@ -105,8 +105,8 @@ pub struct Options {
     pub(crate) segment_bytes: u64,
     pub(crate) ring_bytes: Option<u64>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) clock_jump_max: Duration,
-    pub(crate) accept_clock: bool,
+    pub(crate) clock_jump_max: Option<Duration>,
+    pub(crate) accept_clock: AcceptClock,
     pub(crate) background: bool,
     pub(crate) hash_bits: u32,
 }
@@ -128,8 +128,8 @@ impl Default for Options {
             segment_bytes: SEGMENT_BYTES_MAX,
             ring_bytes: None,
             clock: Arc::new(SystemClock),
-            clock_jump_max: Duration::from_secs(31 * 24 * 3600),
-            accept_clock: false,
+            clock_jump_max: None,
+            accept_clock: AcceptClock::No,
             background: true,
             hash_bits: 64,
         }
@@ -260,14 +260,25 @@ impl Options {
 
     /// How far the wall clock may be ahead of the last time that this store has seen, at open,
     /// to be believed. Beyond it time goes on from there, so that nothing expires early; see
-    /// [`Options::accept_clock`] and `Stats::clock_held`. Default: 31 days.
+    /// [`Options::accept_clock`] and `Stats::clock_held`.
+    ///
+    /// Default: half the store's `remember_for`, but 10 minutes to 31 days; 12 hours with the
+    /// default retention. A clock that is ahead at one opening thus never takes more than half of
+    /// a record's time (a claim's or completion's own, shorter retention has no such bound). The
+    /// price is that a store which really stood still for longer, over a weekend perhaps, is held
+    /// too: its records live longer by the time it stood still, and take their space for as long,
+    /// until an operator accepts the clock. That does no harm; what expired early is executed a
+    /// second time. A new store believes whatever the clock says at its first opening.
     pub fn clock_jump_max(mut self, jump: Duration) -> Self {
-        self.clock_jump_max = jump;
+        self.clock_jump_max = Some(jump);
         self
     }
 
-    /// Believe the wall clock at this open, whatever it says (it still never goes back).
-    pub fn accept_clock(mut self, accept: bool) -> Self {
+    /// Whether to believe a wall clock that is beyond [`Options::clock_jump_max`] at this open, and
+    /// what becomes of the windows of what the store has kept. Store time never goes back. For one
+    /// opening, by an operator who has looked at the clock: left in place, it would accept the next
+    /// wrong one. Default: [`AcceptClock::No`].
+    pub fn accept_clock(mut self, accept: AcceptClock) -> Self {
         self.accept_clock = accept;
         self
     }
@@ -286,6 +297,15 @@ impl Options {
     pub fn hash_bits(mut self, bits: u32) -> Self {
         self.hash_bits = bits.min(64);
         self
+    }
+
+    /// The bound on jumps of the clock.
+    pub(crate) fn jump_max_ms(&self) -> u64 {
+        const LEAST: Duration = Duration::from_secs(600);
+        const MOST: Duration = Duration::from_secs(31 * 24 * 3600);
+        let half = || (self.retention.remember_for / 2).clamp(LEAST, MOST);
+        let jump = self.clock_jump_max.unwrap_or_else(half);
+        u64::try_from(jump.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Checks the options against each other and resolves the sizes.

@@ -88,7 +88,11 @@ pub(crate) struct RecordMeta {
     pub token: u64,
     pub completed_ms: u64,
     pub expires_ms: u64,
+    /// By the store's time when it was read; `AGE_UNKNOWN` if the backend doesn't say.
+    pub age_ms: u64,
 }
+
+const AGE_UNKNOWN: u64 = u64::MAX;
 
 impl Record {
     pub(crate) fn new(bytes: Copied, from: usize, body: usize, meta: RecordMeta) -> Self {
@@ -109,8 +113,15 @@ impl Record {
             copy[head.len()..].copy_from_slice(body);
         });
         let retained = response.is_some();
-        let meta = RecordMeta { retained, token: token.get(), completed_ms, expires_ms };
+        let (token, age_ms) = (token.get(), AGE_UNKNOWN);
+        let meta = RecordMeta { retained, token, completed_ms, expires_ms, age_ms };
         Record::new(bytes, 0, head.len(), meta)
+    }
+
+    /// How old the record is by the backend's own time, for backends that know.
+    pub fn with_age(mut self, age: Duration) -> Self {
+        self.meta.age_ms = u64::try_from(age.as_millis()).unwrap_or(AGE_UNKNOWN);
+        self
     }
 
     /// The response, byte for byte; `None` if it was not retained (it was too large, or its
@@ -132,6 +143,12 @@ impl Record {
     /// When the record is forgotten, in milliseconds since 1970.
     pub fn expires_at(&self) -> u64 {
         self.meta.expires_ms
+    }
+
+    /// How long ago the operation had been completed when this was read, by the store's time,
+    /// whatever the wall clock says. `None` if the backend doesn't say ([`Record::with_age`]).
+    pub fn age(&self) -> Option<Duration> {
+        (self.meta.age_ms != AGE_UNKNOWN).then(|| Duration::from_millis(self.meta.age_ms))
     }
 
     /// The token of the attempt that completed it.

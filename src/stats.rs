@@ -170,7 +170,7 @@ pub struct Stats {
     /// This opening is the store's first: it knows no key from before. Not what a service expects
     /// at any start but its first one; see [`Options::create`](crate::Options::create).
     pub created: bool,
-    /// The store's time, in milliseconds since 1970.
+    /// The store's time, in milliseconds since 1970, as all times are shown (see `AcceptClock`).
     pub now_ms: u64,
     /// At open the wall clock was further ahead than the options allow, and was not believed.
     pub clock_held: bool,

@@ -9,6 +9,12 @@
 //! ```
 //! At 48: the durability that the store was opened with the last time. At 80: whether it was
 //! closed in order after that.
+//!
+//! ```text
+//! 88    96         104 108 112
+//! |shift|clock jump| 0 |crc|
+//! ```
+//! All zero in a superblock from before this part was added. Both parts lie within one sector.
 
 use crate::{
     broken::{self, Broken},
@@ -21,7 +27,7 @@ use std::{io, sync::Arc};
 pub(crate) const FILE: &str = "superblock";
 pub(crate) const FORMAT_VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"onlyonce";
-const COPY_BYTES: usize = 88;
+const COPY_BYTES: usize = 112;
 const COPY_AT: [u64; 2] = [0, 4096];
 const FILE_BYTES: u64 = 8192;
 const CLOSED: u32 = 1;
@@ -50,6 +56,12 @@ pub(crate) struct Superblock {
     /// Closed in order since then: everything is on the disk as the running store had it. False in
     /// stores of before this was noted.
     pub closed: bool,
+    /// What to add to store time to have the wall clock, in milliseconds: not zero once an operator
+    /// has accepted a clock and kept the windows.
+    pub shift_ms: i64,
+    /// The bound on jumps that the store was opened with the last time, for those who look at it
+    /// from outside; 0: not known.
+    pub jump_max_ms: u64,
 }
 
 impl Superblock {
@@ -68,7 +80,11 @@ impl Superblock {
         b[72..80].copy_from_slice(&self.time_ms.to_le_bytes());
         b[80..84].copy_from_slice(&u32::from(self.closed).to_le_bytes());
         let crc = crc32fast::hash(&b[..84]);
-        b[84..].copy_from_slice(&crc.to_le_bytes());
+        b[84..88].copy_from_slice(&crc.to_le_bytes());
+        b[88..96].copy_from_slice(&self.shift_ms.to_le_bytes());
+        b[96..104].copy_from_slice(&self.jump_max_ms.to_le_bytes());
+        let crc = crc32fast::hash(&b[88..108]);
+        b[108..].copy_from_slice(&crc.to_le_bytes());
         b
     }
 
@@ -81,6 +97,10 @@ impl Superblock {
         if u32_at(8) > FORMAT_VERSION {
             return Err(Copy::Newer(u32_at(8)));
         }
+        let is_old = b[88..] == [0; COPY_BYTES - 88];
+        if !is_old && u32_at(108) != crc32fast::hash(&b[88..108]) {
+            return Err(Copy::Damaged);
+        }
         let superblock = Superblock {
             number: u64_at(24),
             store: u64_at(16),
@@ -92,6 +112,8 @@ impl Superblock {
             time_ms: u64_at(72),
             durability: u32_at(48),
             closed: u32_at(80) == CLOSED,
+            shift_ms: u64_at(88) as i64,
+            jump_max_ms: u64_at(96),
         };
         superblock.is_possible().then_some(superblock).ok_or(Copy::Damaged)
     }
@@ -129,6 +151,7 @@ impl Superblock {
             && self.ring_bytes.is_multiple_of(4096)
             && self.token_limit < 2 * TOKEN_MAX
             && self.time_ms <= TIME_MAX_MS
+            && self.shift_ms.unsigned_abs() <= TIME_MAX_MS
     }
 }
 
@@ -254,6 +277,8 @@ mod tests {
             time_ms: 7,
             durability: 1,
             closed: number.is_multiple_of(2),
+            shift_ms: -3,
+            jump_max_ms: 9,
         }
     }
 

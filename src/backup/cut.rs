@@ -4,6 +4,7 @@ use super::{Backup, BackupError, BackupOptions, write::Writer};
 use crate::{
     claim::Phase,
     claims::{Cells, Chain, Found},
+    clock::shifted,
     engine::Engine,
     engine::tokens,
     index::{Shard, Undecided},
@@ -184,7 +185,7 @@ impl Inspection {
         }
         let cut = Cut {
             superblock,
-            taken_ms: self.info().now_ms,
+            taken_ms: self.now_ms,
             claims: claims.collect(),
             claims_bytes: self.claims_bytes.max(Cells::file_bytes(1)),
             segments: &self.segments,
@@ -202,7 +203,8 @@ pub(super) fn superblock_of_copy(cut: &Cut<'_>) -> Superblock {
     let Cut { superblock: original, taken_ms, claims, .. } = cut;
     // What is salvaged may have claims that its superblock doesn't allow.
     let limit = original.token_limit.max(Found::above_all(claims));
-    let by_time = tokens::Tokens::first(limit, *taken_ms);
+    // Tokens go by the wall clock.
+    let by_time = tokens::Tokens::first(limit, shifted(*taken_ms, original.shift_ms));
     Superblock {
         token_limit: tokens::a_day_later(by_time),
         time_ms: original.time_ms.max(*taken_ms),

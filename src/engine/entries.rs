@@ -139,7 +139,7 @@ impl Engine {
             },
             Phase::Interrupted { reason, at } => State::Interrupted {
                 reason,
-                at,
+                at: self.time.shown(at),
                 holder_gone: !held.holder_lives,
                 checkpoint,
                 answer: undecided.answer.as_ref().map(|answer| answer.bytes.clone()),
@@ -155,7 +155,7 @@ impl Engine {
         let token = Token::new(frame.header.token).expect("checked when it was read");
         let attempts = frame.header.attempt;
         let state = if self.is_visible(location) {
-            State::Completed(record_of(frame, now))
+            State::Completed(record_of(frame, now, self.time.shift_ms))
         } else {
             State::InFlight { running_for: Duration::ZERO, checkpoint: None }
         };

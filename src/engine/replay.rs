@@ -7,6 +7,7 @@
 
 use crate::{
     broken::{self, Broken},
+    clock::shifted,
     engine::begin::Begin,
     engine::{Attempt, Engine, Step},
     error::BeginError,
@@ -100,19 +101,20 @@ impl Engine {
             return Ok(Step::now(Found::InFlight(Running { token, running_for })));
         }
         self.count(begin.hash, Count::Replayed);
-        Ok(Step::now(Found::Replay(record_of(frame, now))))
+        Ok(Step::now(Found::Replay(record_of(frame, now, self.time.shift_ms))))
     }
 }
 
-/// The record that a frame holds, as of `now`.
-pub(crate) fn record_of(frame: Frame, now: u64) -> Record {
+/// The record that a frame holds, as of `now`; its times are shown moved by `shift_ms`.
+pub(crate) fn record_of(frame: Frame, now: u64, shift_ms: i64) -> Record {
     let header = frame.header;
     let from = header.scope_len as usize + header.key_len as usize;
     let meta = RecordMeta {
         retained: header.kind == Kind::Completed && now < header.replay_until_ms,
         token: header.token,
-        completed_ms: header.time_ms,
-        expires_ms: header.expires_ms,
+        completed_ms: shifted(header.time_ms, shift_ms),
+        expires_ms: shifted(header.expires_ms, shift_ms),
+        age_ms: now.saturating_sub(header.time_ms),
     };
     Record::new(frame.rest, from, from + header.head_len as usize, meta)
 }

@@ -75,7 +75,7 @@ impl Engine {
             recovery_ms: self.recovery_ms.load(Ordering::Relaxed),
             life: self.log.shared.life,
             created: self.log.shared.life == 1,
-            now_ms: now,
+            now_ms: self.time.shown(now),
             clock_held: self.time.held,
             damaged_places: self.damaged_places,
             torn_claims: self.torn_claims,

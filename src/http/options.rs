@@ -165,7 +165,8 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
         self.set(|config| config.problem_types = start.into())
     }
 
-    /// The clock that `Age` is counted by: the store's. Default: the system's.
+    /// The clock that `Age` is counted by where the backend doesn't say how old its records are
+    /// (`Record::age`; all of this crate do, by their own time). Default: the system's.
     pub fn clock(self, clock: impl Clock) -> Self {
         self.set(|config| config.clock = Arc::new(clock))
     }

@@ -29,7 +29,10 @@ impl<S: IdempotencyStore> Core<S> {
         key: &OwnedKey,
         record: Record,
     ) -> Response<ResponseBody<R>> {
-        let age = self.config.clock.wall_ms().saturating_sub(record.completed_at()) / 1000;
+        let age = match record.age() {
+            Some(age) => age.as_secs(),
+            None => self.config.clock.wall_ms().saturating_sub(record.completed_at()) / 1000,
+        };
         if record.response().is_none() {
             return self.not_retained(key, &record);
         }

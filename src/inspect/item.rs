@@ -103,9 +103,9 @@ impl Inspection {
             key: frame.key().owned(),
             token: Token::new(header.token)?,
             attempts: header.attempt,
-            state: State::Completed(record_of(frame, self.now_ms)),
+            state: State::Completed(record_of(frame, self.now_ms, self.superblock.shift_ms)),
         };
-        let (fingerprint, at_ms) = (header.fingerprint, header.time_ms);
+        let (fingerprint, at_ms) = (header.fingerprint, self.shown(header.time_ms));
         Some(Item { entry, fingerprint, at_ms, retention })
     }
 
@@ -115,7 +115,7 @@ impl Inspection {
         let state = match self.interruption(undecided) {
             Some((reason, at)) => State::Interrupted {
                 reason,
-                at,
+                at: self.shown(at),
                 holder_gone: self.owner.is_none(),
                 checkpoint,
                 answer: undecided.answer.as_ref().map(|(answer, _)| answer.clone()),
@@ -131,6 +131,11 @@ impl Inspection {
             replay_for: Duration::from_millis(found.replay_ms),
             remember_for: Duration::from_millis(found.remember_ms),
         };
-        Item { entry, fingerprint: found.fingerprint, at_ms: found.started_ms, retention }
+        Item {
+            entry,
+            fingerprint: found.fingerprint,
+            at_ms: self.shown(found.started_ms),
+            retention,
+        }
     }
 }

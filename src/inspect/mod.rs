@@ -26,7 +26,7 @@ pub use item::Item;
 pub use verify::{Progress, Report};
 
 use crate::{
-    clock::{Clock, StoreTime, SystemClock},
+    clock::{AcceptClock, Clock, Known, StoreTime, SystemClock, shifted},
     error::OpenError,
     index::KeyHasher,
     key::OwnedKey,
@@ -51,7 +51,8 @@ pub struct Inspection {
     pub(crate) decided: Decided,
     hasher: KeyHasher,
     owner: Option<u32>,
-    now_ms: u64,
+    pub(crate) now_ms: u64,
+    clock_held: bool,
     problems: Vec<Problem>,
 }
 
@@ -139,6 +140,11 @@ pub struct Info {
     pub token_limit: u64,
     /// The time that an opening now would take for its own.
     pub now_ms: u64,
+    /// Such an opening would not believe the wall clock, because that is too far ahead.
+    pub clock_held: bool,
+    /// The bound on jumps of the clock, in milliseconds, that the store was opened with the last
+    /// time; 0 if it isn't known.
+    pub jump_max_ms: u64,
     /// Keys that are held by a running store.
     pub in_flight: u64,
     /// Keys that are interrupted, or will be when the store is opened.
@@ -209,9 +215,15 @@ impl Inspection {
         owner: Option<u32>,
     ) -> Result<Self, OpenError> {
         let survey = survey::take(&*storage, hasher, owner.is_some())?;
-        let jump_max = Options::default().clock_jump_max.as_millis() as u64;
+        // As the store's service would decide; for a store that doesn't say, by the defaults.
+        let jump_max = match survey.superblock.jump_max_ms {
+            0 => Options::default().jump_max_ms(),
+            known => known,
+        };
         let seen = survey.seen_ms.min(TIME_MAX_MS);
-        let now_ms = StoreTime::at_open(clock, Some(seen), jump_max, false).now();
+        let known = Known { seen: Some(seen), shift_ms: survey.superblock.shift_ms };
+        let time = StoreTime::at_open(clock, known, jump_max, AcceptClock::No);
+        let (now_ms, clock_held) = (time.now(), time.held);
         let mut inspection = Inspection {
             storage,
             superblock: survey.superblock,
@@ -222,6 +234,7 @@ impl Inspection {
             hasher: survey.hasher,
             owner,
             now_ms,
+            clock_held,
             problems: survey.problems.into_iter().map(Problem::of).collect(),
         };
         inspection.decide(survey.claims);
@@ -247,7 +260,9 @@ impl Inspection {
             owner: self.owner,
             durability: Durability::from_code(self.superblock.durability),
             token_limit: self.superblock.token_limit,
-            now_ms: self.now_ms,
+            now_ms: self.shown(self.now_ms),
+            clock_held: self.clock_held,
+            jump_max_ms: self.superblock.jump_max_ms,
             in_flight: self.decided.undecided.len() as u64 - interrupted,
             interrupted,
             records: (self.decided.records.len() - self.decided.hidden.len()) as u64,
@@ -275,6 +290,11 @@ impl Inspection {
         };
         let oldest = self.segments.iter().filter_map(first).min()?;
         let newest = self.segments.iter().map(Segment::newest_ms).max()?;
-        Some((oldest, newest.max(oldest)))
+        Some((self.shown(oldest), self.shown(newest.max(oldest))))
+    }
+
+    /// A time of the store's as it is shown.
+    fn shown(&self, at_ms: u64) -> u64 {
+        shifted(at_ms, self.superblock.shift_ms)
     }
 }

@@ -169,6 +169,7 @@ impl Row {
         let at = |ms: i64| u64::try_from(ms).unwrap_or(0);
         let head = self.head.as_deref().unwrap_or_default();
         Record::from_parts(token, head, response, at(self.ended_at), at(self.expires_at))
+            .with_age(ms(self.now - self.ended_at))
     }
 
     pub fn running_for(&self) -> Duration {

@@ -55,6 +55,8 @@ pub(super) fn create(
         time_ms: 0,
         durability: 0,
         closed: true,
+        shift_ms: 0,
+        jump_max_ms: 0,
     };
     let file = SuperblockFile::create(storage).map_err(failed)?;
     storage.sync_dir().map_err(failed)?;

@@ -22,7 +22,7 @@ mod truth;
 
 use crate::{
     broken::{self, Broken},
-    clock::StoreTime,
+    clock::{Known, StoreTime},
     engine::outlived,
     engine::tokens::{self, Tokens},
     engine::{Bells, Config, Engine, Expiring},
@@ -130,10 +130,11 @@ impl Opening<'_> {
         let hinted = read.claims.time_hint(&superblock);
         let seen = newest.max(read.claims.newest_ms()).max(superblock.time_ms).max(hinted);
         let seen = seen.min(TIME_MAX_MS);
-        let jump_max = u64::try_from(options.clock_jump_max.as_millis()).unwrap_or(u64::MAX);
+        let jump_max = options.jump_max_ms();
         let clock = options.clock.clone();
         let seen = (seen > 0).then_some(seen);
-        let time = StoreTime::at_open(clock, seen, jump_max, options.accept_clock);
+        let known = Known { seen, shift_ms: superblock.shift_ms };
+        let time = StoreTime::at_open(clock, known, jump_max, options.accept_clock);
 
         let used = superblock.token_limit.max(read.claims.above_all_tokens());
         if used > superblock.token_limit && !salvage {
@@ -155,6 +156,8 @@ impl Opening<'_> {
             time_ms: superblock.time_ms.max(time.now()),
             durability: options.durability.code(),
             closed: false,
+            shift_ms: time.shift_ms,
+            jump_max_ms: jump_max,
             ..superblock
         };
         let config = Config::new(options, sizes);

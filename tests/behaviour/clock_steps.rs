@@ -3,6 +3,7 @@
 
 use crate::common::*;
 use onlyonce::*;
+use std::time::Duration;
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -111,7 +112,7 @@ fn a_jump_of_a_year_across_a_restart_is_not_believed_until_it_is_accepted() {
     sim.clock.advance(MS);
     assert!(store.is_absent("k"));
 
-    sim.options = sim.options.clone().accept_clock(true);
+    sim.options = sim.options.clone().accept_clock(AcceptClock::AsIs);
     let store = sim.kill_and_open();
     assert_eq!((store.stats().clock_held, store.stats().now_ms), (false, year + 24 * HOUR_MS));
     assert!(store.is_absent("k"));
@@ -120,7 +121,7 @@ fn a_jump_of_a_year_across_a_restart_is_not_believed_until_it_is_accepted() {
 
 #[test]
 fn a_jump_within_the_bound_is_time_that_has_passed() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::with(|options| options.clock_jump_max(DAY));
     let store = sim.open();
     store.finish("k", b"order 1");
     sim.clock.set_wall(T0 + 24 * HOUR_MS);
@@ -194,4 +195,110 @@ fn each_way_to_see_the_time_counts_by_itself() {
         std::mem::forget(store);
     };
     assert_eq!(later(&looked), T0 + HOUR_MS, "a look at the clock");
+}
+
+fn record(store: &Store, name: &str) -> Record {
+    replayed(store.begin(key(name), print()).unwrap())
+}
+
+fn keeping(sim: &Sim) -> Options {
+    sim.options.clone().accept_clock(AcceptClock::KeepingWindows)
+}
+
+#[test]
+fn a_store_from_a_machine_without_a_clock_keeps_its_windows() {
+    let mut sim = Sim::new();
+    let right = T0;
+    sim.clock.set_wall(HOUR_MS);
+    let store = sim.open();
+    store.finish("old", b"order 1");
+    sim.clock.advance(23 * HOUR);
+    store.finish("young", b"order 2");
+    drop(store.claim("interrupted"));
+    sim.clock.set_wall(right);
+    let plain = sim.options.clone();
+    sim.options = keeping(&sim);
+    let store = sim.kill_and_open();
+    assert_eq!((store.stats().clock_held, store.stats().now_ms), (false, right));
+    assert_eq!(store.stuck("interrupted").attempts(), 1);
+    let found = record(&store, "young");
+    assert_eq!((found.completed_at(), found.expires_at()), (right, right + 24 * HOUR_MS));
+    assert_eq!(found.age(), Some(Duration::ZERO));
+    assert_eq!(record(&store, "old").completed_at(), right - 23 * HOUR_MS);
+
+    // Later openings need no permission, and see the time that has passed.
+    sim.options = plain;
+    sim.clock.set_wall(right + HOUR_MS - 1);
+    let store = sim.kill_and_open();
+    assert_eq!((store.stats().clock_held, store.stats().now_ms), (false, right + HOUR_MS - 1));
+    assert_eq!(store.answer("old"), b"order 1");
+    sim.clock.advance(MS);
+    assert!(store.is_absent("old"));
+    assert_eq!(record(&store, "young").age(), Some(HOUR));
+}
+
+#[test]
+fn a_held_clock_is_accepted_with_the_windows_kept_even_twice() {
+    let mut sim = Sim::new();
+    sim.open().finish("k", b"order 1");
+    sim.options = keeping(&sim);
+    for weeks in 1..=2 {
+        let wall = T0 + weeks * 7 * 24 * HOUR_MS;
+        sim.clock.set_wall(wall);
+        let store = sim.kill_and_open();
+        assert_eq!((store.stats().clock_held, store.stats().now_ms), (false, wall));
+        let found = record(&store, "k");
+        assert_eq!((found.completed_at(), found.age()), (wall, Some(Duration::ZERO)));
+    }
+}
+
+#[test]
+fn a_clock_that_had_been_ahead_is_put_right() {
+    let mut sim = Sim::new();
+    let year = T0 + 365 * 24 * HOUR_MS;
+    sim.clock.set_wall(year);
+    sim.open().finish("k", b"order 1");
+    sim.clock.set_wall(T0);
+    sim.options = keeping(&sim);
+    let store = sim.kill_and_open();
+    assert_eq!(store.stats().now_ms, T0);
+    assert_eq!(record(&store, "k").expires_at(), T0 + 24 * HOUR_MS);
+}
+
+#[test]
+fn the_bound_protects_half_the_retention() {
+    for days in [1, 2] {
+        let mut sim = Sim::new();
+        sim.open().finish("k", b"order 1");
+        sim.clock.set_wall(T0 + days * 24 * HOUR_MS);
+        let store = sim.kill_and_open();
+        assert!(store.stats().clock_held);
+        assert_eq!(store.answer("k"), b"order 1");
+    }
+    let mut sim = Sim::new();
+    sim.open().finish("k", b"order 1");
+    sim.clock.set_wall(T0 + 12 * HOUR_MS);
+    let store = sim.kill_and_open();
+    assert!(!store.stats().clock_held);
+    assert_eq!(record(&store, "k").age(), Some(12 * HOUR));
+}
+
+#[test]
+fn who_looks_from_outside_sees_what_the_store_still_has() {
+    let mut sim = Sim::with(|options| options.clock_jump_max(HOUR));
+    let store = sim.open();
+    store.finish("k", b"order 1");
+    sim.clock.set_wall(T0 + 30 * 24 * HOUR_MS);
+    drop(sim.kill_and_open());
+    let look = |sim: &Sim| {
+        let disk = std::sync::Arc::new(sim.disk.clone());
+        inspect::Inspection::open_on(disk, sim.clock.clone(), None).unwrap()
+    };
+    assert_eq!(look(&sim).items().count(), 1);
+    assert_eq!(look(&sim).info().jump_max_ms, HOUR_MS);
+    sim.options = keeping(&sim);
+    drop(sim.open());
+    let inspection = look(&sim);
+    assert_eq!(inspection.info().now_ms, T0 + 30 * 24 * HOUR_MS);
+    assert_eq!(inspection.items().next().unwrap().unwrap().at_ms, T0 + 30 * 24 * HOUR_MS);
 }

@@ -117,7 +117,7 @@ fn a_claim_s_own_window_for_interruptions_survives_a_reopening() {
 
 #[test]
 fn a_key_that_expires_while_the_service_is_down_is_counted_when_it_opens() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::with(|options| options.clock_jump_max(30 * DAY));
     let _claim = sim.open().claim("k");
     let store = sim.kill_and_open();
     assert_eq!(store.stuck("k").reason(), Reason::Crashed);

@@ -33,7 +33,7 @@ fn each_expires_at_its_own_time() {
         store.housekeep().unwrap();
         assert_eq!(store.answer(&seconds.to_string()), b"x", "{seconds} s");
         if n % 2 == 1 {
-            sim.options = sim.options.clone().accept_clock(true);
+            sim.options = sim.options.clone().accept_clock(AcceptClock::AsIs);
             store = sim.kill_and_open();
             assert_eq!(store.answer(&seconds.to_string()), b"x", "{seconds} s, reopened");
         }

@@ -15,7 +15,8 @@ const ALL: std::ops::RangeInclusive<u16> = 0..=SLOTS - 1;
 
 /// Two stores by one clock, of which the first has been opened later: its tokens are higher.
 fn two() -> (Sim, Sim) {
-    let second = Sim::with(|options| options.capacity(16 << 20));
+    // A day between two openings of theirs is time that has passed.
+    let second = Sim::with(|options| options.capacity(16 << 20).clock_jump_max(7 * DAY));
     let clock = second.clock.clone();
     drop(second.open());
     clock.advance(DAY);

@@ -137,3 +137,53 @@ fn a_reader_that_goes_away() {
     let done = child.wait_with_output().unwrap();
     assert_eq!((done.status.code(), &done.stderr[..]), (Some(0), &b""[..]));
 }
+
+/// A store of a machine whose clock stood at 1970.
+fn without_a_clock(dir: &std::path::Path) {
+    let clock = onlyonce::ManualClock::at(3_600_000);
+    let store = options().clock(clock).open(dir).unwrap();
+    let scope = scope();
+    let key = onlyonce::KeyRef::new(&scope, "k").unwrap();
+    match store.begin(key, print()).unwrap() {
+        onlyonce::Begin::Execute(mut claim) => claim.complete(b"order 1").unwrap(),
+        other => panic!("{other:?}"),
+    }
+    match store.begin(onlyonce::KeyRef::new(&scope, "stuck").unwrap(), print()).unwrap() {
+        onlyonce::Begin::Execute(claim) => drop(claim),
+        other => panic!("{other:?}"),
+    }
+    store.close().unwrap();
+}
+
+#[test]
+fn a_clock_that_the_service_holds_is_accepted_only_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, other) = (dir.path().join("store"), dir.path().join("other"));
+    without_a_clock(&store);
+    let held = || run(&["info", path(&store), "--json"]).json()["clock_held"].clone();
+    assert_eq!(held(), true);
+    // What the store still has is exported, so that it is imported with what is left of it.
+    let lines = run(&["export", path(&store)]).ok();
+    assert_eq!(lines.lines().count(), 2);
+    let counts = run_with(&["import", path(&other), "--create", "--json"], &lines).json();
+    assert_eq!((&counts["imported"], &counts["expired"]), (&2.into(), &0.into()));
+    // Another verb changes nothing about the clock.
+    run(&["resolve", path(&store), SCOPE, "stuck", "free"]).ok();
+    assert_eq!(held(), true);
+    run(&["accept-clock", path(&store)]).misused();
+    run(&["accept-clock", path(&store), "--keep-windows", "--expire"]).misused();
+    let times = run(&["accept-clock", path(&store), "--keep-windows", "--json"]).json();
+    assert!(times["was_ms"].as_u64().unwrap() < 4_000_000);
+    assert!(times["now_ms"].as_u64().unwrap() > 1_700_000_000_000);
+    assert_eq!(held(), false);
+    assert_eq!(run(&["list", path(&store), "--json"]).lines().len(), 1);
+}
+
+#[test]
+fn a_clock_that_is_accepted_as_it_is_ends_what_would_have_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    without_a_clock(dir.path());
+    run(&["accept-clock", path(dir.path()), "--expire"]).ok();
+    assert_eq!(run(&["info", path(dir.path()), "--json"]).json()["clock_held"], false);
+    assert!(!run(&["export", path(dir.path())]).ok().contains("completed_at"));
+}

@@ -14,7 +14,7 @@ async fn the_second_answer_is_the_first_one_marked() {
     let clock = ManualClock::at(1_000_000);
     let store = store_at(&clock);
     let orders = handler(|_| async { with(answer(201, "order 1"), "location", "/orders/1") });
-    let service = behind(&layer(&store).clock(clock.clone()), &orders);
+    let service = behind(&layer(&store), &orders);
     let first = send(&service, post("k")).await;
     assert!(!first.headers.contains_key("idempotent-replayed"));
     clock.advance(Duration::from_secs(5));

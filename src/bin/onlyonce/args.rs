@@ -77,6 +77,8 @@ pub enum Command {
     Export(Of),
     /// Reads keys from JSON lines into a store that nobody has open.
     Import(Import),
+    /// Accepts the clock for a store that holds it (see `info`), which nobody has open.
+    AcceptClock(AcceptClock),
     /// Measures what this disk and this machine give: a sync, claims, replays.
     Bench(Bench),
     /// Writes a completion script for a shell to stdout.
@@ -229,6 +231,27 @@ pub struct Import {
     /// Make the store if it is not there.
     #[arg(long)]
     pub create: bool,
+}
+
+#[derive(Group)]
+pub struct AcceptClock {
+    #[command(flatten)]
+    pub of: Of,
+    #[command(flatten)]
+    pub how: Accept,
+}
+
+#[derive(Group)]
+#[group(required = true, multiple = false)]
+pub struct Accept {
+    /// Move all times that the store has kept by the difference: a record that had an hour left
+    /// has an hour left. For a store from a machine without a clock, and while clients still retry.
+    #[arg(long)]
+    pub keep_windows: bool,
+    /// The difference is time that has passed: what would have expired expires at once, and a
+    /// retry of it executes again.
+    #[arg(long)]
+    pub expire: bool,
 }
 
 #[derive(Group)]

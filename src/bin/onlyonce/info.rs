@@ -57,6 +57,10 @@ fn as_text(info: &Info, out: &mut Out) -> Result<(), Failure> {
             count(info.records),
         ),
     )?;
+    if info.clock_held {
+        let more = "the wall clock is not believed; see `onlyonce accept-clock --help`";
+        out.row("time", format_args!("{WARN}{}{WARN:#}: {more}", date(info.now_ms)))?;
+    }
     if let Some((oldest, newest)) = info.oldest_newest_ms {
         let ago = |ms: u64| span(info.now_ms.saturating_sub(ms));
         out.row("oldest", format_args!("{} ({} ago)", date(oldest), ago(oldest)))?;
@@ -119,6 +123,8 @@ fn as_json(info: &Info, out: &mut Out) -> Result<(), Failure> {
         "oldest_ms": info.oldest_newest_ms.map(|(oldest, _)| oldest),
         "newest_ms": info.oldest_newest_ms.map(|(_, newest)| newest),
         "now_ms": info.now_ms,
+        "clock_held": info.clock_held,
+        "clock_jump_max_ms": info.jump_max_ms,
         "segments": info.segments,
         "segments_free": info.segments_free,
         "segments_open": info.segments_open,

@@ -4,6 +4,7 @@
 
 mod args;
 mod bench;
+mod clock;
 mod copy;
 mod fail;
 mod get;
@@ -67,6 +68,7 @@ fn run(args: Args, out: &mut Out) -> Result<(), Failure> {
         Command::Salvage(salvage) => copy::salvage(&salvage, out),
         Command::Export(of) => transfer::export(&of, out),
         Command::Import(import) => transfer::import(&import, out),
+        Command::AcceptClock(accept) => clock::accept(&accept, out),
         Command::Bench(bench) => bench::run(&bench, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();

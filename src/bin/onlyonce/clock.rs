@@ -1,0 +1,22 @@
+//! `accept-clock`: an operator says what a clock that the store holds means.
+
+use super::{args::AcceptClock as Args, fail::Failure, out::Out, owner, units::date};
+use onlyonce::{AcceptClock, Durability, inspect::Inspection};
+use serde_json::json;
+
+pub fn accept(args: &Args, out: &mut Out) -> Result<(), Failure> {
+    let info = Inspection::open(&args.of.store)?.info();
+    let accept = match args.how.keep_windows {
+        true => AcceptClock::KeepingWindows,
+        false => AcceptClock::AsIs,
+    };
+    // The store remembers how its service opened it, for those who look from outside.
+    let durability = info.durability.unwrap_or(Durability::Synced);
+    let store = owner::open_at(&info, 0, durability, accept)?;
+    let now_ms = store.stats().now_ms;
+    store.close()?;
+    match out.json {
+        true => out.value(&json!({ "was_ms": info.now_ms, "now_ms": now_ms })),
+        false => out.line(format_args!("it was {}, it is {}", date(info.now_ms), date(now_ms))),
+    }
+}
