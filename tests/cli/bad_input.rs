@@ -87,12 +87,12 @@ fn newer() {
     let superblock = store.join("superblock");
     let mut bytes = fs::read(&superblock).unwrap();
     for copy in [0, 4096] {
-        bytes[copy + 8] = 2;
+        bytes[copy + 8] = 3;
         let crc = crc32fast::hash(&bytes[copy..copy + 84]);
         bytes[copy + 84..copy + 88].copy_from_slice(&crc.to_le_bytes());
     }
     fs::write(&superblock, bytes).unwrap();
-    all_fail(&all(), &store, 7, "has format 2, and this onlyonce knows up to 1");
+    all_fail(&all(), &store, 7, "has format 3, and this onlyonce knows up to 2");
 }
 
 #[test]
