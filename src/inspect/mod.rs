@@ -33,7 +33,7 @@ use crate::{
     limits::TIME_MAX_MS,
     location::Location,
     log::{FooterEntry, file_name},
-    options::{Durability, Options},
+    options::Durability,
     recover::segments::Segment,
     storage::{DiskStorage, Storage},
     superblock::{FORMAT_VERSION, Superblock},
@@ -215,9 +215,11 @@ impl Inspection {
         owner: Option<u32>,
     ) -> Result<Self, OpenError> {
         let survey = survey::take(&*storage, hasher, owner.is_some())?;
-        // As the store's service would decide; for a store that doesn't say, by the defaults.
+        // As the store's service would decide. A store that doesn't say is from the time when the
+        // bound was 31 days unless it was set.
+        const BEFORE_IT_WAS_NOTED_MS: u64 = 31 * 24 * 3_600_000;
         let jump_max = match survey.superblock.jump_max_ms {
-            0 => Options::default().jump_max_ms(),
+            0 => BEFORE_IT_WAS_NOTED_MS,
             known => known,
         };
         let seen = survey.seen_ms.min(TIME_MAX_MS);

@@ -162,7 +162,7 @@ fn what_is_begun_serves_others_when_there_is_no_more() {
 #[test]
 fn what_expired_while_closed_makes_room_at_once() {
     for close in [true, false] {
-        let mut sim = Sim::with(|options| options.capacity(1 << 20));
+        let mut sim = Sim::with(|options| options.capacity(1 << 20).clock_jump_max(3 * DAY));
         let store = sim.open();
         let mut number = 0;
         while let Ok(Begin::Execute(mut claim)) = store.begin(key(&format!("k{number}")), print()) {

@@ -34,8 +34,13 @@ fn files(closed: bool, live: impl FnOnce(&Store)) -> Files {
 /// Flips a bit of the last place where `what` stands.
 fn flip(files: &mut Files, file: &str, what: &[u8]) {
     let bytes = files.get_mut(file).unwrap();
-    let at = bytes.windows(what.len()).rposition(|window| window == what).unwrap();
+    let at = last(bytes, what);
     bytes[at] ^= 1;
+}
+
+/// Where the bytes stand for the last time.
+fn last(bytes: &[u8], what: &[u8]) -> usize {
+    bytes.windows(what.len()).rposition(|window| window == what).unwrap()
 }
 
 fn segment_with(files: &Files, what: &[u8]) -> String {
@@ -123,12 +128,15 @@ fn of_two_answers_the_later_one_stays_when_a_decision_is_lost() {
         store.resolve(key(name), Resolution::Forget, true).unwrap();
     }
     store.close().unwrap();
+    // The second answers follow in the same segment: where the decisions lie is known before.
+    let before = disk.snapshot();
+    let segment = segment_with(&before, b"the first answer");
+    let decisions = names.iter().map(|name| last(&before[&segment], name.as_bytes()));
     let store = open();
     names.iter().for_each(|name| store.finish(name, b"the second answer"));
     store.close().unwrap();
     let mut files = disk.snapshot();
-    let segment = segment_with(&files, b"the first answer");
-    names.iter().for_each(|name| flip(&mut files, &segment, name.as_bytes()));
+    decisions.for_each(|at| files.get_mut(&segment).unwrap()[at] ^= 1);
     let (lost, store) = salvage(&files);
     assert_eq!(lost, 20);
     names.iter().for_each(|name| assert_eq!(store.answer(name), b"the second answer"));
