@@ -359,13 +359,11 @@ impl Engine {
             let hopeless = !self.can_grow() || (begin.starved && self.is_starved());
             if hopeless {
                 self.count(begin.hash, Count::RefusedFull);
-                self.refused_full();
-                return match self.can_grow().then(|| self.why_starved()).flatten() {
-                    Some(lacking) if !lacking.no_room => {
-                        Err(BeginError::Unavailable { what: lacking.to_string() }.into())
-                    }
-                    _ => Err(BeginError::StoreFull(Full::Space).into()),
-                };
+                return Err(match self.refuse_for_space() {
+                    Some(what) => BeginError::Unavailable { what },
+                    None => BeginError::StoreFull(Full::Space),
+                }
+                .into());
             }
             begin.starved = true;
             self.wanted_space.fetch_max(bytes, Ordering::AcqRel);

@@ -146,13 +146,11 @@ impl Engine {
         if self.is_starved() {
             // The disk had no room when it was last asked. It is asked again, for the next call.
             self.bells.keep.ring();
-            self.refused_full();
-            return match self.why_starved() {
-                Some(lacking) if !lacking.no_room => {
-                    Err(ClaimError::Unavailable { what: lacking.to_string() }.into())
-                }
-                _ => Err(ClaimError::StoreFull(Full::Space).into()),
-            };
+            return Err(match self.refuse_for_space() {
+                Some(what) => ClaimError::Unavailable { what },
+                None => ClaimError::StoreFull(Full::Space),
+            }
+            .into());
         }
         self.wanted_space.fetch_max(bytes, Ordering::AcqRel);
         Err(Halt::Wait(Wait::Supply { since }))

@@ -179,8 +179,16 @@ impl Engine {
         self.is_starved().then(|| self.lacking.lock().clone())?
     }
 
-    /// A claim or a write was refused for want of a segment.
-    pub fn refused_full(&self) {
+    /// A claim or a write is refused for want of a segment. Why, in words, if another segment is
+    /// allowed and it isn't room that the system lacks for it; else the store is full.
+    pub fn refuse_for_space(&self) -> Option<String> {
+        self.refused_full();
+        let lacking = if self.can_grow() { self.why_starved() } else { None };
+        lacking.filter(|lacking| !lacking.no_room).map(|lacking| lacking.to_string())
+    }
+
+    /// The store is known to be full from now on, if it wasn't.
+    fn refused_full(&self) {
         let now = self.now().max(1);
         let _ = self.full_since.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
     }

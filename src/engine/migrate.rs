@@ -6,6 +6,7 @@
 
 use crate::{
     claim::{Held, Phase},
+    clock,
     engine::{Attempt, Engine, Step},
     error::{BeginError, ClaimError, Full},
     index::{HeldTerms, Undecided},
@@ -53,7 +54,7 @@ impl Moving {
 
 /// A time of another store's, by this one's clock. The windows that remain are kept.
 fn shifted(time: u64, shift_ms: i64) -> u64 {
-    time.saturating_add_signed(shift_ms).min(TIME_MAX_MS)
+    clock::shifted(time, shift_ms).min(TIME_MAX_MS)
 }
 
 impl Engine {
