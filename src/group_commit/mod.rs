@@ -125,9 +125,11 @@ impl Lane {
         }
     }
 
-    /// Its positions begin here, before anybody uses it.
-    pub fn begin_at(&self, position: u64) {
-        self.durable.store(position, Ordering::Release);
+    /// The same with positions that begin here. (Made so, and not stored: a head is made in the
+    /// initialisation of a cell that knows nothing of a checker's threads, and where one of these
+    /// could be switched to, the others would wait for it for ever.)
+    pub fn beginning_at(self, position: u64) -> Self {
+        Lane { durable: AtomicU64::new(position), ..self }
     }
 
     /// Everything below this position is durable.

@@ -181,7 +181,6 @@ impl Head {
     /// `start`: where its positions begin in this life, which is where the segment ends that an earlier
     /// life has begun, or [`FIRST_POSITION`].
     pub fn new(class: u8, start: u64, ring: Region, lane: Lane, drain_bell: Arc<Bell>) -> Self {
-        lane.begin_at(start);
         Head {
             class,
             ring: Ring::new(ring, start),
@@ -191,7 +190,7 @@ impl Head {
             drained: AtomicU64::new(start),
             dirty_since: AtomicU64::new(0),
             syncing_since: AtomicU64::new(0),
-            lane,
+            lane: lane.beginning_at(start),
             drain_bell,
             called: AtomicBool::new(false),
             room: Room::default(),
