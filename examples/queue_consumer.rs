@@ -10,7 +10,7 @@
 //!
 //! Run it: `cargo run --example queue_consumer`.
 
-use onlyonce::{Claim, Fingerprint, KeyRef, NotRun, Ran, Scope, Settled, Store};
+use onlyonce::{Claim, Fingerprint, KeyRef, OnceError, Outcome, Scope, Settled, Store};
 use std::{
     collections::{BTreeMap, VecDeque},
     error::Error,
@@ -143,13 +143,13 @@ fn consume(
         Ok(ran) => {
             queue.acknowledge(message);
             match ran {
-                Ran::First(_) => Ok(Did::Executed),
-                Ran::Replayed(_) => Ok(Did::FoundDone),
+                Outcome::Executed(_) => Ok(Did::Executed),
+                Outcome::Replayed(_) => Ok(Did::FoundDone),
             }
         }
-        Err(NotRun::InFlight { .. }) => Ok(Did::LeftIt),
+        Err(OnceError::InFlight { .. }) => Ok(Did::LeftIt),
         // Nobody can tell, or the id was used for another message: a person must look.
-        Err(NotRun::Interrupted(_) | NotRun::Mismatch) => {
+        Err(OnceError::Interrupted(_) | OnceError::Mismatch) => {
             queue.parked.lock().unwrap().push(message.clone());
             queue.acknowledge(message);
             Ok(Did::Parked)

@@ -141,7 +141,7 @@ pub use stats::Stats;
 pub use store::any::AnyStore;
 pub use store::async_store::AsyncStore;
 pub use store::claim::{Begin, Claim, Interrupted, Pending};
-pub use store::once::{NotRun, Once, Ran, Settled, WorkError};
+pub use store::once::{Once, OnceError, Outcome, Settled, WorkError};
 pub use store::sharded::{Phase, SLOTS, ShardedStore, SlotMap, slot_of};
 pub use store::{Closed, Store};
 pub use token::Token;

@@ -83,7 +83,7 @@ pub struct Running {
 
 /// A key of which it isn't known whether its operation took effect.
 #[derive(Clone, Debug)]
-pub struct Stuck {
+pub struct Interruption {
     /// The attempt that was interrupted.
     pub token: Token,
     /// Why.
@@ -109,7 +109,7 @@ pub enum Found {
     /// Somebody else's.
     InFlight(Running),
     /// Nobody knows.
-    Interrupted(Stuck),
+    Interrupted(Interruption),
     /// The key is another request's, whose fingerprint was made by this scheme.
     Mismatch {
         /// Number of the scheme.
@@ -131,7 +131,7 @@ pub struct Completion<'a> {
 /// What a holder does.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub enum Verb<'a> {
+pub enum ClaimOp<'a> {
     /// The operation took effect, and this is the answer.
     Complete(Completion<'a>),
     /// The outcome is unknown; this answer is kept.
@@ -182,7 +182,7 @@ pub trait IdempotencyStore: Clone + Send + Sync + 'static {
     fn write(
         &self,
         ticket: &Ticket,
-        verb: Verb<'_>,
+        verb: ClaimOp<'_>,
     ) -> impl Future<Output = Result<(), ClaimError>> + Send;
 
     /// Resolves with `true` when the attempt `seen` may no longer be in flight, with `false` after

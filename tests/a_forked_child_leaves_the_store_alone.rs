@@ -292,7 +292,7 @@ fn try_everything(
         store.copy_slots(other, 0..=1023) => Err(ClaimError::Forked),
         store.delete_slots(0..=1023) => Err(ClaimError::Forked),
         store.once(key(locked), print()).wait(HOUR).run(|_| Err::<_, WorkError<()>>(().into())) =>
-            Err(NotRun::Begin(BeginError::Forked)),
+            Err(OnceError::Begin(BeginError::Forked)),
         store.clone().close() => Err(ClaimError::Forked),
     }
     if copy.exists() {
@@ -316,7 +316,7 @@ fn try_everything(
         block_on(claimed.next().unwrap().release()) => Err(ClaimError::Forked),
         block_on(pending_async.wait(HOUR)) => Err(BeginError::Forked),
         block_on(interrupted_async.take_over()) => Err(BeginError::Forked),
-        block_on(once.run(work)) => Err(NotRun::Begin(BeginError::Forked)),
+        block_on(once.run(work)) => Err(OnceError::Begin(BeginError::Forked)),
     }
     // The others are dropped undecided.
     drop((claim, claims, claimed, tasks));

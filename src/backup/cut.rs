@@ -17,7 +17,7 @@ use crate::{
 use std::sync::{Arc, atomic::Ordering};
 
 /// Everything that a copy is made of.
-pub(super) struct Cut<'a> {
+pub(super) struct Snapshot<'a> {
     pub superblock: Superblock,
     pub taken_ms: u64,
     pub claims: Vec<Found>,
@@ -33,7 +33,7 @@ struct Pins<'a>(&'a Engine);
 impl Drop for Pins<'_> {
     fn drop(&mut self) {
         self.0.copying.fetch_sub(1, Ordering::SeqCst);
-        self.0.bells.keep.ring();
+        self.0.notifiers.keep.ring();
     }
 }
 
@@ -73,7 +73,7 @@ impl Engine {
         segments.sort_by_key(|segment| segment.slot.number);
         let claims_bytes = self.cells.bytes();
         let segments = &segments[..];
-        let cut = Cut { superblock, taken_ms, claims, claims_bytes, segments, salvage: None };
+        let cut = Snapshot { superblock, taken_ms, claims, claims_bytes, segments, salvage: None };
         // Another owner may write to the files of a store that has been closed.
         writer.write(cut, &mut || Ok(self.check_claim()?))
     }
@@ -87,7 +87,7 @@ impl Engine {
         let shards: Vec<_> = self.index.shards().collect();
         let taken_ms = self.now();
         let claims = shards.iter().flat_map(|shard| self.claims_of(shard, taken_ms)).collect();
-        let tails: Vec<_> = self.log.heads().filter_map(|(_, head)| head.open_at()).collect();
+        let tails: Vec<_> = self.log.appenders().filter_map(|(_, head)| head.open_at()).collect();
         let slots = self.log.slots.iter().map(|slot| {
             let until = match slot.used_as() {
                 Use::Free => Until::Free,
@@ -183,7 +183,7 @@ impl Inspection {
             // Segments that are missing at the end are not missed.
             superblock.slots = self.segments.last().map_or(0, |segment| segment.slot.number);
         }
-        let cut = Cut {
+        let cut = Snapshot {
             superblock,
             taken_ms: self.now_ms,
             claims: claims.collect(),
@@ -199,8 +199,8 @@ impl Inspection {
 
 /// The superblock of the copy: time goes on from the cut, tokens from above what the original can
 /// have given out by then, with a day's worth more for a clock that is behind.
-pub(super) fn superblock_of_copy(cut: &Cut<'_>) -> Superblock {
-    let Cut { superblock: original, taken_ms, claims, .. } = cut;
+pub(super) fn superblock_of_copy(cut: &Snapshot<'_>) -> Superblock {
+    let Snapshot { superblock: original, taken_ms, claims, .. } = cut;
     // What is salvaged may have claims that its superblock doesn't allow.
     let limit = original.token_limit.max(Found::above_all(claims));
     // Tokens go by the wall clock.

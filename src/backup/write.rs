@@ -3,7 +3,7 @@
 
 use super::{
     Backup, BackupError, BackupOptions, MANIFEST,
-    cut::{Cut, superblock_of_copy},
+    cut::{Snapshot, superblock_of_copy},
     manifest::{Entry, Manifest, Where},
 };
 use crate::{
@@ -49,7 +49,7 @@ impl<'a> Writer<'a> {
     /// Writes everything; `check` says, last of all, whether what was read may be believed.
     pub fn write(
         mut self,
-        cut: Cut<'_>,
+        cut: Snapshot<'_>,
         check: &mut dyn FnMut() -> Result<(), BackupError>,
     ) -> Result<Backup, BackupError> {
         let place = self.dst.place();
@@ -94,7 +94,7 @@ impl<'a> Writer<'a> {
         Ok(self.done)
     }
 
-    fn claims(&mut self, cut: &Cut<'_>) -> Result<Entry, BackupError> {
+    fn claims(&mut self, cut: &Snapshot<'_>) -> Result<Entry, BackupError> {
         let io = || BackupError::io(format!("writing to {}", self.dst.place()));
         let store = cut.superblock.store;
         let image = Cells::image_of(store, cut.claims_bytes, &cut.claims, cut.taken_ms);
@@ -106,7 +106,7 @@ impl<'a> Writer<'a> {
 
     fn segment(
         &mut self,
-        cut: &Cut<'_>,
+        cut: &Snapshot<'_>,
         number: u32,
         segment: Option<&Segment>,
     ) -> Result<Entry, BackupError> {

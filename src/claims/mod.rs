@@ -26,7 +26,7 @@ use crate::{
     broken::{self, Broken},
     error::OpenError,
     fingerprint::Fingerprint,
-    group_commit::{Commit, Lane},
+    group_commit::{Commit, GroupCommit},
     key::{KeyRef, OwnedKey},
     limits::CLASSES,
     observe::{Timed, Timings, events},
@@ -147,7 +147,7 @@ pub(crate) struct Cells {
     /// The time that is noted. Read without the lock, changed under it.
     noted_time: AtomicU64,
     noting: Mutex<()>,
-    pub lane: Lane,
+    pub lane: GroupCommit,
     /// Chains to be cleared that were queued up to this position are cleared, durably.
     settled: AtomicU64,
     /// Chains to clear once a class (or, for `None`, this file) is durable up to a position.
@@ -248,7 +248,7 @@ impl Cells {
         shadowed: bool,
         poison: Arc<Poison>,
         timings: Timings,
-        lane: Lane,
+        lane: GroupCommit,
     ) -> Result<Self, OpenError> {
         let medium = Medium::new(&*file, shadowed);
         Ok(Cells {

@@ -17,7 +17,7 @@ fn open(claims: u32) -> Cells {
         false,
         Arc::default(),
         Default::default(),
-        Lane::new(Arc::default(), None),
+        GroupCommit::new(Arc::default(), None),
     )
     .unwrap();
     cells.adopt(std::iter::empty()).unwrap();

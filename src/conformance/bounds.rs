@@ -6,7 +6,7 @@ use crate::{
     key::{KeyRef, Scope},
     limits::{CHECKPOINT_BYTES_MAX, HEAD_BYTES_MAX},
     record::Retention,
-    spi::{Completion, Found, IdempotencyStore, Terms, Verb},
+    spi::{ClaimOp, Completion, Found, IdempotencyStore, Terms},
 };
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ pub(super) async fn responses<S: Subject>(bench: &Bench<'_, S>) {
         for head in [&b""[..], b"\0\xff"] {
             let (request, ticket) = bench.brought(By::Begin).await;
             let done = Completion { head, response: Some(response), retention: None };
-            assert_eq!(bench.write(&ticket, Verb::Complete(done)).await, Ok(()));
+            assert_eq!(bench.write(&ticket, ClaimOp::Complete(done)).await, Ok(()));
             for _ in 0..2 {
                 let record = replayed(bench.begin(&request).await);
                 assert_eq!((record.head(), record.response()), (head, Some(response)));
@@ -65,22 +65,22 @@ pub(super) async fn sizes<S: Subject>(bench: &Bench<'_, S>) {
     request.terms.reserve = Some(most);
     let ticket = bench.claim(&request).await.ticket;
     let (most, bytes) = (most as usize, vec![7; most as usize + 1]);
-    for verb in [complete(&bytes), Verb::Fail(&bytes)] {
+    for verb in [complete(&bytes), ClaimOp::Fail(&bytes)] {
         let refused = Err(ClaimError::ResponseTooLarge { len: most + 1, limit: most });
         assert_eq!(bench.write(&ticket, verb).await, refused);
     }
     let long = vec![7; HEAD_BYTES_MAX + 1];
-    let headed = Verb::Complete(Completion { head: &long, ..Completion::default() });
+    let headed = ClaimOp::Complete(Completion { head: &long, ..Completion::default() });
     let (len, limit) = (HEAD_BYTES_MAX + 1, HEAD_BYTES_MAX);
     let refused = Err(ClaimError::TooLong { what: "the head", len, limit });
     assert_eq!(bench.write(&ticket, headed).await, refused);
     let long = vec![7; CHECKPOINT_BYTES_MAX + 1];
     let (len, limit) = (CHECKPOINT_BYTES_MAX + 1, CHECKPOINT_BYTES_MAX);
     let refused = Err(ClaimError::TooLong { what: "the checkpoint", len, limit });
-    assert_eq!(bench.write(&ticket, Verb::Checkpoint(&long)).await, refused);
+    assert_eq!(bench.write(&ticket, ClaimOp::Checkpoint(&long)).await, refused);
     // The claim is still held, and what fits is stored.
     assert_eq!(bench.is(&request).await, Is::InFlight);
-    assert_eq!(bench.write(&ticket, Verb::Checkpoint(&long[1..])).await, Ok(()));
+    assert_eq!(bench.write(&ticket, ClaimOp::Checkpoint(&long[1..])).await, Ok(()));
     assert_eq!(bench.write(&ticket, complete(&bytes[1..])).await, Ok(()));
     assert_eq!(replayed(bench.begin(&request).await).response(), Some(&bytes[1..]));
     // A claim's own reserve counts, the head included; without a response there is always room.
@@ -89,9 +89,9 @@ pub(super) async fn sizes<S: Subject>(bench: &Bench<'_, S>) {
     let ticket = bench.claim(&request).await.ticket;
     let done = Completion { head: b"ab", response: Some(b"cd"), retention: None };
     let refused = Err(ClaimError::ResponseTooLarge { len: 4, limit: 3 });
-    assert_eq!(bench.write(&ticket, Verb::Complete(done)).await, refused);
+    assert_eq!(bench.write(&ticket, ClaimOp::Complete(done)).await, refused);
     let short = Completion { head: b"a longer head", ..Completion::default() };
-    assert_eq!(bench.write(&ticket, Verb::Complete(short)).await, Ok(()));
+    assert_eq!(bench.write(&ticket, ClaimOp::Complete(short)).await, Ok(()));
 }
 
 pub(super) async fn terms<S: Subject>(bench: &Bench<'_, S>) {
@@ -116,7 +116,7 @@ pub(super) async fn terms<S: Subject>(bench: &Bench<'_, S>) {
     let (request, ticket) = bench.brought(By::Begin).await;
     for retention in [Retention::of(Duration::ZERO), Retention::of(day * 366 * 10 + MS)] {
         let done = Completion { retention: Some(retention), ..Completion::default() };
-        let error = bench.write(&ticket, Verb::Complete(done)).await;
+        let error = bench.write(&ticket, ClaimOp::Complete(done)).await;
         assert!(matches!(error, Err(ClaimError::Terms { .. })), "{retention:?}: {error:?}");
     }
     assert_eq!(bench.is(&request).await, Is::InFlight);

@@ -4,7 +4,7 @@ use super::{Subject, words::*};
 use crate::{
     error::BeginError,
     record::{Reason, Retention},
-    spi::{Abandon, Found, IdempotencyStore, Terms, Verb},
+    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Terms},
     token::Token,
 };
 use std::{
@@ -96,7 +96,7 @@ pub(super) async fn take_over_mismatched<S: Subject>(bench: &Bench<'_, S>) {
 pub(super) async fn take_over_keeps<S: Subject>(bench: &Bench<'_, S>) {
     let request = bench.request();
     let first = bench.claim(&request).await.ticket;
-    assert_eq!(bench.write(&first, Verb::Checkpoint(b"half")).await, Ok(()));
+    assert_eq!(bench.write(&first, ClaimOp::Checkpoint(b"half")).await, Ok(()));
     bench.abandon(&first, Abandon::Dropped).await;
     let seen = stuck(bench.begin(&request).await);
     assert_eq!(seen.checkpoint.as_deref(), Some(&b"half"[..]));
@@ -164,10 +164,10 @@ pub(super) async fn attempts<S: Subject>(bench: &Bench<'_, S>) {
 }
 
 pub(super) async fn waiting<S: Subject>(bench: &Bench<'_, S>) {
-    let ends: [(Verb<'_>, Is); 3] = [
+    let ends: [(ClaimOp<'_>, Is); 3] = [
         (complete(RESPONSE), Is::Completed),
-        (Verb::Release, Is::Absent),
-        (Verb::Fail(ANSWER), Is::Interrupted(Reason::Failed)),
+        (ClaimOp::Release, Is::Absent),
+        (ClaimOp::Fail(ANSWER), Is::Interrupted(Reason::Failed)),
     ];
     for (verb, state) in ends {
         let (request, ticket) = bench.brought(By::Begin).await;
@@ -225,7 +225,7 @@ pub(super) async fn dropped<S: Subject>(bench: &Bench<'_, S>) {
         match polled(bench.store().begin(&request), polls).await {
             Some(found) => {
                 let grant = granted(found.expect("begin"));
-                assert_eq!(bench.write(&grant.ticket, Verb::Release).await, Ok(()));
+                assert_eq!(bench.write(&grant.ticket, ClaimOp::Release).await, Ok(()));
             }
             None => bench.subject.settle().await,
         }

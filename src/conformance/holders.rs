@@ -4,14 +4,14 @@ use super::{Subject, words::*};
 use crate::{
     error::ClaimError,
     record::Reason,
-    spi::{Abandon, Completion, Ticket, Verb},
+    spi::{Abandon, ClaimOp, Completion, Ticket},
     token::Token,
 };
 
 /// Applies `verb` in each state, and compares what it answers and what the key is then.
 async fn row<S: Subject>(
     bench: &Bench<'_, S>,
-    verb: Verb<'_>,
+    verb: ClaimOp<'_>,
     expected: impl Fn(By) -> (Answer, Is),
 ) {
     for by in WAYS {
@@ -52,7 +52,7 @@ pub(super) async fn complete_differently<S: Subject>(bench: &Bench<'_, S>) {
         Completion { response: Some(RESPONSE), head: b"h", retention: None },
     ];
     for other in others {
-        let answer = bench.write(&ticket, Verb::Complete(other)).await;
+        let answer = bench.write(&ticket, ClaimOp::Complete(other)).await;
         assert_eq!(answer, Err(ClaimError::DifferentResponse), "{other:?}");
     }
     assert_eq!(replayed(bench.begin(&request).await).response(), Some(RESPONSE));
@@ -60,26 +60,26 @@ pub(super) async fn complete_differently<S: Subject>(bench: &Bench<'_, S>) {
 
 pub(super) async fn complete_without_response<S: Subject>(bench: &Bench<'_, S>) {
     let (request, ticket) = bench.brought(By::Begin).await;
-    let short = Verb::Complete(Completion { head: b"head", ..Completion::default() });
+    let short = ClaimOp::Complete(Completion { head: b"head", ..Completion::default() });
     for _ in 0..2 {
         assert_eq!(bench.write(&ticket, short).await, Ok(()));
     }
     let record = replayed(bench.begin(&request).await);
     assert_eq!((record.response(), record.head()), (None, &b"head"[..]));
     let empty = Completion { head: b"head", response: Some(b""), retention: None };
-    let answer = bench.write(&ticket, Verb::Complete(empty)).await;
+    let answer = bench.write(&ticket, ClaimOp::Complete(empty)).await;
     assert_eq!(answer, Err(ClaimError::DifferentResponse));
 }
 
 pub(super) async fn fail<S: Subject>(bench: &Bench<'_, S>) {
     let failed = (Ok(()), Is::Interrupted(Reason::Failed));
-    row(bench, Verb::Fail(ANSWER), |by| unless_decided(by, failed.clone())).await;
+    row(bench, ClaimOp::Fail(ANSWER), |by| unless_decided(by, failed.clone())).await;
 }
 
 pub(super) async fn fail_keeps_answer<S: Subject>(bench: &Bench<'_, S>) {
     let (request, ticket) = bench.brought(By::Failing).await;
-    assert_eq!(bench.write(&ticket, Verb::Fail(ANSWER)).await, Ok(()));
-    let other = bench.write(&ticket, Verb::Fail(b"502")).await;
+    assert_eq!(bench.write(&ticket, ClaimOp::Fail(ANSWER)).await, Ok(()));
+    let other = bench.write(&ticket, ClaimOp::Fail(b"502")).await;
     assert_eq!(other, Err(ClaimError::DifferentResponse));
     // The holder goes: nobody is left who could finish.
     assert!(!stuck(bench.begin(&request).await).holder_gone);
@@ -89,9 +89,9 @@ pub(super) async fn fail_keeps_answer<S: Subject>(bench: &Bench<'_, S>) {
     assert_eq!(seen.answer.as_deref(), Some(ANSWER));
     // A renewal withdraws it.
     let (request, ticket) = bench.brought(By::Failing).await;
-    assert_eq!(bench.write(&ticket, Verb::Renew).await, Ok(()));
+    assert_eq!(bench.write(&ticket, ClaimOp::Renew).await, Ok(()));
     assert_eq!(bench.is(&request).await, Is::InFlight);
-    assert_eq!(bench.write(&ticket, Verb::Fail(b"")).await, Ok(()));
+    assert_eq!(bench.write(&ticket, ClaimOp::Fail(b"")).await, Ok(()));
     assert_eq!(stuck(bench.begin(&request).await).answer.as_deref(), Some(&b""[..]));
     // A takeover starts without it.
     let seen = stuck(bench.begin(&request).await);
@@ -102,14 +102,14 @@ pub(super) async fn fail_keeps_answer<S: Subject>(bench: &Bench<'_, S>) {
 }
 
 pub(super) async fn release<S: Subject>(bench: &Bench<'_, S>) {
-    row(bench, Verb::Release, |by| unless_decided(by, (Ok(()), Is::Absent))).await;
+    row(bench, ClaimOp::Release, |by| unless_decided(by, (Ok(()), Is::Absent))).await;
 }
 
 pub(super) async fn release_keeps_history<S: Subject>(bench: &Bench<'_, S>) {
     let given_back = Is::Interrupted(Reason::GivenBack);
     // Charged and lapsed, taken over, released: nobody gets a fresh claim.
     let (request, second) = bench.second_attempt().await;
-    assert_eq!(bench.write(&second, Verb::Release).await, Ok(()));
+    assert_eq!(bench.write(&second, ClaimOp::Release).await, Ok(()));
     assert_eq!(bench.is(&request).await, given_back);
     let seen = stuck(bench.begin(&request).await);
     assert_eq!((seen.token, seen.attempts, seen.holder_gone), (second.token, 2, true));
@@ -117,8 +117,8 @@ pub(super) async fn release_keeps_history<S: Subject>(bench: &Bench<'_, S>) {
     assert_eq!((third.ticket.attempt, third.after), (3, Some(Reason::GivenBack)));
     // A checkpoint is history too.
     let (request, first) = bench.brought(By::Begin).await;
-    assert_eq!(bench.write(&first, Verb::Checkpoint(b"charged")).await, Ok(()));
-    assert_eq!(bench.write(&first, Verb::Release).await, Ok(()));
+    assert_eq!(bench.write(&first, ClaimOp::Checkpoint(b"charged")).await, Ok(()));
+    assert_eq!(bench.write(&first, ClaimOp::Release).await, Ok(()));
     assert_eq!(bench.is(&request).await, given_back);
     let seen = stuck(bench.begin(&request).await);
     assert_eq!(seen.checkpoint.as_deref(), Some(&b"charged"[..]));
@@ -126,32 +126,32 @@ pub(super) async fn release_keeps_history<S: Subject>(bench: &Bench<'_, S>) {
 
 pub(super) async fn renew_and_checkpoint<S: Subject>(bench: &Bench<'_, S>) {
     let runs = (Ok(()), Is::InFlight);
-    for verb in [Verb::Renew, Verb::Checkpoint(b"half")] {
+    for verb in [ClaimOp::Renew, ClaimOp::Checkpoint(b"half")] {
         row(bench, verb, |by| unless_decided(by, runs.clone())).await;
     }
     // The last checkpoint is the one that counts.
     let (request, ticket) = bench.brought(By::Begin).await;
     for checkpoint in [&b"one"[..], b"", b"two"] {
-        assert_eq!(bench.write(&ticket, Verb::Checkpoint(checkpoint)).await, Ok(()));
+        assert_eq!(bench.write(&ticket, ClaimOp::Checkpoint(checkpoint)).await, Ok(()));
     }
-    assert_eq!(bench.write(&ticket, Verb::Renew).await, Ok(()));
+    assert_eq!(bench.write(&ticket, ClaimOp::Renew).await, Ok(()));
     bench.abandon(&ticket, Abandon::Dropped).await;
     let seen = stuck(bench.begin(&request).await);
     assert_eq!(seen.checkpoint.as_deref(), Some(&b"two"[..]));
 }
 
 pub(super) async fn ensure_durable<S: Subject>(bench: &Bench<'_, S>) {
-    row(bench, Verb::EnsureDurable, |by| unless_decided(by, (Ok(()), by.state()))).await;
+    row(bench, ClaimOp::EnsureDurable, |by| unless_decided(by, (Ok(()), by.state()))).await;
 }
 
-fn verbs<'a>() -> [Verb<'a>; 6] {
+fn verbs<'a>() -> [ClaimOp<'a>; 6] {
     [
         super::words::complete(RESPONSE),
-        Verb::Fail(ANSWER),
-        Verb::Release,
-        Verb::Renew,
-        Verb::Checkpoint(b"half"),
-        Verb::EnsureDurable,
+        ClaimOp::Fail(ANSWER),
+        ClaimOp::Release,
+        ClaimOp::Renew,
+        ClaimOp::Checkpoint(b"half"),
+        ClaimOp::EnsureDurable,
     ]
 }
 
@@ -236,7 +236,7 @@ pub(super) async fn tokens<S: Subject>(bench: &Bench<'_, S>) {
         assert!(ticket.token.get() > last && ticket.token.get() < 1 << 53);
         last = ticket.token.get();
         match round % 2 {
-            0 => assert_eq!(bench.write(&ticket, Verb::Release).await, Ok(())),
+            0 => assert_eq!(bench.write(&ticket, ClaimOp::Release).await, Ok(())),
             _ => {
                 let done = bench.write(&ticket, super::words::complete(RESPONSE)).await;
                 assert_eq!(done, Ok(()));

@@ -4,7 +4,7 @@ use super::{Subject, words::*};
 use crate::{
     engine::resolve::Resolution,
     error::ClaimError,
-    spi::{Completion, Verb},
+    spi::{ClaimOp, Completion},
 };
 
 const BY_HAND: Completion<'static> =
@@ -90,7 +90,7 @@ pub(super) async fn free<S: Subject>(bench: &Bench<'_, S>) {
         }
         let force = by == By::Begin;
         assert_eq!(resolve(bench, &request, Resolution::Free, force).await, Ok(()), "{by:?}");
-        let late = bench.write(&ticket, Verb::Renew).await;
+        let late = bench.write(&ticket, ClaimOp::Renew).await;
         assert_eq!(late, Err(ClaimError::Fenced), "{by:?}");
         let fresh = bench.claim(&request).await;
         assert_eq!((fresh.ticket.attempt, fresh.after), (1, None), "{by:?}");

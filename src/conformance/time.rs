@@ -3,7 +3,7 @@
 use super::{Subject, words::*};
 use crate::{
     record::{Reason, Retention},
-    spi::{Abandon, Completion, Found, Verb},
+    spi::{Abandon, ClaimOp, Completion, Found},
 };
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(super) async fn lease<S: Subject>(bench: &Bench<'_, S>) {
 
 pub(super) async fn renewals<S: Subject>(bench: &Bench<'_, S>) {
     let (request, ticket) = bench.brought(By::Begin).await;
-    for verb in [Verb::Renew, Verb::Checkpoint(b"on"), Verb::Renew] {
+    for verb in [ClaimOp::Renew, ClaimOp::Checkpoint(b"on"), ClaimOp::Renew] {
         bench.advance(LEASE - MS).await;
         assert_eq!(bench.is(&request).await, Is::InFlight);
         assert_eq!(bench.write(&ticket, verb).await, Ok(()));
@@ -35,9 +35,9 @@ pub(super) async fn renewals<S: Subject>(bench: &Bench<'_, S>) {
 
 pub(super) async fn renewal_of_longer<S: Subject>(bench: &Bench<'_, S>) {
     let (request, ticket) = bench.brought(By::Begin).await;
-    assert_eq!(bench.write(&ticket, Verb::Renew).await, Ok(()));
+    assert_eq!(bench.write(&ticket, ClaimOp::Renew).await, Ok(()));
     let shorter = crate::spi::Ticket { lease: LEASE / 2, ..ticket };
-    assert_eq!(bench.write(&shorter, Verb::Renew).await, Ok(()));
+    assert_eq!(bench.write(&shorter, ClaimOp::Renew).await, Ok(()));
     bench.advance(LEASE - MS).await;
     assert_eq!(bench.is(&request).await, Is::InFlight);
 }
@@ -71,7 +71,7 @@ pub(super) async fn two_windows<S: Subject>(bench: &Bench<'_, S>) {
     request.terms.retention = Some(Retention { replay_for: HOUR, remember_for: HOUR * 3 });
     let ticket = bench.claim(&request).await.ticket;
     let whole = Completion { head: b"head", response: Some(RESPONSE), retention: None };
-    assert_eq!(bench.write(&ticket, Verb::Complete(whole)).await, Ok(()));
+    assert_eq!(bench.write(&ticket, ClaimOp::Complete(whole)).await, Ok(()));
     bench.advance(HOUR - MS).await;
     assert_eq!(replayed(bench.begin(&request).await).response(), Some(RESPONSE));
     bench.advance(MS).await;
@@ -91,7 +91,7 @@ pub(super) async fn own_retention<S: Subject>(bench: &Bench<'_, S>) {
     for retention in [Retention::of(Duration::from_secs(1)), longer] {
         let (request, ticket) = bench.brought(By::Begin).await;
         let done = Completion { response: Some(RESPONSE), retention: Some(retention), head: b"" };
-        assert_eq!(bench.write(&ticket, Verb::Complete(done)).await, Ok(()));
+        assert_eq!(bench.write(&ticket, ClaimOp::Complete(done)).await, Ok(()));
         bench.advance(retention.replay_for - MS).await;
         assert_eq!(replayed(bench.begin(&request).await).response(), Some(RESPONSE));
         bench.advance(retention.remember_for - retention.replay_for).await;
@@ -113,7 +113,7 @@ pub(super) async fn interrupted<S: Subject>(bench: &Bench<'_, S>) {
     // A failure is kept from the failure on.
     let (request, ticket) = bench.brought(By::Begin).await;
     bench.advance(LEASE / 2).await;
-    assert_eq!(bench.write(&ticket, Verb::Fail(ANSWER)).await, Ok(()));
+    assert_eq!(bench.write(&ticket, ClaimOp::Fail(ANSWER)).await, Ok(()));
     bench.abandon(&ticket, Abandon::Dropped).await;
     bench.advance(keep - MS).await;
     assert_eq!(stuck(bench.begin(&request).await).answer.as_deref(), Some(ANSWER));

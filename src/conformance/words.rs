@@ -138,7 +138,7 @@ impl<'a, S: Subject> Bench<'a, S> {
         self.store().take_over(request, seen).await
     }
 
-    pub async fn write(&self, ticket: &Ticket, verb: Verb<'_>) -> Result<(), ClaimError> {
+    pub async fn write(&self, ticket: &Ticket, verb: ClaimOp<'_>) -> Result<(), ClaimError> {
         self.store().write(ticket, verb).await
     }
 
@@ -160,7 +160,7 @@ impl<'a, S: Subject> Bench<'a, S> {
     pub async fn is(&self, request: &Request) -> Is {
         match self.begin(request).await {
             Found::Granted(grant) => {
-                assert_eq!(self.write(&grant.ticket, Verb::Release).await, Ok(()));
+                assert_eq!(self.write(&grant.ticket, ClaimOp::Release).await, Ok(()));
                 Is::Absent
             }
             Found::InFlight(_) => Is::InFlight,
@@ -176,11 +176,11 @@ impl<'a, S: Subject> Bench<'a, S> {
         let ticket = self.claim(&request).await.ticket;
         match by {
             By::Begin => {}
-            By::Release => assert_eq!(self.write(&ticket, Verb::Release).await, Ok(())),
+            By::Release => assert_eq!(self.write(&ticket, ClaimOp::Release).await, Ok(())),
             By::Drop => self.abandon(&ticket, Abandon::Dropped).await,
             By::Panic => self.abandon(&ticket, Abandon::Panicked).await,
             By::LeasePassing => self.advance(LEASE).await,
-            By::Failing => assert_eq!(self.write(&ticket, Verb::Fail(ANSWER)).await, Ok(())),
+            By::Failing => assert_eq!(self.write(&ticket, ClaimOp::Fail(ANSWER)).await, Ok(())),
             By::Completing | By::Expiring => {
                 assert_eq!(self.write(&ticket, complete(RESPONSE)).await, Ok(()));
             }
@@ -208,7 +208,7 @@ pub(super) fn granted(found: Found) -> Grant {
 }
 
 #[track_caller]
-pub(super) fn stuck(found: Found) -> Stuck {
+pub(super) fn stuck(found: Found) -> Interruption {
     match found {
         Found::Interrupted(stuck) => stuck,
         other => panic!("not interrupted, but {other:?}"),
@@ -223,8 +223,8 @@ pub(super) fn replayed(found: Found) -> crate::Record {
     }
 }
 
-pub(super) fn complete(response: &[u8]) -> Verb<'_> {
-    Verb::Complete(Completion { response: Some(response), ..Completion::default() })
+pub(super) fn complete(response: &[u8]) -> ClaimOp<'_> {
+    ClaimOp::Complete(Completion { response: Some(response), ..Completion::default() })
 }
 
 /// What a holder's calls must answer in one state.

@@ -4,17 +4,17 @@ use crate::{
     broken::{self, Broken},
     claim::{Held, NoTakeover, Seen},
     claims::Entry,
-    engine::replay::Look,
-    engine::{Attempt, CLAIMS, Engine, Halt, Step, Wait},
+    engine::replay::Lookup,
+    engine::{Blocked, CLAIMS, Engine, Step, StepResult, Wait},
     error::{BeginError, Full},
     index::{HeldTerms, Shard, Undecided},
     limits::LEASE_MAX_MS,
     observe::Timed,
     options::check_retention,
     record::Retention,
-    spi::{Abandon, Found, Grant, Request, Running, Stuck, Terms, Ticket},
+    spi::{Abandon, Found, Grant, Interruption, Request, Running, Terms, Ticket},
     stats::Count,
-    sync::wait::Wakes,
+    sync::wait::WakeList,
     token::Token,
 };
 use smallvec::SmallVec;
@@ -104,13 +104,17 @@ impl Engine {
     }
 
     /// One try of a `begin`, or (with the token that was seen) of a takeover.
-    pub fn begin(&self, begin: &mut Begin<'_>, seen: Option<Token>) -> Attempt<Found, BeginError> {
+    pub fn begin(
+        &self,
+        begin: &mut Begin<'_>,
+        seen: Option<Token>,
+    ) -> StepResult<Found, BeginError> {
         let key = begin.request.key.as_ref();
         // Records known not to answer: another key's, or expired. An epoch makes them exact.
-        let mut dismissed = SmallVec::<[_; 4]>::new();
+        let mut ruled_out = SmallVec::<[_; 4]>::new();
         let mut expired = false;
         loop {
-            let mut wakes = Wakes::default();
+            let mut wakes = WakeList::default();
             let mut shard = self.index.shard(begin.hash);
             let now = self.now();
             self.check_open()?;
@@ -123,7 +127,7 @@ impl Engine {
                 // Interrupted for longer than such keys are kept.
                 let expired = shard.undecided.get(at).expect("found under this lock");
                 if let Some(position) = self.unsettled(expired) {
-                    return Err(Halt::Wait(Wait::Durable { lane: CLAIMS, position }));
+                    return Err(Blocked::Wait(Wait::Durable { lane: CLAIMS, position }));
                 }
                 self.forget_undecided(&mut shard, &mut wakes, at);
             }
@@ -131,7 +135,7 @@ impl Engine {
             let candidate = shard
                 .candidates_and_place(begin.hash)
                 .map(|location| (location, self.log.epoch(location.slot())))
-                .find(|candidate| !dismissed.contains(candidate));
+                .find(|candidate| !ruled_out.contains(candidate));
             let Some(candidate) = candidate else {
                 return self.grant(&mut shard, begin, expired, now);
             };
@@ -141,10 +145,10 @@ impl Engine {
             let started = self.timings.start();
             match self.look(begin.hash, candidate.0, key, now) {
                 // Written and swept meanwhile, the place may hold another record of this key.
-                Look::Here(_)
+                Lookup::Here(_)
                     if self.log.epoch(candidate.0.slot()) != candidate.1
                         && !broken::is(Broken::ReuseWhileServed) => {}
-                Look::Here(frame)
+                Lookup::Here(frame)
                     if broken::is(Broken::LeaseLapsesInCompleting)
                         && !visible
                         && frame.header.time_ms + self.config.lease_ms <= now =>
@@ -152,17 +156,17 @@ impl Engine {
                     let mut shard = self.index.shard(begin.hash);
                     return self.grant(&mut shard, begin, expired, now);
                 }
-                Look::Here(frame) => {
+                Lookup::Here(frame) => {
                     let answer = self.answer_completed(begin, frame, candidate.0, visible, now);
                     self.timings.end(Timed::Replay, started);
                     return answer;
                 }
-                Look::OtherKey | Look::Gone => dismissed.push(candidate),
-                Look::Expired => {
+                Lookup::OtherKey | Lookup::Gone => ruled_out.push(candidate),
+                Lookup::Expired => {
                     expired = true;
-                    dismissed.push(candidate);
+                    ruled_out.push(candidate);
                 }
-                Look::Damaged => {
+                Lookup::Damaged => {
                     let (segment, offset) = (candidate.0.slot(), candidate.0.offset());
                     return Err(BeginError::Damaged { segment, offset }.into());
                 }
@@ -174,12 +178,12 @@ impl Engine {
     fn answer_undecided(
         &self,
         shard: &mut Shard,
-        wakes: &mut Wakes,
+        wakes: &mut WakeList,
         at: u32,
         begin: &mut Begin<'_>,
         seen: Option<Token>,
         now: u64,
-    ) -> Option<Attempt<Found, BeginError>> {
+    ) -> Option<StepResult<Found, BeginError>> {
         let undecided = shard.undecided.get(at)?;
         let key = begin.request.key.as_ref();
         let held = &undecided.held;
@@ -209,7 +213,7 @@ impl Engine {
             }
             Seen::Interrupted { reason, holder_gone } => {
                 self.count(begin.hash, Count::SawInterrupted);
-                Found::Interrupted(Stuck {
+                Found::Interrupted(Interruption {
                     token: held.token,
                     reason,
                     holder_gone,
@@ -229,7 +233,7 @@ impl Engine {
         begin: &mut Begin<'_>,
         expired: bool,
         now: u64,
-    ) -> Attempt<Found, BeginError> {
+    ) -> StepResult<Found, BeginError> {
         self.check_begin()?;
         if expired {
             // That the old record has expired is decided now, whatever the clock says after a
@@ -279,11 +283,11 @@ impl Engine {
     fn take_over(
         &self,
         shard: &mut Shard,
-        wakes: &mut Wakes,
+        wakes: &mut WakeList,
         at: u32,
         begin: &mut Begin<'_>,
         now: u64,
-    ) -> Attempt<Found, BeginError> {
+    ) -> StepResult<Found, BeginError> {
         self.check_begin()?;
         let undecided = shard.undecided.get(at).expect("found above");
         let bytes = Self::claim_bytes(undecided.terms.reserve);
@@ -353,8 +357,8 @@ impl Engine {
     }
 
     /// A token, and `bytes` out of the account of free space.
-    fn reserve(&self, begin: &mut Begin<'_>, bytes: u64) -> Result<Token, Halt<BeginError>> {
-        let since = self.supply.count();
+    fn reserve(&self, begin: &mut Begin<'_>, bytes: u64) -> Result<Token, Blocked<BeginError>> {
+        let since = self.resources.count();
         if !self.log.shared.space.reserve(bytes) {
             let hopeless = !self.can_grow() || (begin.starved && self.is_starved());
             if hopeless {
@@ -367,11 +371,11 @@ impl Engine {
             }
             begin.starved = true;
             self.wanted_space.fetch_max(bytes, Ordering::AcqRel);
-            return Err(Halt::Wait(Wait::Supply { since }));
+            return Err(Blocked::Wait(Wait::Resources { since }));
         }
         if self.log.shared.space.free() < 2 * self.config.sizes.frame_max as i64 {
             // Ahead of need.
-            self.bells.keep.ring();
+            self.notifiers.keep.ring();
         }
         match self.tokens.take() {
             Some(token) => Ok(token),
@@ -381,7 +385,7 @@ impl Engine {
                     let what = "no fencing tokens are left; is the clock right?".into();
                     return Err(BeginError::Unavailable { what }.into());
                 }
-                Err(Halt::Wait(Wait::Supply { since }))
+                Err(Blocked::Wait(Wait::Resources { since }))
             }
         }
     }
@@ -435,7 +439,7 @@ impl Engine {
     }
 
     /// An undecided key has been interrupted for longer than such keys are kept.
-    pub fn forget_undecided(&self, shard: &mut Shard, wakes: &mut Wakes, at: u32) {
+    pub fn forget_undecided(&self, shard: &mut Shard, wakes: &mut WakeList, at: u32) {
         let Some(expired) = shard.undecided.get(at) else { return };
         let token = Some(expired.held.token);
         self.alarm(Count::InterruptedExpired, expired.hash, expired.key.as_ref(), token);

@@ -4,8 +4,8 @@ use crate::{
     broken::{self, Broken},
     claim::{Phase, Released},
     engine::outlived,
-    engine::replay::Look,
-    engine::{Attempt, CLAIMS, Engine, Halt, Step, Wait},
+    engine::replay::Lookup,
+    engine::{Blocked, CLAIMS, Engine, Step, StepResult, Wait},
     error::{ClaimError, Full},
     index::{Answer, Ended, Shard, Undecided},
     limits::HEAD_BYTES_MAX,
@@ -16,7 +16,7 @@ use crate::{
     spi::{Abandon, Completion, Ticket},
     stats::Count,
     sync::thread_local,
-    sync::wait::Wakes,
+    sync::wait::WakeList,
     token::Token,
 };
 use std::{cell::RefCell, sync::atomic::Ordering};
@@ -42,13 +42,13 @@ pub(crate) fn with_frame<R>(f: impl FnOnce(&mut Encoded) -> R) -> R {
 
 /// Space that a record may take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Promised {
+pub(crate) struct Reservation {
     pub bytes: u64,
     /// It came with the handle, which ends with the completion.
     pub by_handle: bool,
 }
 
-impl Promised {
+impl Reservation {
     /// Nothing was appended.
     pub fn give_back(self, engine: &Engine) {
         if !self.by_handle {
@@ -71,7 +71,7 @@ impl Engine {
         &self,
         ticket: &Ticket,
         completion: &Completion<'_>,
-    ) -> Attempt<(), ClaimError> {
+    ) -> StepResult<(), ClaimError> {
         let retention = completion.retention.unwrap_or(ticket.retention);
         check_retention(retention, 1).map_err(|what| ClaimError::Terms { what })?;
         self.check_size(ticket, completion.head, completion.response.unwrap_or_default())?;
@@ -95,7 +95,7 @@ impl Engine {
         };
         let class = class_of(retention.remember_for.as_millis() as u64, self.config.remember_ms);
         self.keep_delay(class, now)?;
-        let mut wakes = Wakes::default();
+        let mut wakes = WakeList::default();
         with_frame(|frame| {
             frame.draft(&draft);
             let [hash, at] = ticket.note;
@@ -124,19 +124,19 @@ impl Engine {
         &self,
         undecided: &Undecided,
         frame: &Encoded,
-    ) -> Result<Promised, Halt<ClaimError>> {
+    ) -> Result<Reservation, Blocked<ClaimError>> {
         if undecided.held.holder_lives && !undecided.earlier {
             let bytes = Self::claim_bytes(undecided.terms.reserve);
-            return Ok(Promised { bytes, by_handle: true });
+            return Ok(Reservation { bytes, by_handle: true });
         }
         let bytes = frame.used();
         self.reserve_space(bytes)?;
-        Ok(Promised { bytes, by_handle: false })
+        Ok(Reservation { bytes, by_handle: false })
     }
 
     /// Takes space that no claim has been promised; waits for more if there can be more.
-    pub fn reserve_space(&self, bytes: u64) -> Result<(), Halt<ClaimError>> {
-        let since = self.supply.count();
+    pub fn reserve_space(&self, bytes: u64) -> Result<(), Blocked<ClaimError>> {
+        let since = self.resources.count();
         if self.log.shared.space.reserve(bytes) {
             return Ok(());
         }
@@ -145,7 +145,7 @@ impl Engine {
         }
         if self.is_starved() {
             // The disk had no room when it was last asked. It is asked again, for the next call.
-            self.bells.keep.ring();
+            self.notifiers.keep.ring();
             return Err(match self.refuse_for_space() {
                 Some(what) => ClaimError::Unavailable { what },
                 None => ClaimError::StoreFull(Full::Space),
@@ -153,7 +153,7 @@ impl Engine {
             .into());
         }
         self.wanted_space.fetch_max(bytes, Ordering::AcqRel);
-        Err(Halt::Wait(Wait::Supply { since }))
+        Err(Blocked::Wait(Wait::Resources { since }))
     }
 
     /// What follows from a completion that is in the log, whoever completed. Under the lock of
@@ -161,9 +161,9 @@ impl Engine {
     pub fn completed(
         &self,
         done: Ended,
-        promised: Promised,
+        promised: Reservation,
         appended: &Appended,
-        wakes: &mut Wakes,
+        wakes: &mut WakeList,
     ) -> Step<()> {
         self.log.shared.space.adjust(promised.bytes as i64 - appended.used as i64);
         if promised.by_handle {
@@ -182,14 +182,14 @@ impl Engine {
         } else if class != MAIN_CLASS {
             // Its ring is this process's memory.
             self.cells.clear_when_drained(class, end, done.chain);
-            if self.log.head(class).drained() >= end {
+            if self.log.appender(class).drained() >= end {
                 let _ = self.cells.class_drained(class, end);
             }
         } else {
             let _ = self.cells.clear(&done.chain);
         }
         if syncs {
-            let lane = &self.log.head(class).lane;
+            let lane = &self.log.appender(class).lane;
             wakes.add(done.waiters.into_iter().filter_map(|waker| lane.wake_at(end, waker)));
         } else {
             wakes.add(done.waiters);
@@ -213,8 +213,8 @@ impl Engine {
         frame: &mut Encoded,
         draft: &Draft<'_>,
         now: u64,
-    ) -> Result<Appended, Halt<ClaimError>> {
-        let since = self.supply.count();
+    ) -> Result<Appended, Blocked<ClaimError>> {
+        let since = self.resources.count();
         let listing = Listing {
             hash,
             kind: draft.kind,
@@ -222,25 +222,25 @@ impl Engine {
             expires_ms: draft.expires_ms,
         };
         self.log.append(class, frame, listing, now).map_err(|busy| match busy {
-            Busy::Ring { class, len, drained } => Halt::Wait(Wait::Room { class, len, drained }),
-            Busy::Segment { class, since } => Halt::Wait(Wait::Segment { class, since }),
-            Busy::NoSegment => Halt::Wait(Wait::Supply { since }),
-            Busy::Poisoned => Halt::Fail(ClaimError::Poisoned),
+            Busy::Ring { class, len, drained } => Blocked::Wait(Wait::Room { class, len, drained }),
+            Busy::Segment { class, since } => Blocked::Wait(Wait::Segment { class, since }),
+            Busy::NoSegment => Blocked::Wait(Wait::Resources { since }),
+            Busy::Poisoned => Blocked::Fail(ClaimError::Poisoned),
         })
     }
 
     /// In `Buffered`, waits for the disk when it has fallen too far behind.
-    fn keep_delay(&self, class: u8, now: u64) -> Result<(), Halt<ClaimError>> {
+    fn keep_delay(&self, class: u8, now: u64) -> Result<(), Blocked<ClaimError>> {
         let Some(max_delay) = self.config.max_delay_ms() else {
             return Ok(());
         };
-        let head = self.log.head(class);
+        let head = self.log.appender(class);
         match head.oldest_at_risk() {
             Some(since) if since.saturating_add(max_delay) < now => {
                 if head.lane.durable() >= head.reserved() {
                     return Ok(());
                 }
-                Err(Halt::Wait(Wait::Durable { lane: class, position: head.reserved() }))
+                Err(Blocked::Wait(Wait::Durable { lane: class, position: head.reserved() }))
             }
             _ => Ok(()),
         }
@@ -252,7 +252,7 @@ impl Engine {
         shard: &mut Shard,
         ticket: &Ticket,
         completion: &Completion<'_>,
-    ) -> Attempt<(), ClaimError> {
+    ) -> StepResult<(), ClaimError> {
         match self.decided(shard, ticket)? {
             Decided::Fenced => self.fenced(ticket),
             Decided::Ours(frame, location) => {
@@ -275,10 +275,10 @@ impl Engine {
         self.end_forgetting(shard, Some(ticket.note[0]));
         for location in shard.candidates(ticket.note[0]) {
             match self.look_locked(location, ticket.key.as_ref(), now) {
-                Look::Here(frame) if frame.header.token == ticket.token.get() => {
+                Lookup::Here(frame) if frame.header.token == ticket.token.get() => {
                     return Ok(Decided::Ours(frame, location));
                 }
-                Look::Damaged => return Err(ClaimError::Damaged),
+                Lookup::Damaged => return Err(ClaimError::Damaged),
                 _ => {}
             }
         }
@@ -287,20 +287,20 @@ impl Engine {
 
     /// What a holder's call other than a completion answers when the key is not undecided under
     /// its token.
-    pub fn not_held<T>(&self, shard: &mut Shard, ticket: &Ticket) -> Attempt<T, ClaimError> {
+    pub fn not_held<T>(&self, shard: &mut Shard, ticket: &Ticket) -> StepResult<T, ClaimError> {
         match self.decided(shard, ticket)? {
             Decided::Ours(..) => Err(ClaimError::AlreadyCompleted.into()),
             Decided::Fenced => self.fenced(ticket),
         }
     }
 
-    fn fenced<T>(&self, ticket: &Ticket) -> Attempt<T, ClaimError> {
+    fn fenced<T>(&self, ticket: &Ticket) -> StepResult<T, ClaimError> {
         self.alarm(Count::Fenced, ticket.note[0], ticket.key.as_ref(), Some(ticket.token));
         Err(ClaimError::Fenced.into())
     }
 
     /// One try of a failure: the outcome is unknown, the answer is kept.
-    pub fn fail(&self, ticket: &Ticket, answer: &[u8]) -> Attempt<(), ClaimError> {
+    pub fn fail(&self, ticket: &Ticket, answer: &[u8]) -> StepResult<(), ClaimError> {
         self.check_size(ticket, &[], answer)?;
         let now = self.now();
         let keep = self.interrupted_ms(ticket.retention.remember_for.as_millis() as u64);
@@ -318,7 +318,7 @@ impl Engine {
             body: answer,
         };
         let class = class_of(keep, self.config.remember_ms);
-        let mut wakes = Wakes::default();
+        let mut wakes = WakeList::default();
         with_frame(|frame| {
             frame.draft(&draft);
             let [hash, at] = ticket.note;
@@ -336,7 +336,7 @@ impl Engine {
             // The answer counts only together with its claim.
             if self.config.syncs_completions() && !self.cells.is_durable(&undecided.chain) {
                 let position = undecided.chain.written_at;
-                return Err(Halt::Wait(Wait::Durable { lane: CLAIMS, position }));
+                return Err(Blocked::Wait(Wait::Durable { lane: CLAIMS, position }));
             }
             // The claim's own promise is for its completion, which may still come.
             let bytes = frame.used();
@@ -356,7 +356,7 @@ impl Engine {
             undecided.held.interrupt(Reason::Failed, now);
             let waiters = undecided.waiters.take();
             if self.config.syncs_completions() {
-                let lane = &self.log.head(appended.class).lane;
+                let lane = &self.log.appender(appended.class).lane;
                 let later = |waker| lane.wake_at(appended.end, waker);
                 wakes.add(waiters.into_iter().filter_map(later));
             } else {
@@ -391,9 +391,9 @@ impl Engine {
     }
 
     /// One try of a release.
-    pub fn release(&self, ticket: &Ticket) -> Attempt<(), ClaimError> {
+    pub fn release(&self, ticket: &Ticket) -> StepResult<(), ClaimError> {
         let [hash, at] = ticket.note;
-        let mut wakes = Wakes::default();
+        let mut wakes = WakeList::default();
         let mut shard = self.index.shard(hash);
         self.check_claim()?;
         if shard.attempt(at as u32, ticket.token).is_none() {
@@ -413,7 +413,7 @@ impl Engine {
     fn undo(
         &self,
         shard: &mut Shard,
-        wakes: &mut Wakes,
+        wakes: &mut WakeList,
         at: u32,
         write: bool,
     ) -> Result<(), ClaimError> {
@@ -452,7 +452,7 @@ impl Engine {
     }
 
     /// An undecided key is absent now: its cells are free, those who wait begin again.
-    pub fn forgotten(&self, gone: Ended, wakes: &mut Wakes) {
+    pub fn forgotten(&self, gone: Ended, wakes: &mut WakeList) {
         let _ = self.cells.clear(&gone.chain);
         wakes.add(gone.waiters);
     }
@@ -472,7 +472,7 @@ impl Engine {
 
     fn abandon_here(&self, ticket: &Ticket, how: Abandon) {
         let [hash, at] = ticket.note;
-        let mut wakes = Wakes::default();
+        let mut wakes = WakeList::default();
         let mut shard = self.index.shard(hash);
         let now = self.now();
         let Some(undecided) = shard.attempt(at as u32, ticket.token) else {
@@ -501,7 +501,7 @@ impl Engine {
 
     /// A handle that an earlier opening of this store gave out is gone: now its key is abandoned.
     pub fn earlier_ended(&self, number: u64, token: Token, how: Abandon) {
-        let mut wakes = Wakes::default();
+        let mut wakes = WakeList::default();
         let mut shard = self.index.shard(number);
         let now = self.now();
         let found = shard.undecided.iter().find(|(_, u)| u.earlier && u.held.token == token);

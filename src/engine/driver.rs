@@ -2,9 +2,9 @@
 //! answered. The only loop there is; blocking and async calls differ in who polls it.
 
 use crate::{
-    engine::{Attempt, Engine, Halt, Step, Wait},
+    engine::{Blocked, Engine, Step, StepResult, Wait},
     error::Forked,
-    group_commit::Place,
+    group_commit::WaiterId,
     observe::{Call, Started, Timed, Watch},
     poison::Poisoned,
     sync::wait::{Caller, block},
@@ -19,7 +19,7 @@ use std::{
 struct Waiting {
     engine: Arc<Engine>,
     wait: Wait,
-    place: Place,
+    place: WaiterId,
 }
 
 impl Waiting {
@@ -57,12 +57,12 @@ impl<T, F> Drive<T, F> {
     }
 
     fn waiting(&self, wait: Wait) -> Waiting {
-        Waiting { engine: self.engine.clone(), wait, place: Place::default() }
+        Waiting { engine: self.engine.clone(), wait, place: WaiterId::default() }
     }
 
     fn poll<E>(&mut self, caller: Caller, context: &mut Context<'_>) -> Poll<Result<T, E>>
     where
-        F: FnMut(&Engine) -> Attempt<T, E>,
+        F: FnMut(&Engine) -> StepResult<T, E>,
         E: From<Poisoned> + From<Forked>,
     {
         if caller == Caller::Task {
@@ -78,7 +78,7 @@ impl<T, F> Drive<T, F> {
 
     fn step<E>(&mut self, caller: Caller, context: &mut Context<'_>) -> Poll<Result<T, E>>
     where
-        F: FnMut(&Engine) -> Attempt<T, E>,
+        F: FnMut(&Engine) -> StepResult<T, E>,
         E: From<Poisoned>,
     {
         loop {
@@ -100,15 +100,15 @@ impl<T, F> Drive<T, F> {
     }
 
     /// The result of a try, or what is waited for now.
-    fn after<E>(&mut self, tried: Attempt<T, E>) -> Option<Result<T, E>> {
+    fn after<E>(&mut self, tried: StepResult<T, E>) -> Option<Result<T, E>> {
         match tried {
             Ok(Step { value, wait: None }) => return Some(Ok(value)),
             Ok(Step { value, wait: Some(wait) }) => {
                 let started = self.engine.timings.start();
                 self.taken = Some((value, self.waiting(wait), started));
             }
-            Err(Halt::Wait(wait)) => self.lacking = Some(self.waiting(wait)),
-            Err(Halt::Fail(error)) => {
+            Err(Blocked::Wait(wait)) => self.lacking = Some(self.waiting(wait)),
+            Err(Blocked::Fail(error)) => {
                 self.engine.tell_if_poisoned();
                 return Some(Err(error));
             }
@@ -122,7 +122,7 @@ impl<T, F> Drive<T, F> {
 pub(crate) fn run<T, E: From<Poisoned> + From<Forked>>(
     engine: &Arc<Engine>,
     call: Call,
-    mut attempt: impl FnMut(&Engine) -> Attempt<T, E>,
+    mut attempt: impl FnMut(&Engine) -> StepResult<T, E>,
 ) -> Result<T, E> {
     let Call { span, watch } = call;
     let _in = span.enter();
@@ -146,7 +146,7 @@ pub(crate) fn run<T, E: From<Poisoned> + From<Forked>>(
 pub(crate) fn future<T, E: From<Poisoned> + From<Forked>>(
     engine: &Arc<Engine>,
     call: Call,
-    attempt: impl FnMut(&Engine) -> Attempt<T, E>,
+    attempt: impl FnMut(&Engine) -> StepResult<T, E>,
 ) -> impl Future<Output = Result<T, E>> {
     let Call { span, watch } = call;
     let mut drive = Drive::new(engine, watch, attempt);

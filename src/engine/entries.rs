@@ -3,7 +3,7 @@
 use crate::{
     claim::Phase,
     engine::Engine,
-    engine::replay::{Look, record_of},
+    engine::replay::{Lookup, record_of},
     error::BeginError,
     index::Undecided,
     key::{KeyRef, OwnedKey},
@@ -110,8 +110,8 @@ impl Engine {
         for location in shard.candidates(hash) {
             let now = self.now();
             match self.look_locked(location, key, now) {
-                Look::Here(frame) => return Ok(Some(self.completed_entry(frame, location, now))),
-                Look::Damaged => {
+                Lookup::Here(frame) => return Ok(Some(self.completed_entry(frame, location, now))),
+                Lookup::Damaged => {
                     let (segment, offset) = (location.slot(), location.offset());
                     return Err(BeginError::Damaged { segment, offset });
                 }

@@ -2,7 +2,7 @@
 //! here decides what a caller is answered; every answer compares the deadlines itself.
 
 use crate::{
-    claim::Phase, engine::Engine, log::Head, record::Reason, stats::Count, sync::wait::Wakes,
+    claim::Phase, engine::Engine, log::Appender, record::Reason, stats::Count, sync::wait::WakeList,
 };
 use std::{sync::atomic::Ordering, task::Waker};
 
@@ -36,7 +36,7 @@ impl Engine {
     fn expire_keys(&self, now: u64) -> u64 {
         let mut next = u64::MAX;
         for mut shard in self.index.shards() {
-            let mut wakes = Wakes::default();
+            let mut wakes = WakeList::default();
             if shard.next_due().is_some_and(|due| due <= now) {
                 for (at, token) in shard.due(now) {
                     let Some(undecided) = shard.attempt(at, token) else {
@@ -74,24 +74,24 @@ impl Engine {
 
     fn expire_segments(&self, now: u64) -> u64 {
         let mut next = u64::MAX;
-        for (_, head) in self.log.heads() {
+        for (_, head) in self.log.appenders() {
             match self.close_expired(head, now) {
                 Some(due) => next = next.min(due),
-                None => self.bells.keep.ring(),
+                None => self.notifiers.keep.ring(),
             }
         }
         let mut expiring = self.expiring.lock();
         let crate::engine::Expiring { wheel, due } = &mut *expiring;
         wheel.advance(now, &mut |slot| due.push(slot));
         if !due.is_empty() {
-            self.bells.keep.ring();
+            self.notifiers.keep.ring();
         }
         next.min(wheel.next_wakeup().unwrap_or(u64::MAX))
     }
 
     /// Closes the open segment of a head if all its records have expired. `Some`: when they will
     /// have; `None`: it was closed.
-    fn close_expired(&self, head: &Head, now: u64) -> Option<u64> {
+    fn close_expired(&self, head: &Appender, now: u64) -> Option<u64> {
         let mut due = Some(u64::MAX);
         let space = &self.log.shared.space;
         let frame_max = self.log.shared.frame_max;
@@ -135,7 +135,7 @@ impl Engine {
     /// The claims file has changed: in `Buffered` it becomes durable in time.
     pub fn claims_written(&self) {
         if self.config.max_delay_ms().is_some() && self.cells.became_dirty(self.now()) {
-            self.bells.claims.ring();
+            self.notifiers.claims.ring();
         }
     }
 
@@ -145,8 +145,8 @@ impl Engine {
         if self.config.max_delay_ms().is_some() && !self.closed.load(Ordering::Acquire) {
             self.commit_all()?;
         }
-        for (class, head) in self.log.heads() {
-            head.lane.lead_if_needed(&self.head_commit(class));
+        for (class, head) in self.log.appenders() {
+            head.lane.lead_if_needed(&self.appender_commit(class));
         }
         self.cells.lane.lead_if_needed(&self.cells);
         self.keep()

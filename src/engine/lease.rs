@@ -1,7 +1,7 @@
 //! The holder lives: renew, checkpoint, make the claim durable.
 
 use crate::{
-    engine::{Attempt, CLAIMS, Engine, Step, Wait},
+    engine::{CLAIMS, Engine, Step, StepResult, Wait},
     error::{ClaimError, Full},
     limits::CHECKPOINT_BYTES_MAX,
     spi::Ticket,
@@ -9,7 +9,7 @@ use crate::{
 
 impl Engine {
     /// The lease begins anew. Nothing is written: a crash ends every lease.
-    pub fn renew(&self, ticket: &Ticket) -> Attempt<(), ClaimError> {
+    pub fn renew(&self, ticket: &Ticket) -> StepResult<(), ClaimError> {
         let [hash, at] = ticket.note;
         let mut shard = self.index.shard(hash);
         let now = self.now();
@@ -25,7 +25,7 @@ impl Engine {
     }
 
     /// Records how far the holder got, durable like a completion, for the next holder.
-    pub fn checkpoint(&self, ticket: &Ticket, bytes: &[u8]) -> Attempt<(), ClaimError> {
+    pub fn checkpoint(&self, ticket: &Ticket, bytes: &[u8]) -> StepResult<(), ClaimError> {
         if bytes.len() > CHECKPOINT_BYTES_MAX {
             let (what, limit) = ("the checkpoint", CHECKPOINT_BYTES_MAX);
             return Err(ClaimError::TooLong { what, len: bytes.len(), limit }.into());
@@ -56,7 +56,7 @@ impl Engine {
     }
 
     /// Makes the claim survive a loss of power, whatever the store's durability.
-    pub fn ensure_durable(&self, ticket: &Ticket) -> Attempt<(), ClaimError> {
+    pub fn ensure_durable(&self, ticket: &Ticket) -> StepResult<(), ClaimError> {
         let [hash, at] = ticket.note;
         let mut shard = self.index.shard(hash);
         self.check_claim()?;

@@ -64,15 +64,15 @@ impl Engine {
     }
 
     /// Provides what is running short: tokens and space. Those who wait look again afterwards.
-    pub fn supply_now(&self) {
+    pub fn provide_now(&self) {
         let _one = self.keeping.lock();
         if self.closed.load(Ordering::SeqCst) {
-            return self.supply.notify();
+            return self.resources.notify();
         }
         // A failure is in the latch, and whoever waits finds it there.
         let _ = self.raise_tokens();
         let _ = self.prepare_segments();
-        self.supply.notify();
+        self.resources.notify();
     }
 
     fn raise_tokens(&self) -> Result<(), Poisoned> {
@@ -232,7 +232,7 @@ impl Engine {
     pub fn expires_at(&self, slot: u32, drop_ms: u64) {
         self.expiring.lock().wheel.insert(drop_ms, slot);
         if self.index.deadline_set(drop_ms) {
-            self.bells.expire.ring();
+            self.notifiers.expire.ring();
         }
     }
 
@@ -252,7 +252,7 @@ impl Engine {
         for slot in due.iter().filter_map(|number| self.log.slots.get(*number)) {
             match self.log.shared.space.retire(slot, now) {
                 Retired::Yes => slots.push(slot.clone()),
-                Retired::Promised => self.expires_at(slot.number, now + PROMISED_MS),
+                Retired::Reservation => self.expires_at(slot.number, now + PROMISED_MS),
                 Retired::NotDue => {}
             }
         }
@@ -280,7 +280,7 @@ impl Engine {
             let usable = slot.usable(self.config.sizes.frame_max);
             self.log.shared.space.give(slot, usable);
         }
-        self.supply.notify();
+        self.resources.notify();
         Ok(())
     }
 
@@ -319,16 +319,16 @@ impl Engine {
         self.seal_full()?;
         self.sweep_due()?;
         self.prepare_segments()?;
-        self.supply.notify();
+        self.resources.notify();
         Ok(())
     }
 
     /// Closed segments wait for a commit before they get their footer; nobody else may come.
     fn commit_closed(&self) -> Result<(), Poisoned> {
-        for (class, head) in self.log.heads() {
+        for (class, head) in self.log.appenders() {
             while head.has_closed() {
                 self.poison.check()?;
-                head.lane.lead_once(&self.head_commit(class));
+                head.lane.lead_once(&self.appender_commit(class));
                 yield_now();
             }
         }
@@ -337,9 +337,9 @@ impl Engine {
 
     /// Everything that was written is durable: for `flush`, and for stores without threads.
     pub fn commit_all(&self) -> Result<(), Poisoned> {
-        for (class, head) in self.log.heads() {
+        for (class, head) in self.log.appenders() {
             let position = head.reserved();
-            let target = self.head_commit(class);
+            let target = self.appender_commit(class);
             while head.lane.durable() < position {
                 self.poison.check()?;
                 head.lane.lead_once(&target);
@@ -365,7 +365,7 @@ impl Engine {
     /// and the time written down.
     pub fn close_files(&self) -> Result<(), Poisoned> {
         self.note_interruptions()?;
-        for (_, head) in self.log.heads() {
+        for (_, head) in self.log.appenders() {
             head.close_if(&self.log.shared, |_, _| true);
         }
         self.commit_all()?;

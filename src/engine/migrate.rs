@@ -7,27 +7,27 @@
 use crate::{
     claim::{Held, Phase},
     clock,
-    engine::{Attempt, Engine, Step},
+    engine::{Engine, Step, StepResult},
     error::{BeginError, ClaimError, Full},
     index::{HeldTerms, Undecided},
     key::{KeyRef, OwnedKey},
     limits::TIME_MAX_MS,
     log::{Draft, Frame},
-    sync::wait::Wakes,
+    sync::wait::WakeList,
     token::Token,
 };
 use std::sync::Arc;
 
 /// A key on its way to another store.
 #[derive(Debug)]
-pub(crate) enum Moving {
+pub(crate) enum Migrating {
     Record(Frame),
-    Undecided(Box<Stray>),
+    Undecided(Box<MovedClaim>),
 }
 
 /// An undecided key that nobody holds.
 #[derive(Debug)]
-pub(crate) struct Stray {
+pub(crate) struct MovedClaim {
     pub key: OwnedKey,
     pub held: Held,
     pub terms: HeldTerms,
@@ -43,11 +43,11 @@ pub(crate) struct Taken {
     pub token: Token,
 }
 
-impl Moving {
+impl Migrating {
     pub fn key(&self) -> KeyRef<'_> {
         match self {
-            Moving::Record(frame) => frame.key(),
-            Moving::Undecided(stray) => stray.key.as_ref(),
+            Migrating::Record(frame) => frame.key(),
+            Migrating::Undecided(stray) => stray.key.as_ref(),
         }
     }
 }
@@ -76,7 +76,7 @@ impl Engine {
         &self,
         shard: usize,
         wants: impl Fn(KeyRef<'_>) -> bool,
-    ) -> Result<Vec<Moving>, BeginError> {
+    ) -> Result<Vec<Migrating>, BeginError> {
         self.check_open()?;
         let now = self.now();
         let (mut keys, locations) = {
@@ -86,7 +86,7 @@ impl Engine {
                 let Undecided { held, terms, checkpoint, answer, .. } = undecided;
                 let known = !held.expired(now, self.interrupted_ms(terms.remember_ms));
                 (known && wants(undecided.key.as_ref())).then(|| {
-                    Moving::Undecided(Box::new(Stray {
+                    Migrating::Undecided(Box::new(MovedClaim {
                         key: undecided.key.clone(),
                         held: Held { phase: held.phase_at(now), ..held.clone() },
                         terms: *terms,
@@ -103,17 +103,17 @@ impl Engine {
             let Some(frame) = self.listed(shard, location, epoch)? else { continue };
             let lives = frame.header.kind.is_record() && frame.header.expires_ms > now;
             if lives && wants(frame.key()) {
-                keys.push(Moving::Record(frame));
+                keys.push(Migrating::Record(frame));
             }
         }
         Ok(keys)
     }
 
     /// Stores another store's record for a key that is absent here.
-    pub fn adopt_record(&self, record: &Frame, shift_ms: i64) -> Attempt<(), ClaimError> {
+    pub fn adopt_record(&self, record: &Frame, shift_ms: i64) -> StepResult<(), ClaimError> {
         let (key, header) = (record.key(), &record.header);
         let hash = self.index.hash(key);
-        let mut wakes = Wakes::default();
+        let mut wakes = WakeList::default();
         let mut shard = self.index.shard(hash);
         let now = self.now();
         self.check_claim()?;
@@ -137,9 +137,9 @@ impl Engine {
     }
 
     /// Takes in another store's undecided key that is absent here. Its answer comes after it.
-    pub fn adopt_stray(&self, stray: &Stray, shift_ms: i64) -> Attempt<Taken, ClaimError> {
+    pub fn adopt_stray(&self, stray: &MovedClaim, shift_ms: i64) -> StepResult<Taken, ClaimError> {
         let hash = self.index.hash(stray.key.as_ref());
-        let mut wakes = Wakes::default();
+        let mut wakes = WakeList::default();
         let mut shard = self.index.shard(hash);
         let now = self.now();
         self.check_claim()?;

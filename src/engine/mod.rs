@@ -38,7 +38,7 @@ use crate::{
     clock::StoreTime,
     engine::tokens::Tokens,
     error::{BeginError, ClaimError, Forked},
-    group_commit::{Commit, Place},
+    group_commit::{Commit, WaiterId},
     index::{Index, Shard},
     key::KeyRef,
     location::Location,
@@ -49,7 +49,7 @@ use crate::{
     stats::{Count, Counters, Holders},
     storage::Storage,
     superblock::{Superblock, SuperblockFile},
-    sync::wait::{Bell, Caller, Event, Wakes},
+    sync::wait::{Caller, Event, Notifier, WakeList},
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -120,13 +120,13 @@ impl Config {
 
 /// The bells of the store's threads.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Bells {
-    pub commit: Arc<Bell>,
-    pub classes: Arc<Bell>,
-    pub claims: Arc<Bell>,
-    pub drain: Arc<Bell>,
-    pub keep: Arc<Bell>,
-    pub expire: Arc<Bell>,
+pub(crate) struct Notifiers {
+    pub commit: Arc<Notifier>,
+    pub classes: Arc<Notifier>,
+    pub claims: Arc<Notifier>,
+    pub drain: Arc<Notifier>,
+    pub keep: Arc<Notifier>,
+    pub expire: Arc<Notifier>,
 }
 
 pub(crate) struct Engine {
@@ -143,9 +143,9 @@ pub(crate) struct Engine {
     pub timings: Timings,
     pub storage: Arc<dyn Storage>,
     pub superblock: Mutex<(SuperblockFile, Superblock)>,
-    pub bells: Bells,
+    pub notifiers: Notifiers,
     /// Space or tokens came, or could not be had.
-    pub supply: Event,
+    pub resources: Event,
     /// The last try to prepare a segment failed.
     pub starved: AtomicBool,
     /// Why it failed.
@@ -209,7 +209,7 @@ pub(crate) enum Wait {
     /// Another segment for `class`.
     Segment { class: u8, since: u64 },
     /// Space or tokens.
-    Supply { since: u64 },
+    Resources { since: u64 },
 }
 
 /// A step that was taken; it may be answered after `wait`.
@@ -231,19 +231,19 @@ impl<T> Step<T> {
 
 /// A step that was not taken.
 #[derive(Debug)]
-pub(crate) enum Halt<E> {
+pub(crate) enum Blocked<E> {
     /// Try again after this.
     Wait(Wait),
     Fail(E),
 }
 
-impl<E> From<E> for Halt<E> {
+impl<E> From<E> for Blocked<E> {
     fn from(error: E) -> Self {
-        Halt::Fail(error)
+        Blocked::Fail(error)
     }
 }
 
-pub(crate) type Attempt<T, E> = Result<Step<T>, Halt<E>>;
+pub(crate) type StepResult<T, E> = Result<Step<T>, Blocked<E>>;
 
 impl Engine {
     pub fn now(&self) -> u64 {
@@ -312,20 +312,20 @@ impl Engine {
     }
 
     /// Nothing further becomes durable: whoever waits for it is told.
-    pub fn fail_lanes(&self) {
-        self.log.heads().for_each(|(_, head)| {
+    pub fn fail_groups(&self) {
+        self.log.appenders().for_each(|(_, head)| {
             head.lane.fail();
             head.release_waiters();
         });
         self.cells.lane.fail();
-        self.supply.notify();
+        self.resources.notify();
         self.handle_gone.notify();
     }
 
     /// Everybody who waits for a key looks at it again.
     pub fn wake_waiters(&self) {
         for mut shard in self.index.shards() {
-            let mut wakes = Wakes::default();
+            let mut wakes = WakeList::default();
             let undecided: Vec<u32> = shard.undecided.iter().map(|(at, _)| at).collect();
             for at in undecided {
                 let undecided = shard.undecided.get_mut(at).expect("listed under this lock");
@@ -338,7 +338,7 @@ impl Engine {
     /// After a failure: whoever waits for what will not come is told, once. With no lock held.
     pub fn tell_if_poisoned(&self) {
         if self.poison.check().is_err() && !self.told.swap(true, Ordering::AcqRel) {
-            self.fail_lanes();
+            self.fail_groups();
             self.wake_waiters();
         }
     }
@@ -358,7 +358,7 @@ impl Engine {
         if let Some(deadline) = deadline
             && self.index.deadline_set(deadline)
         {
-            self.bells.expire.ring();
+            self.notifiers.expire.ring();
         }
     }
 
@@ -368,15 +368,15 @@ impl Engine {
     }
 
     /// Makes `class` durable: drain, sync, and what follows from it.
-    pub fn head_commit(&self, class: u8) -> HeadCommit<'_> {
-        HeadCommit { engine: self, class }
+    pub fn appender_commit(&self, class: u8) -> AppenderCommit<'_> {
+        AppenderCommit { engine: self, class }
     }
 
     /// Takes a segment into use for `class` if a record has found no room. Whether it was so. Under
     /// the lock of a shard like all that writes to the log, so that whoever closes the store can
     /// wait for it.
     pub fn roll(&self, class: u8) -> Result<bool, Poisoned> {
-        let head = self.log.head(class);
+        let head = self.log.appender(class);
         let rolled = {
             let _shard = self.index.shard(0);
             match self.closed.load(Ordering::SeqCst) {
@@ -395,7 +395,7 @@ impl Engine {
         &self,
         wait: Wait,
         caller: Caller,
-        place: &mut Place,
+        place: &mut WaiterId,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Poisoned>> {
         match wait {
@@ -403,11 +403,11 @@ impl Engine {
                 self.cells.lane.poll(&self.cells, position, caller, place, context)
             }
             Wait::Durable { lane, position } => {
-                let target = self.head_commit(lane);
-                self.log.head(lane).lane.poll(&target, position, caller, place, context)
+                let target = self.appender_commit(lane);
+                self.log.appender(lane).lane.poll(&target, position, caller, place, context)
             }
             Wait::Drained { class, position } => {
-                let head = self.log.head(class);
+                let head = self.log.appender(class);
                 let leaves_it = caller == Caller::Task && head.is_served();
                 loop {
                     let since = head.moved.count();
@@ -428,9 +428,9 @@ impl Engine {
                 Poll::Ready(self.cells.class_drained(class, head.drained()))
             }
             Wait::Room { class, len, drained } => {
-                let head = self.log.head(class);
+                let head = self.log.appender(class);
                 if caller == Caller::Task && head.is_served() {
-                    let polled = head.poll_room(len, place, context);
+                    let polled = head.poll_space(len, place, context);
                     self.poison.check()?;
                     return match self.closed.load(Ordering::SeqCst) {
                         // The next try says so.
@@ -449,7 +449,7 @@ impl Engine {
                 Poll::Ready(Ok(()))
             }
             Wait::Segment { class, since } => {
-                let head = self.log.head(class);
+                let head = self.log.appender(class);
                 if head.moved.poll_since(since, context).is_ready() {
                     return Poll::Ready(Ok(()));
                 }
@@ -468,48 +468,48 @@ impl Engine {
                     false => Poll::Pending,
                 }
             }
-            Wait::Supply { since } => {
+            Wait::Resources { since } => {
                 self.poison.check()?;
                 if self.closed.load(Ordering::SeqCst) {
                     // The next try says so.
                     return Poll::Ready(Ok(()));
                 }
-                match self.bells.keep.has_listener() {
-                    true => self.bells.keep.ring(),
-                    false => self.supply_now(),
+                match self.notifiers.keep.has_listener() {
+                    true => self.notifiers.keep.ring(),
+                    false => self.provide_now(),
                 }
-                self.supply.poll_since(since, context).map(Ok)
+                self.resources.poll_since(since, context).map(Ok)
             }
         }
     }
 
     /// Ends a wait that is not polled any more.
-    pub fn leave(&self, wait: Wait, place: &mut Place) {
+    pub fn leave(&self, wait: Wait, place: &mut WaiterId) {
         match wait {
             Wait::Durable { lane: CLAIMS, .. } => self.cells.lane.leave(place),
-            Wait::Durable { lane, .. } => self.log.head(lane).lane.leave(place),
-            Wait::Room { class, len, .. } => self.log.head(class).leave_room(len, place),
+            Wait::Durable { lane, .. } => self.log.appender(lane).lane.leave(place),
+            Wait::Room { class, len, .. } => self.log.appender(class).leave_space(len, place),
             _ => {}
         }
     }
 }
 
 /// How a class becomes durable.
-pub(crate) struct HeadCommit<'a> {
+pub(crate) struct AppenderCommit<'a> {
     engine: &'a Engine,
     class: u8,
 }
 
-impl Commit for HeadCommit<'_> {
+impl Commit for AppenderCommit<'_> {
     fn commit(&self) -> Result<u64, Poisoned> {
-        let HeadCommit { engine, class } = *self;
+        let AppenderCommit { engine, class } = *self;
         let log = &engine.log;
-        let (position, full) = log.head(class).commit(&log.shared)?;
+        let (position, full) = log.appender(class).commit(&log.shared)?;
         engine.cells.note_durable(class, log.shared.life, position)?;
         engine.cells.class_durable(class, position)?;
         if !full.is_empty() {
             engine.to_seal.lock().extend(full);
-            engine.bells.keep.ring();
+            engine.notifiers.keep.ring();
         }
         Ok(position)
     }

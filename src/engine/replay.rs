@@ -9,7 +9,7 @@ use crate::{
     broken::{self, Broken},
     clock::shifted,
     engine::begin::Begin,
-    engine::{Attempt, Engine, Step},
+    engine::{Engine, Step, StepResult},
     error::BeginError,
     key::KeyRef,
     location::Location,
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 /// What lies at a location.
 #[derive(Debug)]
-pub(crate) enum Look {
+pub(crate) enum Lookup {
     /// This key's record.
     Here(Frame),
     /// A record of this key that has expired.
@@ -36,13 +36,13 @@ pub(crate) enum Look {
 
 impl Engine {
     /// Reads the record at a location that the index gave for `hash`, and judges it.
-    pub fn look(&self, hash: u64, location: Location, key: KeyRef<'_>, now: u64) -> Look {
+    pub fn look(&self, hash: u64, location: Location, key: KeyRef<'_>, now: u64) -> Lookup {
         let frame = match self.log.read(location) {
             Some(frame) => frame,
             None => {
                 let shard = self.index.shard(hash);
                 if !shard.contains(hash, location) {
-                    return Look::Gone;
+                    return Lookup::Gone;
                 }
                 match self.log.read(location) {
                     Some(frame) => frame,
@@ -54,28 +54,28 @@ impl Engine {
     }
 
     /// Like [`Engine::look`], by somebody who holds the shard's lock.
-    pub fn look_locked(&self, location: Location, key: KeyRef<'_>, now: u64) -> Look {
+    pub fn look_locked(&self, location: Location, key: KeyRef<'_>, now: u64) -> Lookup {
         match self.log.read(location) {
             Some(frame) => Self::judge(frame, key, now),
             None => self.unreadable(location, key),
         }
     }
 
-    fn unreadable(&self, location: Location, key: KeyRef<'_>) -> Look {
+    fn unreadable(&self, location: Location, key: KeyRef<'_>) -> Lookup {
         if broken::is(Broken::KeyBeforeChecksum) && !self.log.names_unchecked(location, key) {
-            return Look::OtherKey;
+            return Lookup::OtherKey;
         }
-        Look::Damaged
+        Lookup::Damaged
     }
 
     /// A frame is another key's only once its checksum has passed, which it has.
-    fn judge(frame: Frame, key: KeyRef<'_>, now: u64) -> Look {
+    fn judge(frame: Frame, key: KeyRef<'_>, now: u64) -> Lookup {
         if !frame.header.kind.is_record() || frame.key() != key {
-            Look::OtherKey
+            Lookup::OtherKey
         } else if frame.header.expires_ms <= now {
-            Look::Expired
+            Lookup::Expired
         } else {
-            Look::Here(frame)
+            Lookup::Here(frame)
         }
     }
 
@@ -87,7 +87,7 @@ impl Engine {
         location: Location,
         visible: bool,
         now: u64,
-    ) -> Attempt<Found, BeginError> {
+    ) -> StepResult<Found, BeginError> {
         let header = &frame.header;
         if header.fingerprint != begin.request.fingerprint {
             self.alarm(Count::Mismatched, begin.hash, begin.request.key.as_ref(), None);

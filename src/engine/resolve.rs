@@ -2,9 +2,9 @@
 
 use crate::{
     claim::Phase,
-    engine::complete::{Promised, with_frame},
-    engine::replay::Look,
-    engine::{Attempt, CLAIMS, Engine, Halt, Step, Wait},
+    engine::complete::{Reservation, with_frame},
+    engine::replay::Lookup,
+    engine::{Blocked, CLAIMS, Engine, Step, StepResult, Wait},
     error::ClaimError,
     fingerprint::Fingerprint,
     index::{Forgetting, Shard},
@@ -16,7 +16,7 @@ use crate::{
     options::check_retention,
     record::Retention,
     spi::Completion,
-    sync::wait::Wakes,
+    sync::wait::WakeList,
     token::Token,
 };
 use std::time::Duration;
@@ -62,9 +62,9 @@ impl Engine {
         resolution: &Resolution<'_>,
         force: bool,
         seen: Option<Token>,
-    ) -> Attempt<(), ClaimError> {
+    ) -> StepResult<(), ClaimError> {
         let hash = self.index.hash(key);
-        let mut wakes = Wakes::default();
+        let mut wakes = WakeList::default();
         let mut shard = self.index.shard(hash);
         let now = self.now();
         self.check_claim()?;
@@ -110,7 +110,7 @@ impl Engine {
             (_, Present::Undecided(at)) => {
                 let undecided = shard.undecided.get(at).expect("found under this lock");
                 if let Some(position) = self.unsettled(undecided) {
-                    return Err(Halt::Wait(Wait::Durable { lane: CLAIMS, position }));
+                    return Err(Blocked::Wait(Wait::Durable { lane: CLAIMS, position }));
                 }
                 self.free(&mut shard, &mut wakes, hash, at);
                 Ok(Step { value: (), wait: Some(self.claims_durable()) })
@@ -151,8 +151,8 @@ impl Engine {
         }
         for location in shard.candidates(hash) {
             match self.look_locked(location, key, now) {
-                Look::Here(frame) => return Ok(Present::Completed(frame, location)),
-                Look::Damaged => return Err(ClaimError::Damaged),
+                Lookup::Here(frame) => return Ok(Present::Completed(frame, location)),
+                Lookup::Damaged => return Err(ClaimError::Damaged),
                 _ => {}
             }
         }
@@ -164,11 +164,11 @@ impl Engine {
     pub fn check_absent(
         &self,
         shard: &mut Shard,
-        wakes: &mut Wakes,
+        wakes: &mut WakeList,
         hash: u64,
         key: KeyRef<'_>,
         now: u64,
-    ) -> Result<(), Halt<ClaimError>> {
+    ) -> Result<(), Blocked<ClaimError>> {
         self.end_forgetting(shard, Some(hash));
         if !matches!(self.present(shard, hash, key, now)?, Present::Absent) {
             let state = "there already, in the store that it is to be copied to";
@@ -177,7 +177,7 @@ impl Engine {
         if let Some(at) = shard.find(hash, key) {
             let expired = shard.undecided.get(at).expect("found under this lock");
             if let Some(position) = self.unsettled(expired) {
-                return Err(Halt::Wait(Wait::Durable { lane: CLAIMS, position }));
+                return Err(Blocked::Wait(Wait::Durable { lane: CLAIMS, position }));
             }
             self.forget_undecided(shard, wakes, at);
         }
@@ -185,18 +185,18 @@ impl Engine {
     }
 
     /// A new token, or the wait for one.
-    pub fn operator_token(&self) -> Result<Token, Halt<ClaimError>> {
-        let since = self.supply.count();
-        self.tokens.take().ok_or(Halt::Wait(Wait::Supply { since }))
+    pub fn operator_token(&self) -> Result<Token, Blocked<ClaimError>> {
+        let since = self.resources.count();
+        self.tokens.take().ok_or(Blocked::Wait(Wait::Resources { since }))
     }
 
     fn complete_by_operator(
         &self,
         shard: &mut Shard,
-        wakes: &mut Wakes,
+        wakes: &mut WakeList,
         by: ByOperator<'_>,
         at: Option<u32>,
-    ) -> Attempt<(), ClaimError> {
+    ) -> StepResult<(), ClaimError> {
         let ByOperator { hash, key, fingerprint, completion } = by;
         let now = self.now();
         let body = completion.response.unwrap_or_default();
@@ -239,19 +239,19 @@ impl Engine {
     pub fn put_record(
         &self,
         shard: &mut Shard,
-        wakes: &mut Wakes,
+        wakes: &mut WakeList,
         hash: u64,
         draft: &Draft<'_>,
         at: Option<u32>,
         now: u64,
-    ) -> Attempt<(), ClaimError> {
+    ) -> StepResult<(), ClaimError> {
         self.check_operator_size(draft.head, draft.body)?;
         let class = class_of(draft.expires_ms.saturating_sub(now), self.config.remember_ms);
         with_frame(|frame| {
             frame.draft(draft);
             let bytes = frame.used();
             self.reserve_space(bytes)?;
-            let promised = Promised { bytes, by_handle: false };
+            let promised = Reservation { bytes, by_handle: false };
             shard.reserve(1);
             let appended = match self.append(hash, class, frame, draft, now) {
                 Ok(appended) => appended,
@@ -271,7 +271,7 @@ impl Engine {
             }
             // No claim's deadline leads to its expiry.
             if self.index.deadline_set(draft.expires_ms) {
-                self.bells.expire.ring();
+                self.notifiers.expire.ring();
             }
             let wait = Wait::Durable { lane: appended.class, position: appended.end };
             Ok(Step { value: (), wait: Some(wait) })
@@ -301,7 +301,7 @@ impl Engine {
     }
 
     /// An undecided key is absent. The token of a claim that follows is higher than its.
-    fn free(&self, shard: &mut Shard, wakes: &mut Wakes, hash: u64, at: u32) {
+    fn free(&self, shard: &mut Shard, wakes: &mut WakeList, hash: u64, at: u32) {
         events::resolved(hash, "free");
         self.supersede(shard, at);
         let gone = shard.decide(at).expect("found under this lock");
@@ -318,7 +318,7 @@ impl Engine {
         killed: &Frame,
         location: Location,
         now: u64,
-    ) -> Attempt<(), ClaimError> {
+    ) -> StepResult<(), ClaimError> {
         let record = (location, self.log.epoch(location.slot()));
         if let Some(forgetting) = shard.forgetting.iter().find(|f| f.record == record) {
             let (class, position) = self.log.position_of(forgetting.tombstone.0);
@@ -343,7 +343,7 @@ impl Engine {
         killed: &Frame,
         token: Token,
         now: u64,
-    ) -> Result<Appended, Halt<ClaimError>> {
+    ) -> Result<Appended, Blocked<ClaimError>> {
         let expires_ms = killed.header.expires_ms;
         let draft = Draft {
             kind: Kind::Tombstone,

@@ -3,7 +3,7 @@
 use crate::{
     claim::Phase,
     engine::Engine,
-    engine::replay::Look,
+    engine::replay::Lookup,
     key::{KeyRef, OwnedKey},
     location::Location,
     token::Token,
@@ -45,8 +45,8 @@ impl Sleep {
             let mut timeouts = self.engine.timeouts.lock();
             // Without a thread that watches the time nobody would ever wake this. Closing sets
             // `stop` before it takes this lock to wake everyone.
-            let watched =
-                self.engine.bells.expire.has_listener() && !self.engine.stop.load(Ordering::SeqCst);
+            let watched = self.engine.notifiers.expire.has_listener()
+                && !self.engine.stop.load(Ordering::SeqCst);
             if self.is_over() || !watched {
                 return Poll::Ready(());
             }
@@ -56,7 +56,7 @@ impl Sleep {
             self.timer = Some(timeouts.insert(self.deadline, waker));
         }
         if self.engine.index.deadline_set(self.deadline) {
-            self.engine.bells.expire.ring();
+            self.engine.notifiers.expire.ring();
         }
         Poll::Pending
     }
@@ -153,7 +153,7 @@ impl Engine {
             if self.is_visible(location) {
                 continue;
             }
-            if let Look::Here(frame) = self.look_locked(location, key, now)
+            if let Lookup::Here(frame) = self.look_locked(location, key, now)
                 && frame.header.token == seen.get()
             {
                 return self.watch_location(location, watch, waker);
@@ -172,7 +172,7 @@ impl Engine {
         if watch.in_lane.as_ref().is_some_and(known) {
             return self.is_visible(location);
         }
-        let head = self.log.head(class);
+        let head = self.log.appender(class);
         if !self.config.syncs_completions() && !head.is_served() {
             // No thread drains it for this waiter.
             return head.drain(&self.log.shared).is_err() || self.is_visible(location);

@@ -4,7 +4,7 @@
 use crate::{
     engine::Engine,
     log::MAIN_CLASS,
-    sync::wait::Bell,
+    sync::wait::Notifier,
     sync::{
         mpsc,
         thread::{Builder, JoinHandle, current},
@@ -24,7 +24,7 @@ impl Drop for PanicTrips<'_> {
         if std::thread::panicking() {
             let error = io::Error::other("a thread of the store panicked");
             self.0.poison.trip("housekeeping", &error);
-            self.0.fail_lanes();
+            self.0.fail_groups();
         }
     }
 }
@@ -34,14 +34,14 @@ type Round = fn(&Engine) -> Option<u64>;
 
 /// Starts the threads. They end when `engine.stop` is set and their bells are rung.
 pub(crate) fn spawn(engine: &Arc<Engine>) -> io::Result<Vec<JoinHandle<()>>> {
-    let bells = engine.bells.clone();
-    let wanted: [(&str, &Arc<Bell>, Round); 6] = [
-        ("onlyonce-commit", &bells.commit, commit_main),
-        ("onlyonce-class", &bells.classes, commit_classes),
-        ("onlyonce-claims", &bells.claims, commit_claims),
-        ("onlyonce-keep", &bells.keep, keep),
-        ("onlyonce-expire", &bells.expire, expire),
-        ("onlyonce-drain", &bells.drain, drain),
+    let notifiers = engine.notifiers.clone();
+    let wanted: [(&str, &Arc<Notifier>, Round); 6] = [
+        ("onlyonce-commit", &notifiers.commit, commit_main),
+        ("onlyonce-class", &notifiers.classes, commit_classes),
+        ("onlyonce-claims", &notifiers.claims, commit_claims),
+        ("onlyonce-keep", &notifiers.keep, keep),
+        ("onlyonce-expire", &notifiers.expire, expire),
+        ("onlyonce-drain", &notifiers.drain, drain),
     ];
     let mut threads = Vec::new();
     for (name, bell, round) in wanted {
@@ -59,10 +59,15 @@ pub(crate) fn spawn(engine: &Arc<Engine>) -> io::Result<Vec<JoinHandle<()>>> {
 /// Ends the threads.
 pub(crate) fn stop(engine: &Engine, threads: Vec<JoinHandle<()>>) {
     engine.stop.store(true, Ordering::SeqCst);
-    let bells = &engine.bells;
-    for bell in
-        [&bells.commit, &bells.classes, &bells.claims, &bells.keep, &bells.expire, &bells.drain]
-    {
+    let notifiers = &engine.notifiers;
+    for bell in [
+        &notifiers.commit,
+        &notifiers.classes,
+        &notifiers.claims,
+        &notifiers.keep,
+        &notifiers.expire,
+        &notifiers.drain,
+    ] {
         bell.ring();
     }
     let this = current().id();
@@ -78,7 +83,7 @@ pub(crate) fn stop(engine: &Engine, threads: Vec<JoinHandle<()>>) {
 fn start(
     engine: &Arc<Engine>,
     name: &str,
-    bell: &Arc<Bell>,
+    bell: &Arc<Notifier>,
     round: Round,
 ) -> io::Result<JoinHandle<()>> {
     let (engine, bell) = (engine.clone(), bell.clone());
@@ -111,8 +116,8 @@ fn due(engine: &Engine, dirty_since: Option<u64>) -> Option<u64> {
 }
 
 fn commit_head(engine: &Engine, class: u8) -> Option<u64> {
-    let head = engine.log.head(class);
-    let target = engine.head_commit(class);
+    let head = engine.log.appender(class);
+    let target = engine.appender_commit(class);
     head.lane.lead_if_needed(&target);
     if head.has_closed() && engine.config.max_delay_ms().is_some() {
         // A full segment is synced at once: its space comes back in time, and no sync has more
@@ -133,7 +138,8 @@ fn commit_main(engine: &Engine) -> Option<u64> {
 }
 
 fn commit_classes(engine: &Engine) -> Option<u64> {
-    let classes = engine.log.heads().map(|(class, _)| class).filter(|class| *class != MAIN_CLASS);
+    let classes =
+        engine.log.appenders().map(|(class, _)| class).filter(|class| *class != MAIN_CLASS);
     classes.filter_map(|class| commit_head(engine, class)).min()
 }
 
@@ -153,7 +159,7 @@ fn commit_claims(engine: &Engine) -> Option<u64> {
 }
 
 fn drain(engine: &Engine) -> Option<u64> {
-    for (class, head) in engine.log.heads() {
+    for (class, head) in engine.log.appenders() {
         let called = head.take_call();
         let rolled = if called { engine.roll(class).map(drop) } else { Ok(()) };
         if called || class == MAIN_CLASS {
@@ -166,7 +172,7 @@ fn drain(engine: &Engine) -> Option<u64> {
 
 fn keep(engine: &Engine) -> Option<u64> {
     if engine.keep().is_err() {
-        engine.supply.notify();
+        engine.resources.notify();
     }
     None
 }

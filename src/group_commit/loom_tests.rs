@@ -44,13 +44,13 @@ impl Commit for Disk {
     }
 }
 
-fn wait(lane: &Lane, disk: &Disk, position: u64, caller: Caller) -> Result<(), Poisoned> {
-    let mut place = Place::default();
+fn wait(lane: &GroupCommit, disk: &Disk, position: u64, caller: Caller) -> Result<(), Poisoned> {
+    let mut place = WaiterId::default();
     block_on(poll_fn(|context| lane.poll(disk, position, caller, &mut place, context)))
 }
 
 /// Writes, waits, and checks what it was told.
-fn caller(lane: Arc<Lane>, disk: Arc<Disk>) -> thread::JoinHandle<Result<(), Poisoned>> {
+fn caller(lane: Arc<GroupCommit>, disk: Arc<Disk>) -> thread::JoinHandle<Result<(), Poisoned>> {
     thread::spawn(move || {
         let position = disk.write();
         let result = wait(&lane, &disk, position, Caller::Thread);
@@ -70,7 +70,7 @@ fn model(f: impl Fn() + Sync + Send + 'static) {
 #[test]
 fn callers_lead_and_follow() {
     model(|| {
-        let lane = Arc::new(Lane::new(Arc::default(), None));
+        let lane = Arc::new(GroupCommit::new(Arc::default(), None));
         let disk = Disk::new(0);
         let callers: Vec<_> = (0..2).map(|_| caller(lane.clone(), disk.clone())).collect();
         let position = disk.write();
@@ -83,7 +83,7 @@ fn callers_lead_and_follow() {
 #[test]
 fn after_a_failed_sync_nobody_is_acknowledged_and_nobody_waits() {
     model(|| {
-        let lane = Arc::new(Lane::new(Arc::default(), None));
+        let lane = Arc::new(GroupCommit::new(Arc::default(), None));
         let disk = Disk::new(1);
         let other = caller(lane.clone(), disk.clone());
         let position = disk.write();
@@ -95,9 +95,9 @@ fn after_a_failed_sync_nobody_is_acknowledged_and_nobody_waits() {
 #[test]
 fn a_task_is_served_by_a_leading_thread_or_rings_the_bell() {
     model(|| {
-        let bell = Arc::new(Bell::default());
+        let bell = Arc::new(Notifier::default());
         bell.answer_here();
-        let lane = Arc::new(Lane::new(bell.clone(), None));
+        let lane = Arc::new(GroupCommit::new(bell.clone(), None));
         let disk = Disk::new(0);
         let task = {
             let (lane, disk) = (lane.clone(), disk.clone());
@@ -124,7 +124,8 @@ fn a_task_is_served_by_a_leading_thread_or_rings_the_bell() {
 fn two_lanes_take_turns() {
     model(|| {
         let turn = Arc::new(Turn::new());
-        let lanes = [(); 2].map(|()| Arc::new(Lane::new(Arc::default(), Some(turn.clone()))));
+        let lanes =
+            [(); 2].map(|()| Arc::new(GroupCommit::new(Arc::default(), Some(turn.clone()))));
         let disks = [(); 2].map(|()| Disk::new(0));
         let other = caller(lanes[0].clone(), disks[0].clone());
         caller(lanes[1].clone(), disks[1].clone()).join().unwrap().unwrap();
@@ -136,13 +137,13 @@ fn two_lanes_take_turns() {
 #[test]
 fn who_leaves_hands_on_the_lead() {
     model(|| {
-        let lane = Arc::new(Lane::new(Arc::default(), None));
+        let lane = Arc::new(GroupCommit::new(Arc::default(), None));
         let disk = Disk::new(0);
         let other = caller(lane.clone(), disk.clone());
         let leaver = {
             let (lane, disk) = (lane.clone(), disk.clone());
             thread::spawn(move || {
-                let (position, mut place) = (disk.write(), Place::default());
+                let (position, mut place) = (disk.write(), WaiterId::default());
                 let once = |context: &mut Context<'_>| {
                     Poll::Ready(lane.poll(&*disk, position, Caller::Thread, &mut place, context))
                 };
@@ -160,7 +161,7 @@ fn who_leaves_hands_on_the_lead() {
 /// Who waits for a key that somebody has completed waits for that record's place in a lane.
 fn is_told(fails_at: u64) {
     model(move || {
-        let lane = Arc::new(Lane::new(Arc::default(), None));
+        let lane = Arc::new(GroupCommit::new(Arc::default(), None));
         let disk = Disk::new(fails_at);
         let position = disk.write();
         let watcher = {

@@ -18,7 +18,7 @@
 
 use crate::{
     poison::Poisoned,
-    sync::wait::{Bell, Caller},
+    sync::wait::{Caller, Notifier},
     sync::{
         Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -69,12 +69,12 @@ impl Turn {
 }
 
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct GroupCommit {
     durable: AtomicU64,
     /// Callers that came since the running (or last) group began.
     arrived: AtomicUsize,
     state: Mutex<State>,
-    bell: Arc<Bell>,
+    bell: Arc<Notifier>,
     turn: Option<Arc<Turn>>,
     /// How long a leader waits for others, at the most.
     rendezvous: Duration,
@@ -100,16 +100,16 @@ struct Waiter {
     waker: Option<Waker>,
 }
 
-/// A place in a queue; to be given back (to a lane by [`Lane::leave`]) when it is not needed.
+/// A place in a queue; to be given back (to a lane by [`GroupCommit::leave`]) when it is not needed.
 #[derive(Debug, Default)]
-pub(crate) struct Place {
+pub(crate) struct WaiterId {
     pub id: Option<u64>,
     arrived: bool,
 }
 
-impl Lane {
-    pub fn new(bell: Arc<Bell>, turn: Option<Arc<Turn>>) -> Self {
-        Lane {
+impl GroupCommit {
+    pub fn new(bell: Arc<Notifier>, turn: Option<Arc<Turn>>) -> Self {
+        GroupCommit {
             durable: AtomicU64::new(0),
             arrived: AtomicUsize::new(0),
             state: Mutex::new(State {
@@ -129,7 +129,7 @@ impl Lane {
     /// initialisation of a cell that knows nothing of a checker's threads, and where one of these
     /// could be switched to, the others would wait for it for ever.)
     pub fn beginning_at(self, position: u64) -> Self {
-        Lane { durable: AtomicU64::new(position), ..self }
+        GroupCommit { durable: AtomicU64::new(position), ..self }
     }
 
     /// Everything below this position is durable.
@@ -144,7 +144,7 @@ impl Lane {
         target: &impl Commit,
         position: u64,
         caller: Caller,
-        place: &mut Place,
+        place: &mut WaiterId,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Poisoned>> {
         let leads = caller == Caller::Thread || !self.bell.has_listener();
@@ -181,7 +181,7 @@ impl Lane {
     }
 
     /// The future of this place is dropped. What was written stays to be made durable.
-    pub fn leave(&self, place: &mut Place) {
+    pub fn leave(&self, place: &mut WaiterId) {
         let Some(id) = place.id.take() else { return };
         let mut state = self.state.lock();
         if let Some(waiter) = state.waiters.iter_mut().find(|w| w.id == id) {
@@ -320,7 +320,7 @@ impl State {
         &mut self,
         position: u64,
         caller: Caller,
-        place: &mut Place,
+        place: &mut WaiterId,
         context: &mut Context<'_>,
     ) {
         let waker = Some(context.waker().clone());

@@ -60,16 +60,16 @@ impl<F: Fn()> Commit for And<'_, F> {
 
 /// Somebody who waits for a position.
 struct Waiter<'a> {
-    lane: &'a Lane,
+    lane: &'a GroupCommit,
     position: u64,
     caller: Caller,
-    place: Place,
+    place: WaiterId,
     woken: Arc<Woken>,
 }
 
 impl<'a> Waiter<'a> {
-    fn new(lane: &'a Lane, position: u64, caller: Caller) -> Self {
-        Waiter { lane, position, caller, place: Place::default(), woken: Arc::default() }
+    fn new(lane: &'a GroupCommit, position: u64, caller: Caller) -> Self {
+        Waiter { lane, position, caller, place: WaiterId::default(), woken: Arc::default() }
     }
 
     fn poll(&mut self, disk: &impl Commit) -> Poll<Result<(), Poisoned>> {
@@ -87,15 +87,15 @@ const DONE: Poll<Result<(), Poisoned>> = Poll::Ready(Ok(()));
 const FAILED: Poll<Result<(), Poisoned>> = Poll::Ready(Err(Poisoned));
 
 /// A lane whose bell is answered, as that of a store with threads.
-fn attended() -> (Lane, Arc<Bell>) {
-    let bell = Arc::new(Bell::default());
+fn attended() -> (GroupCommit, Arc<Notifier>) {
+    let bell = Arc::new(Notifier::default());
     bell.answer_here();
-    (Lane::new(bell.clone(), None), bell)
+    (GroupCommit::new(bell.clone(), None), bell)
 }
 
 #[test]
 fn a_thread_that_finds_nobody_leading_leads() {
-    for (lane, bell) in [attended(), (Lane::new(Arc::default(), None), Arc::default())] {
+    for (lane, bell) in [attended(), (GroupCommit::new(Arc::default(), None), Arc::default())] {
         let disk = Disk::default();
         let position = disk.write();
         assert_eq!(lane.durable(), 0);
@@ -106,7 +106,7 @@ fn a_thread_that_finds_nobody_leading_leads() {
 
 #[test]
 fn a_task_leads_only_where_no_thread_does_it() {
-    let lane = Lane::new(Arc::default(), None);
+    let lane = GroupCommit::new(Arc::default(), None);
     let disk = Disk::default();
     assert_eq!(Waiter::new(&lane, disk.write(), Caller::Task).poll(&disk), DONE);
 
@@ -330,7 +330,7 @@ fn a_group_is_expected_to_be_as_large_as_the_larger_of_the_last_two() {
     let (mut lane, _) = attended();
     lane.rendezvous = Duration::ZERO;
     let disk = Disk::default();
-    let groups = |lane: &Lane| lane.state.lock().last_groups;
+    let groups = |lane: &GroupCommit| lane.state.lock().last_groups;
     // Two who wait and one who leads, and two who come meanwhile.
     let mut tasks = [disk.write(), disk.write()].map(|at| Waiter::new(&lane, at, Caller::Task));
     tasks.iter_mut().for_each(|task| assert_eq!(task.poll(&disk), Poll::Pending));
@@ -366,15 +366,15 @@ impl Commit for Shared {
 }
 
 /// A lane whose leaders wait for those whom they expect as long as it may take on a busy machine.
-fn patient(turn: Option<Arc<Turn>>) -> Lane {
-    let mut lane = Lane::new(Arc::default(), turn);
+fn patient(turn: Option<Arc<Turn>>) -> GroupCommit {
+    let mut lane = GroupCommit::new(Arc::default(), turn);
     lane.rendezvous = Duration::from_secs(60);
     lane
 }
 
-fn write_and_wait(lane: &Lane, disk: &Shared) {
+fn write_and_wait(lane: &GroupCommit, disk: &Shared) {
     let position = disk.written.fetch_add(1, Ordering::SeqCst) + 1;
-    let mut place = Place::default();
+    let mut place = WaiterId::default();
     let wait =
         |context: &mut Context<'_>| lane.poll(disk, position, Caller::Thread, &mut place, context);
     crate::sync::wait::block(wait).unwrap();

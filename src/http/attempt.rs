@@ -4,7 +4,7 @@ use super::executor::BoxFuture;
 use crate::{
     error::ClaimError,
     record::Reason,
-    spi::{IdempotencyStore, Ticket, Verb},
+    spi::{ClaimOp, IdempotencyStore, Ticket},
     store::async_store::AsyncStore,
     store::claim::{Claim, derive_key},
     token::Token,
@@ -50,8 +50,8 @@ impl<S: IdempotencyStore> Holder for AsyncStore<S> {
         let store = self.clone();
         Box::pin(async move {
             let verb = match &note {
-                Note::Checkpoint(bytes) => Verb::Checkpoint(bytes),
-                Note::EnsureDurable => Verb::EnsureDurable,
+                Note::Checkpoint(bytes) => ClaimOp::Checkpoint(bytes),
+                Note::EnsureDurable => ClaimOp::EnsureDurable,
             };
             IdempotencyStore::write(&store, &ticket, verb).await
         })

@@ -6,7 +6,7 @@ use super::{
     config::Core,
     header::{self, BadKey},
     interrupted::OnInterrupted,
-    problem::{Problem, Trouble, with_jitter},
+    problem::{Problem, ProblemResponse, with_jitter},
     running::Run,
 };
 use crate::{
@@ -45,21 +45,21 @@ pub(super) enum Decision<S: IdempotencyStore> {
     Replay(Record),
     /// It is unknown whether it is; an earlier holder left an answer. If that can't be read, this
     /// is the trouble.
-    Left(Arc<[u8]>, Trouble),
+    Left(Arc<[u8]>, ProblemResponse),
     /// Nothing runs.
-    Refuse(Trouble),
+    Refuse(ProblemResponse),
 }
 
 type Begun<S> = Result<Begin<AsyncStore<S>>, BeginError>;
 
 impl<S: IdempotencyStore> Core<S> {
     /// The layer's own answer.
-    pub fn say<B: Body>(&self, trouble: Trouble) -> Response<ResponseBody<B>> {
+    pub fn say<B: Body>(&self, trouble: ProblemResponse) -> Response<ResponseBody<B>> {
         trouble.answer(&self.config.problem_types)
     }
 
     /// The request's key in its scope; `None` if it has none and needs none.
-    pub fn key(&self, parts: &Parts) -> Result<Option<OwnedKey>, Trouble> {
+    pub fn key(&self, parts: &Parts) -> Result<Option<OwnedKey>, ProblemResponse> {
         let name = &self.config.header;
         if self.config.optional && !parts.headers.contains_key(name) {
             return Ok(None);
@@ -83,7 +83,7 @@ impl<S: IdempotencyStore> Core<S> {
         key: OwnedKey,
         parts: Parts,
         body: B,
-    ) -> Result<Asked, Trouble> {
+    ) -> Result<Asked, ProblemResponse> {
         let limit = self.config.max_body;
         let too_large = || {
             let why = format!("the body may have {limit} bytes");
@@ -198,23 +198,23 @@ impl<S: IdempotencyStore> Core<S> {
     }
 }
 
-fn or_left<S: IdempotencyStore>(left: Option<Arc<[u8]>>, trouble: Trouble) -> Decision<S> {
+fn or_left<S: IdempotencyStore>(left: Option<Arc<[u8]>>, trouble: ProblemResponse) -> Decision<S> {
     match left.filter(|answer| !answer.is_empty()) {
         Some(answer) => Decision::Left(answer, trouble),
         None => Decision::Refuse(trouble),
     }
 }
 
-pub(super) fn in_flight<S: IdempotencyStore>(pending: &Pending<S>) -> Trouble {
+pub(super) fn in_flight<S: IdempotencyStore>(pending: &Pending<S>) -> ProblemResponse {
     let why = "a request with this key is being executed";
     Problem::InFlight.because(why).after(with_jitter(pending.retry_after()))
 }
 
-fn stopping() -> Trouble {
+fn stopping() -> ProblemResponse {
     Problem::Unavailable.because("the service is stopping").after(with_jitter(STORE_BACK))
 }
 
-fn refused(error: &BeginError) -> Trouble {
+fn refused(error: &BeginError) -> ProblemResponse {
     tracing::error!(%error, "an idempotency key could not be claimed; nothing ran");
     let why = "the request was not executed";
     match error.retry() {

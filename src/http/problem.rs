@@ -102,8 +102,8 @@ impl Problem {
         }
     }
 
-    pub(super) fn because(self, detail: impl Into<String>) -> Trouble {
-        Trouble {
+    pub(super) fn because(self, detail: impl Into<String>) -> ProblemResponse {
+        ProblemResponse {
             problem: self,
             detail: detail.into(),
             retryable: self.retryable(),
@@ -115,7 +115,7 @@ impl Problem {
 
 /// A problem with what is to be said of it.
 #[derive(Clone, Debug)]
-pub(super) struct Trouble {
+pub(super) struct ProblemResponse {
     pub problem: Problem,
     detail: String,
     retryable: bool,
@@ -124,7 +124,7 @@ pub(super) struct Trouble {
     original: Option<(StatusCode, Option<HeaderValue>)>,
 }
 
-impl Trouble {
+impl ProblemResponse {
     /// A retry may help, after so long.
     pub fn after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
@@ -140,7 +140,7 @@ impl Trouble {
     /// As a response. Says in the log what it said to the client, without the key.
     pub fn answer<B: Body>(self, types: &str) -> Response<ResponseBody<B>> {
         let instance = format!("urn:uuid:{}", uuid());
-        let Trouble { problem, detail, retryable, retry_after, original } = self;
+        let ProblemResponse { problem, detail, retryable, retry_after, original } = self;
         let (status, name, title) = problem.row();
         if status.is_server_error() {
             tracing::error!(problem = name, %instance, "{detail}");

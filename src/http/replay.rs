@@ -4,7 +4,7 @@ use super::{
     body::ResponseBody,
     config::Core,
     decide::{Decision, in_flight},
-    problem::{Problem, Trouble},
+    problem::{Problem, ProblemResponse},
     stored::{Kind, Stored},
 };
 use crate::{
@@ -69,7 +69,7 @@ impl<S: IdempotencyStore> Core<S> {
         &self,
         key: &OwnedKey,
         answer: Arc<[u8]>,
-        trouble: Trouble,
+        trouble: ProblemResponse,
     ) -> Response<ResponseBody<R>> {
         let unpacked = self.config.unpack(key, Bytes::from_owner(answer));
         match unpacked.filter(|stored| stored.kind == Kind::Whole) {

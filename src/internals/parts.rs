@@ -3,13 +3,13 @@
 
 use crate::{
     fingerprint::Fingerprint,
-    group_commit::{Commit, Lane, Place},
+    group_commit::{Commit, GroupCommit, WaiterId},
     index,
     key::KeyRef,
     location::Location,
     log::{
-        Busy, Draft, Encoded, FIRST_POSITION, Full, Head, Kind, Listing, MAIN_CLASS, Roll, Shared,
-        Slot, Space,
+        Appender, Busy, Draft, Encoded, FIRST_POSITION, Full, Kind, Listing, MAIN_CLASS, Roll,
+        Shared, Slot, Space,
         frame::{Placed, Seed},
         largest_frame,
     },
@@ -18,7 +18,7 @@ use crate::{
     recover::create_ring,
     storage::{DiskStorage, Storage},
     sync::Mutex,
-    sync::wait::{Bell, Caller, block},
+    sync::wait::{Caller, Notifier, block},
     token::Token,
     wheel::{TimerId, TimingWheel},
 };
@@ -65,7 +65,7 @@ impl Frame {
 /// The main class's ring, segments and lane over real files, and nobody who keeps them: the
 /// caller drains and recycles.
 pub struct Log {
-    head: Head,
+    head: Appender,
     shared: Shared,
     /// Full, durable and not recycled yet.
     full: Mutex<Vec<Full>>,
@@ -98,8 +98,9 @@ impl Log {
         }
         let ring = create_ring(&storage, ring)?.map_mut()?;
         storage.sync_dir()?;
-        let lane = Lane::new(Arc::default(), None);
-        let head = Head::new(MAIN_CLASS, FIRST_POSITION, ring, lane, Arc::<Bell>::default());
+        let lane = GroupCommit::new(Arc::default(), None);
+        let head =
+            Appender::new(MAIN_CLASS, FIRST_POSITION, ring, lane, Arc::<Notifier>::default());
         Ok(Log { head, shared, full: Mutex::default() })
     }
 
@@ -126,7 +127,7 @@ impl Log {
 
     /// Waits, and leads, until everything below `end` is durable.
     pub fn wait_durable(&self, end: u64) {
-        let mut place = Place::default();
+        let mut place = WaiterId::default();
         let lane = &self.head.lane;
         let waited = block(|context| lane.poll(self, end, Caller::Thread, &mut place, context));
         if waited.is_err() {

@@ -1,26 +1,26 @@
 //! The log: records appended, read at a location, durable up to a position.
 
+mod appender;
 mod footer;
 pub(crate) mod frame;
-mod head;
 mod ring;
-mod room;
 pub(crate) mod scan;
 mod slot;
 mod space;
+mod space_queue;
 
+pub(crate) use appender::{Appended, Appender, FIRST_POSITION, Full, Listing, Roll};
 pub(crate) use footer::{
     ActiveSince, DATA_START, FOOTER_ENTRY_BYTES, FooterEntry, HeaderError, SEGMENT_HEADER_BYTES,
     SEGMENT_VERSION, SegmentHeader, Summary, TRAILER_BYTES, encode as encode_footer,
 };
 pub(crate) use frame::{Draft, Encoded, Frame, Kind, largest_frame};
-pub(crate) use head::{Appended, FIRST_POSITION, Full, Head, Listing, Roll};
 pub(crate) use slot::{Slot, Slots, Use, file_name};
 pub(crate) use space::{Retired, Space};
 
 use crate::{
     broken::{self, Broken},
-    group_commit::Lane,
+    group_commit::GroupCommit,
     key::KeyRef,
     limits::CLASSES,
     location::Location,
@@ -28,7 +28,7 @@ use crate::{
     poison::{Poison, Poisoned},
     storage::{Region, heap_region},
     sync::pooled_bytes::Copied,
-    sync::wait::Bell,
+    sync::wait::Notifier,
 };
 use frame::{HEADER_BYTES, Header, check_body, check_header};
 use std::sync::{Arc, OnceLock};
@@ -88,13 +88,13 @@ pub(crate) struct Shared {
 pub(crate) struct Log {
     pub shared: Shared,
     pub slots: Slots,
-    heads: [OnceLock<Head>; CLASSES],
+    heads: [OnceLock<Appender>; CLASSES],
     /// Where the positions of each class begin in this life.
     starts: [u64; CLASSES],
     /// Largest record plus margin: the size of the rings that are made on demand.
     small_ring: u64,
-    class_bell: Arc<Bell>,
-    drain_bell: Arc<Bell>,
+    class_bell: Arc<Notifier>,
+    drain_bell: Arc<Notifier>,
 }
 
 impl Log {
@@ -103,29 +103,29 @@ impl Log {
         slots: Slots,
         starts: [u64; CLASSES],
         ring: Region,
-        main_lane: Lane,
-        drain_bell: Arc<Bell>,
-        class_bell: Arc<Bell>,
+        main_lane: GroupCommit,
+        drain_bell: Arc<Notifier>,
+        class_bell: Arc<Notifier>,
     ) -> Self {
         let heads = [const { OnceLock::new() }; CLASSES];
-        let main = Head::new(MAIN_CLASS, starts[0], ring, main_lane, drain_bell.clone());
+        let main = Appender::new(MAIN_CLASS, starts[0], ring, main_lane, drain_bell.clone());
         assert!(heads[0].set(main).is_ok());
         let small_ring = (2 * shared.frame_max).next_multiple_of(64).max(64 << 10);
         Log { shared, slots, heads, starts, small_ring, class_bell, drain_bell }
     }
 
     /// The head of a class; made when it is first used.
-    pub fn head(&self, class: u8) -> &Head {
+    pub fn appender(&self, class: u8) -> &Appender {
         self.heads[class as usize].get_or_init(|| {
             let ring = heap_region(self.small_ring as usize);
-            let lane = Lane::new(self.class_bell.clone(), None);
+            let lane = GroupCommit::new(self.class_bell.clone(), None);
             let start = self.starts[class as usize];
-            Head::new(class, start, ring, lane, self.drain_bell.clone())
+            Appender::new(class, start, ring, lane, self.drain_bell.clone())
         })
     }
 
     /// The heads that have been used.
-    pub fn heads(&self) -> impl Iterator<Item = (u8, &Head)> {
+    pub fn appenders(&self) -> impl Iterator<Item = (u8, &Appender)> {
         self.heads.iter().enumerate().filter_map(|(i, head)| Some((i as u8, head.get()?)))
     }
 
@@ -138,7 +138,7 @@ impl Log {
         listing: Listing,
         now: u64,
     ) -> Result<Appended, Busy> {
-        let wanted = self.head(class).append(&self.shared, frame, listing, Roll::Any, now);
+        let wanted = self.appender(class).append(&self.shared, frame, listing, Roll::Any, now);
         if wanted.is_ok() || !matches!(wanted, Err(Busy::NoSegment)) {
             return wanted;
         }
@@ -146,7 +146,7 @@ impl Log {
             if !self.is_used(other) && !self.shared.space.has_begun(other) {
                 continue;
             }
-            let tried = self.head(other).append(&self.shared, frame, listing, Roll::Begun, now);
+            let tried = self.appender(other).append(&self.shared, frame, listing, Roll::Begun, now);
             if !matches!(tried, Err(Busy::NoSegment)) {
                 return tried;
             }

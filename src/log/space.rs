@@ -52,7 +52,7 @@ pub(crate) enum Retired {
     /// It is nobody's now.
     Yes,
     /// What it has left is promised to claims. Later.
-    Promised,
+    Reservation,
     /// It is in use, or free, or has been filled further.
     NotDue,
 }
@@ -124,7 +124,7 @@ impl Space {
             return Retired::Yes;
         };
         if !self.reserve(pool.begun[at].room as u64) {
-            return Retired::Promised;
+            return Retired::Reservation;
         }
         pool.begun.swap_remove(at);
         Retired::Yes

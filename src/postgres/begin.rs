@@ -3,8 +3,8 @@
 use super::{
     inner::{GrantTerms, Inner},
     row::{Owner, Row, first_grant, stored},
-    tries::Tries,
-    trouble::Trouble,
+    tries::Backoff,
+    trouble::DbError,
 };
 use crate::{
     error::BeginError,
@@ -65,7 +65,7 @@ impl Inner {
                         }
                         Err(trouble) => tries.again(trouble).await?,
                     },
-                    Err(Trouble::Locked) if !tries.unknown => {
+                    Err(DbError::Locked) if !tries.unknown => {
                         match self.locked(&tries, request, owner).await {
                             Ok(found) => return self.answer(request, found, seen),
                             Err(trouble) => tries.again(trouble).await?,
@@ -78,7 +78,7 @@ impl Inner {
             let trouble = match self.try_begin(&tries, request, &terms, owner, taking).await {
                 // Not as it was seen any more: what is it now?
                 Ok(None) if taking.take().is_some() => continue,
-                Ok(None) => Trouble::Again("the key changed while it was asked for".into()),
+                Ok(None) => DbError::Again("the key changed while it was asked for".into()),
                 Ok(Some(row)) => {
                     let ended = row.is_by(owner) && row.state != 1;
                     if let Some(found) = row.found(request, owner) {
@@ -88,10 +88,10 @@ impl Inner {
                         // An operator has freed what an earlier try was granted.
                         owner = Owner::new();
                     }
-                    Trouble::Again("the key changed while it was asked for".into())
+                    DbError::Again("the key changed while it was asked for".into())
                 }
                 // If an earlier try of ours may be what holds it, its end is waited for.
-                Err(Trouble::Locked) if !tries.unknown => {
+                Err(DbError::Locked) if !tries.unknown => {
                     match self.locked(&tries, request, owner).await {
                         Ok(found) => return self.answer(request, found, seen),
                         Err(trouble) => trouble,
@@ -124,26 +124,26 @@ impl Inner {
     /// The first try at a key, which most probably has no row.
     async fn try_claim(
         &self,
-        tries: &Tries,
+        tries: &Backoff,
         request: &Request,
         terms: &GrantTerms,
         owner: Owner,
-    ) -> Result<Option<Found>, Trouble> {
+    ) -> Result<Option<Found>, DbError> {
         let ask = Ask::new(request, terms, owner, None, 0);
         let rows = self.query(tries, &self.sql.claim, &ask.to_begin()).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let token = row.try_get(0).map_err(|error| Trouble::Refused(error.to_string()))?;
+        let token = row.try_get(0).map_err(|error| DbError::Refused(error.to_string()))?;
         Ok(first_grant(token, request, owner, terms).map(Found::Granted))
     }
 
     async fn try_begin(
         &self,
-        tries: &Tries,
+        tries: &Backoff,
         request: &Request,
         terms: &GrantTerms,
         owner: Owner,
         taking: Option<Token>,
-    ) -> Result<Option<Row>, Trouble> {
+    ) -> Result<Option<Row>, DbError> {
         let ask = Ask::new(request, terms, owner, taking, self.options.max_attempts);
         let rows = match taking {
             None => self.query(tries, &self.sql.begin, &ask.to_begin()).await?,
@@ -155,10 +155,10 @@ impl Inner {
     /// Somebody's transaction has the key in its hands.
     async fn locked(
         &self,
-        tries: &Tries,
+        tries: &Backoff,
         request: &Request,
         owner: Owner,
-    ) -> Result<Found, Trouble> {
+    ) -> Result<Found, DbError> {
         let row = self.look(tries, request.key.as_ref()).await?;
         Ok(row.and_then(|row| row.found(request, owner)).unwrap_or_else(hidden))
     }
@@ -175,8 +175,8 @@ pub(super) fn hidden_token() -> Token {
 }
 
 /// The row that a statement answered.
-pub(super) fn first(rows: &[tokio_postgres::Row]) -> Result<Option<Row>, Trouble> {
-    rows.first().map(Row::of).transpose().map_err(|error| Trouble::Refused(error.to_string()))
+pub(super) fn first(rows: &[tokio_postgres::Row]) -> Result<Option<Row>, DbError> {
+    rows.first().map(Row::of).transpose().map_err(|error| DbError::Refused(error.to_string()))
 }
 
 /// The parameters of the statements that can grant a claim.

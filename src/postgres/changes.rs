@@ -7,7 +7,7 @@
 //! keeps the disk busy a little later. (Who listens holds a shared advisory lock, which everybody
 //! can see.)
 
-use super::{begin::hidden_token, inner::Inner, inner::hash, pool::Heard, row::Says};
+use super::{begin::hidden_token, inner::Inner, inner::hash, pool::Heard, row::RowState};
 use crate::{spi::Request, token::Token};
 use parking_lot::Mutex;
 use std::{
@@ -139,7 +139,7 @@ impl Inner {
             }
             let lease_left = match self.look(&self.tries(), request.key.as_ref()).await {
                 Ok(Some(row)) => match row.says() {
-                    Says::Held if row.token == seen.get() as i64 => {
+                    RowState::Held if row.token == seen.get() as i64 => {
                         Some(super::row::ms(row.lease_until - row.now))
                     }
                     _ => return true,

@@ -10,8 +10,8 @@ use super::{
     schema::Names,
     session::Standing,
     statements::Statements,
-    tries::Tries,
-    trouble::Trouble,
+    tries::Backoff,
+    trouble::DbError,
 };
 use crate::{
     error::BeginError,
@@ -82,9 +82,9 @@ impl Inner {
         }
     }
 
-    pub fn check_open(&self) -> Result<(), Trouble> {
+    pub fn check_open(&self) -> Result<(), DbError> {
         match self.closed.load(Ordering::SeqCst) {
-            true => Err(Trouble::Closed),
+            true => Err(DbError::Closed),
             false => Ok(()),
         }
     }
@@ -155,7 +155,7 @@ impl Inner {
     }
 
     /// What the table has of a key.
-    pub async fn look(&self, tries: &Tries, key: KeyRef<'_>) -> Result<Option<Row>, Trouble> {
+    pub async fn look(&self, tries: &Backoff, key: KeyRef<'_>) -> Result<Option<Row>, DbError> {
         let rows = self.query(tries, &self.sql.look, &[&key.scope(), &key.key()]).await?;
         first(&rows)
     }

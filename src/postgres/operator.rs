@@ -3,10 +3,10 @@
 use super::{
     begin::first,
     inner::{Inner, millis},
-    row::{Owner, Row, Says, ms, stored},
+    row::{Owner, Row, RowState, ms, stored},
     store::PostgresStore,
-    tries::Tries,
-    trouble::Trouble,
+    tries::Backoff,
+    trouble::DbError,
     write::check_lengths,
 };
 use crate::{
@@ -129,22 +129,24 @@ impl Inner {
     /// One try: reads the key, decides, and writes what was decided if the key is still the same.
     async fn try_resolve(
         &self,
-        tries: &Tries,
+        tries: &Backoff,
         case: &Case<'_>,
         fingerprint: Option<&[u8]>,
         force: bool,
-    ) -> Result<Result<(), ClaimError>, Trouble> {
+    ) -> Result<Result<(), ClaimError>, DbError> {
         let row = self.look(tries, case.key.as_ref()).await?;
         if row.as_ref().is_some_and(|row| row.is_by(case.owner)) {
             // An earlier try of this call did it.
             return Ok(Ok(()));
         }
-        let says = row.as_ref().map_or(Says::Absent, Row::says);
+        let says = row.as_ref().map_or(RowState::Absent, Row::says);
         let refused = |error| Ok(Err(error));
         match (case.decision, says) {
-            (_, Says::Held) if !force => refused(ClaimError::NeedsForce { state: "in flight" }),
-            (Decision::Complete { .. }, Says::Completed) => refused(ClaimError::AlreadyCompleted),
-            (Decision::Complete { .. }, Says::Absent) => match fingerprint {
+            (_, RowState::Held) if !force => refused(ClaimError::NeedsForce { state: "in flight" }),
+            (Decision::Complete { .. }, RowState::Completed) => {
+                refused(ClaimError::AlreadyCompleted)
+            }
+            (Decision::Complete { .. }, RowState::Absent) => match fingerprint {
                 None => {
                     let state = "absent, and an import needs the request's fingerprint";
                     refused(ClaimError::NotApplicable { state })
@@ -156,11 +158,11 @@ impl Inner {
                 let fingerprint = row.fingerprint.clone();
                 self.decide(tries, case, Some(&row), &fingerprint).await
             }
-            (_, Says::Absent) => refused(ClaimError::NotApplicable { state: "absent" }),
-            (Decision::Free, Says::Completed) => {
+            (_, RowState::Absent) => refused(ClaimError::NotApplicable { state: "absent" }),
+            (Decision::Free, RowState::Completed) => {
                 refused(ClaimError::NotApplicable { state: "completed" })
             }
-            (Decision::Forget, Says::Completed) if !force => {
+            (Decision::Forget, RowState::Completed) if !force => {
                 refused(ClaimError::NeedsForce { state: "completed" })
             }
             _ => {
@@ -177,11 +179,11 @@ impl Inner {
     /// Completes a key, or imports an absent one.
     async fn decide(
         &self,
-        tries: &Tries,
+        tries: &Backoff,
         case: &Case<'_>,
         row: Option<&Row>,
         fingerprint: &[u8],
-    ) -> Result<Result<(), ClaimError>, Trouble> {
+    ) -> Result<Result<(), ClaimError>, DbError> {
         let Decision::Complete { head, response, retention } = case.decision else {
             unreachable!("what completes is a completion")
         };
@@ -214,9 +216,9 @@ impl Inner {
 }
 
 /// A statement that changed nothing found another key than was read.
-fn changed(rows: u64) -> Result<Result<(), ClaimError>, Trouble> {
+fn changed(rows: u64) -> Result<Result<(), ClaimError>, DbError> {
     match rows {
-        0 => Err(Trouble::Again("the key changed while it was decided".into())),
+        0 => Err(DbError::Again("the key changed while it was decided".into())),
         _ => Ok(Ok(())),
     }
 }
@@ -244,13 +246,13 @@ fn entry(row: Row, key: OwnedKey) -> Option<Entry> {
     let attempts = u32::try_from(row.attempt).unwrap_or(0);
     let at = |ms: i64| u64::try_from(ms).unwrap_or(0);
     let state = match row.says() {
-        Says::Absent => return None,
-        Says::Completed => State::Completed(row.record(token)),
-        Says::Held => State::InFlight {
+        RowState::Absent => return None,
+        RowState::Completed => State::Completed(row.record(token)),
+        RowState::Held => State::InFlight {
             running_for: row.running_for(),
             checkpoint: row.checkpoint.map(Arc::from),
         },
-        Says::Interrupted(reason) => State::Interrupted {
+        RowState::Interrupted(reason) => State::Interrupted {
             reason,
             at: at(if row.state == 1 { row.lease_until } else { row.ended_at }),
             holder_gone: row.holder_gone(),

@@ -7,7 +7,7 @@
 
 use super::{
     options::{Hosts, PostgresOptions, Replication},
-    trouble::Trouble,
+    trouble::DbError,
 };
 use crate::error::OpenError;
 use deadpool::managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult, Timeouts};
@@ -69,15 +69,15 @@ impl Sessions {
 
     /// A connection to the first host that takes writes and keeps what the cluster was said to
     /// be.
-    pub async fn connect(&self) -> Result<Session, Trouble> {
+    pub async fn connect(&self) -> Result<Session, DbError> {
         self.connect_and_hear(None).await
     }
 
     /// The same; `heard` is told of notifications, and once more when the connection ends.
-    pub async fn connect_and_hear(&self, heard: Option<Heard>) -> Result<Session, Trouble> {
+    pub async fn connect_and_hear(&self, heard: Option<Heard>) -> Result<Session, DbError> {
         let first = self.first.load(Ordering::Relaxed);
         let count = self.hosts.hosts.len();
-        let mut worst: Option<Trouble> = None;
+        let mut worst: Option<DbError> = None;
         for i in (first..first + count).map(|i| i % count) {
             let one = self.connect_to(i, heard.clone());
             let trouble = match timeout(self.connect_timeout, one).await {
@@ -86,7 +86,7 @@ impl Sessions {
                     return Ok(session);
                 }
                 Ok(Err(trouble)) => trouble,
-                Err(_) => Trouble::Unreachable("a host did not answer in time".into()),
+                Err(_) => DbError::Unreachable("a host did not answer in time".into()),
             };
             // What the server says that is the primary tells most, and what any says more than
             // that another one is silent.
@@ -106,14 +106,14 @@ impl Sessions {
 
     /// Whether a connection in use still leads to a server that keeps what the cluster was said
     /// to be: its configuration can change under its connections.
-    async fn check_again(&self, session: &Session) -> Result<(), Trouble> {
+    async fn check_again(&self, session: &Session) -> Result<(), DbError> {
         let checked = timeout(self.connect_timeout, session.simple_query(SETTINGS)).await;
-        let answers = checked.map_err(|_| Trouble::Unreachable("no answer in time".into()))?;
-        let answers = answers.map_err(|error| Trouble::of_connecting(&error))?;
+        let answers = checked.map_err(|_| DbError::Unreachable("no answer in time".into()))?;
+        let answers = answers.map_err(|error| DbError::of_connecting(&error))?;
         self.check_all(answers)
     }
 
-    fn check_all(&self, answers: Vec<SimpleQueryMessage>) -> Result<(), Trouble> {
+    fn check_all(&self, answers: Vec<SimpleQueryMessage>) -> Result<(), DbError> {
         for answer in answers {
             if let SimpleQueryMessage::Row(row) = answer {
                 let column = |i| row.get(i).unwrap_or_default().to_owned();
@@ -123,39 +123,39 @@ impl Sessions {
         Ok(())
     }
 
-    async fn connect_to(&self, host: usize, heard: Option<Heard>) -> Result<Session, Trouble> {
+    async fn connect_to(&self, host: usize, heard: Option<Heard>) -> Result<Session, DbError> {
         let config = &self.hosts.hosts[host];
         let session = match &self.hosts.tls {
             Some(tls) => connect(config, MakeRustlsConnect::new((**tls).clone()), heard).await,
             None => connect(config, NoTls, heard).await,
         };
-        let session = session.map_err(|error| Trouble::of_connecting(&error))?;
+        let session = session.map_err(|error| DbError::of_connecting(&error))?;
         let answers = session.simple_query(&self.setup).await;
-        let answers = answers.map_err(|error| Trouble::of_connecting(&error))?;
+        let answers = answers.map_err(|error| DbError::of_connecting(&error))?;
         self.check_all(answers)?;
         if self.replication == Replication::SingleServer {
             // Whatever the server's setting: acknowledged is on its disk.
             let on = "SELECT set_config('synchronous_commit', 'on', false) \
                       WHERE current_setting('synchronous_commit') = 'off'";
-            session.batch_execute(on).await.map_err(|error| Trouble::of_connecting(&error))?;
+            session.batch_execute(on).await.map_err(|error| DbError::of_connecting(&error))?;
         }
         Ok(session)
     }
 
-    fn check(&self, standbys: &str, commit: &str, recovery: &str) -> Result<(), Trouble> {
+    fn check(&self, standbys: &str, commit: &str, recovery: &str) -> Result<(), DbError> {
         if recovery == "t" {
-            return Err(Trouble::ReadOnly("the server is a standby".into()));
+            return Err(DbError::ReadOnly("the server is a standby".into()));
         }
         if self.replication == Replication::SingleServer {
             return Ok(());
         }
         if standbys.trim().is_empty() {
             let what = "synchronous_standby_names is empty: the server's commits wait for nobody";
-            return Err(Trouble::NotReplicated(what.into()));
+            return Err(DbError::NotReplicated(what.into()));
         }
         if matches!(commit, "off" | "local") {
             let what = format!("synchronous_commit is {commit}: commits do not wait for standbys");
-            return Err(Trouble::NotReplicated(what));
+            return Err(DbError::NotReplicated(what));
         }
         Ok(())
     }
@@ -209,15 +209,15 @@ pub(super) struct Kept {
 
 impl managed::Manager for Keeper {
     type Type = Kept;
-    type Error = Trouble;
+    type Error = DbError;
 
-    async fn create(&self) -> Result<Kept, Trouble> {
+    async fn create(&self) -> Result<Kept, DbError> {
         // Boxed, as what is next, so that a call that needs neither is not as large as both.
         let session = Box::pin(self.0.connect()).await?;
         Ok(Kept { session, checked: Instant::now() })
     }
 
-    async fn recycle(&self, kept: &mut Kept, _: &Metrics) -> RecycleResult<Trouble> {
+    async fn recycle(&self, kept: &mut Kept, _: &Metrics) -> RecycleResult<DbError> {
         if kept.session.is_closed() {
             return Err(RecycleError::message("closed"));
         }
@@ -247,14 +247,14 @@ impl Pool {
     }
 
     /// A connection, waited for until `until`.
-    pub async fn get(&self, until: Instant) -> Result<Borrowed, Trouble> {
+    pub async fn get(&self, until: Instant) -> Result<Borrowed, DbError> {
         let got = timeout_at(until, self.pool.timeout_get(&Timeouts::new())).await;
         match got {
             Ok(Ok(object)) => Ok(Borrowed(Some(object))),
             Ok(Err(PoolError::Backend(trouble))) => Err(trouble),
-            Ok(Err(PoolError::Closed)) => Err(Trouble::Closed),
-            Ok(Err(error)) => Err(Trouble::Unreachable(format!("{error:?}"))),
-            Err(_) => Err(Trouble::Unreachable("no connection was free in time".into())),
+            Ok(Err(PoolError::Closed)) => Err(DbError::Closed),
+            Ok(Err(error)) => Err(DbError::Unreachable(format!("{error:?}"))),
+            Err(_) => Err(DbError::Unreachable("no connection was free in time".into())),
         }
     }
 

@@ -4,7 +4,7 @@ use super::{inner::GrantTerms, session::Life};
 use crate::{
     fingerprint::Fingerprint,
     record::{Reason, Record, Retention},
-    spi::{Found, Grant, Request, Running, Stuck, Ticket},
+    spi::{Found, Grant, Interruption, Request, Running, Ticket},
     token::Token,
 };
 use std::{sync::Arc, time::Duration};
@@ -101,7 +101,7 @@ pub(super) fn first_grant(
 
 /// What a row says.
 #[derive(Debug)]
-pub(super) enum Says {
+pub(super) enum RowState {
     /// Nothing any more: the key is absent.
     Absent,
     Held,
@@ -139,14 +139,14 @@ impl Row {
         })
     }
 
-    pub fn says(&self) -> Says {
+    pub fn says(&self) -> RowState {
         match self.state {
-            _ if self.expires_at <= self.now && self.life != Life::Lives => Says::Absent,
-            1 if self.lease_until > self.now => Says::Held,
-            1 => Says::Interrupted(Reason::LeasePassed),
-            2 => Says::Interrupted(self.reason.and_then(reason).unwrap_or(Reason::Crashed)),
-            3 => Says::Completed,
-            _ => Says::Absent,
+            _ if self.expires_at <= self.now && self.life != Life::Lives => RowState::Absent,
+            1 if self.lease_until > self.now => RowState::Held,
+            1 => RowState::Interrupted(Reason::LeasePassed),
+            2 => RowState::Interrupted(self.reason.and_then(reason).unwrap_or(Reason::Crashed)),
+            3 => RowState::Completed,
+            _ => RowState::Absent,
         }
     }
 
@@ -199,10 +199,10 @@ impl Row {
     pub fn found(self, request: &Request, owner: Owner) -> Option<Found> {
         let says = self.says();
         let is_ours = self.is_by(owner) && self.state == 1;
-        if self.granted || (is_ours && !matches!(says, Says::Absent)) {
+        if self.granted || (is_ours && !matches!(says, RowState::Absent)) {
             return self.grant(request, owner).map(Found::Granted);
         }
-        if matches!(says, Says::Absent) {
+        if matches!(says, RowState::Absent) {
             return None;
         }
         if self.fingerprint != stored(&request.fingerprint) {
@@ -211,10 +211,10 @@ impl Row {
         }
         let token = self.token()?;
         Some(match says {
-            Says::Absent => return None,
-            Says::Held => Found::InFlight(Running { token, running_for: self.running_for() }),
-            Says::Completed => Found::Replay(self.record(token)),
-            Says::Interrupted(reason) => Found::Interrupted(Stuck {
+            RowState::Absent => return None,
+            RowState::Held => Found::InFlight(Running { token, running_for: self.running_for() }),
+            RowState::Completed => Found::Replay(self.record(token)),
+            RowState::Interrupted(reason) => Found::Interrupted(Interruption {
                 token,
                 reason,
                 holder_gone: self.holder_gone(),
@@ -280,11 +280,11 @@ mod tests {
 
     #[test]
     fn leases_and_retentions_end_at_their_first_instant() {
-        assert!(matches!(Row { now: 9, ..row() }.says(), Says::Held));
+        assert!(matches!(Row { now: 9, ..row() }.says(), RowState::Held));
         let passed = Row { now: 10, ..row() }.says();
-        assert!(matches!(passed, Says::Interrupted(Reason::LeasePassed)));
-        assert!(matches!(Row { now: 109, ..row() }.says(), Says::Interrupted(_)));
-        assert!(matches!(Row { now: 110, ..row() }.says(), Says::Absent));
-        assert!(matches!(Row { state: 3, now: 109, ..row() }.says(), Says::Completed));
+        assert!(matches!(passed, RowState::Interrupted(Reason::LeasePassed)));
+        assert!(matches!(Row { now: 109, ..row() }.says(), RowState::Interrupted(_)));
+        assert!(matches!(Row { now: 110, ..row() }.says(), RowState::Absent));
+        assert!(matches!(Row { state: 3, now: 109, ..row() }.says(), RowState::Completed));
     }
 }

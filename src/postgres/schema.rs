@@ -3,7 +3,7 @@
 use super::{
     options::PostgresOptions,
     pool::{Session, Sessions},
-    trouble::Trouble,
+    trouble::DbError,
 };
 use crate::error::OpenError;
 
@@ -62,15 +62,15 @@ impl Names {
     }
 
     /// The version of the tables, `None` if there are none.
-    async fn found(&self, session: &Session) -> Result<Option<i32>, Trouble> {
+    async fn found(&self, session: &Session) -> Result<Option<i32>, DbError> {
         let exists = "SELECT to_regclass($1) IS NOT NULL AND to_regclass($2) IS NOT NULL";
         let row = session.query_one(exists, &[&self.table, &self.version]).await;
-        if !row.map_err(|error| Trouble::of(&error))?.get::<_, bool>(0) {
+        if !row.map_err(|error| DbError::of(&error))?.get::<_, bool>(0) {
             return Ok(None);
         }
         let version = format!("SELECT max(version) FROM {}", self.version);
         let row = session.query_one(&version, &[]).await;
-        Ok(row.map_err(|error| Trouble::of(&error))?.get(0))
+        Ok(row.map_err(|error| DbError::of(&error))?.get(0))
     }
 
     /// Whether the tables are there, in the version that is spoken here.
@@ -107,13 +107,13 @@ impl PostgresOptions {
     }
 }
 
-async fn migrate(names: &Names, session: &Session) -> Result<(), Trouble> {
+async fn migrate(names: &Names, session: &Session) -> Result<(), DbError> {
     let run = async |sql: &str| {
         session.batch_execute(sql).await.map_err(|error| match error.code() {
             Some(code) if *code == tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE => {
-                Trouble::Denied(error.as_db_error().map_or(String::new(), |e| e.message().into()))
+                DbError::Denied(error.as_db_error().map_or(String::new(), |e| e.message().into()))
             }
-            _ => Trouble::of(&error),
+            _ => DbError::of(&error),
         })
     };
     // Waits as long as another migration takes; ends with the connection at the latest.

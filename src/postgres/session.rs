@@ -17,7 +17,7 @@
 //! A store whose session ends makes another one under the same number at once, wherever the
 //! writable server is then.
 
-use super::{inner::Inner, pool::Session, trouble::Trouble};
+use super::{inner::Inner, pool::Session, trouble::DbError};
 use std::{
     sync::{
         Arc, Weak,
@@ -138,7 +138,7 @@ pub(super) fn sweep(sessions: &str, now: &str) -> String {
 }
 
 /// A session that has its lock, and what is told when its connection ends.
-struct Stands {
+struct SessionState {
     session: Session,
     pid: i32,
     over: Arc<Notify>,
@@ -146,11 +146,11 @@ struct Stands {
 
 impl Inner {
     /// Makes the store's session, if it is to have one, and keeps it from now on.
-    pub async fn start_standing(self: &Arc<Self>) -> Result<(), Trouble> {
+    pub async fn start_standing(self: &Arc<Self>) -> Result<(), DbError> {
         let Some(standing) = &self.standing else { return Ok(()) };
         let limit = self.options.deadline;
         let stands = timeout(limit, self.stand(standing.id)).await;
-        let stands = stands.map_err(|_| Trouble::Unreachable("no session in time".into()))??;
+        let stands = stands.map_err(|_| DbError::Unreachable("no session in time".into()))??;
         standing.held.store(true, Ordering::SeqCst);
         let keeping = self.runtime.spawn(keep(Arc::downgrade(self), stands));
         self.tasks.lock().push(keeping.abort_handle());
@@ -158,7 +158,7 @@ impl Inner {
     }
 
     /// A session that has the lock `id`, noted on the server.
-    async fn stand(&self, id: i64) -> Result<Stands, Trouble> {
+    async fn stand(&self, id: i64) -> Result<SessionState, DbError> {
         let over = Arc::new(Notify::new());
         let told = over.clone();
         let heard = move |payload: &str| {
@@ -167,7 +167,7 @@ impl Inner {
             }
         };
         let session = self.pool.sessions.connect_and_hear(Some(Arc::new(heard))).await?;
-        let of = |error: tokio_postgres::Error| Trouble::of(&error);
+        let of = |error: tokio_postgres::Error| DbError::of(&error);
         // An earlier session of this store may still have the lock on a server that has not
         // noticed its end. Whoever is in the queue gets it in the same moment.
         let setup = format!(
@@ -182,7 +182,7 @@ impl Inner {
         session.batch_execute(&setup).await.map_err(of)?;
         session.execute(&self.sql.register, &[&id]).await.map_err(of)?;
         let pid = session.query_one("SELECT pg_backend_pid()", &[]).await.map_err(of)?.get(0);
-        let stands = Stands { session, pid, over };
+        let stands = SessionState { session, pid, over };
         match stands.has(id).await? {
             true => Ok(stands),
             false => Err(pooled()),
@@ -190,25 +190,25 @@ impl Inner {
     }
 }
 
-impl Stands {
+impl SessionState {
     /// Whether it is the session that it was, with its lock.
-    async fn has(&self, id: i64) -> Result<bool, Trouble> {
+    async fn has(&self, id: i64) -> Result<bool, DbError> {
         let has = "SELECT pg_backend_pid() = $2 AND EXISTS (SELECT FROM pg_locks \
             WHERE locktype = 'advisory' AND pid = $2 AND granted AND objsubid = 1 \
             AND classid = ($1::bigint >> 32 & 4294967295)::oid \
             AND objid = ($1::bigint & 4294967295)::oid)";
         let row = self.session.query_one(has, &[&id, &self.pid]).await;
-        Ok(row.map_err(|error| Trouble::of(&error))?.get(0))
+        Ok(row.map_err(|error| DbError::of(&error))?.get(0))
     }
 }
 
-fn pooled() -> Trouble {
+fn pooled() -> DbError {
     let what = "the holder's session is not one session: is there a pooler in between?";
-    Trouble::Unreachable(what.into())
+    DbError::Unreachable(what.into())
 }
 
 /// Asks the session now and then, and makes another one when it has ended.
-async fn keep(inner: Weak<Inner>, mut stands: Stands) {
+async fn keep(inner: Weak<Inner>, mut stands: SessionState) {
     loop {
         if timeout(BEAT, stands.over.notified()).await.is_err() {
             let Some(id) = inner.upgrade().and_then(|inner| Some(inner.standing.as_ref()?.id))
@@ -231,7 +231,7 @@ async fn keep(inner: Weak<Inner>, mut stands: Stands) {
 }
 
 /// Another session after the last one; `None` when the store is no more.
-async fn again(inner: &Weak<Inner>) -> Option<Stands> {
+async fn again(inner: &Weak<Inner>) -> Option<SessionState> {
     {
         let inner = inner.upgrade()?;
         let standing = inner.standing.as_ref()?;

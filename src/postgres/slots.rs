@@ -1,6 +1,6 @@
 //! Slots of a [`ShardedStore`](crate::ShardedStore) move from one table to another.
 
-use super::{inner::Inner, store::PostgresStore, trouble::Trouble};
+use super::{inner::Inner, store::PostgresStore, trouble::DbError};
 use crate::error::BeginError;
 use std::ops::RangeInclusive;
 
@@ -48,7 +48,7 @@ async fn copy(from: &Inner, to: &Inner, slots: RangeInclusive<u16>) -> Result<u6
             }
         };
         let Some(end) = rows.last() else { return Ok(copied) };
-        let bad = |error: tokio_postgres::Error| Trouble::Refused(error.to_string());
+        let bad = |error: tokio_postgres::Error| DbError::Refused(error.to_string());
         let next = (end.try_get(0).map_err(bad)?, end.try_get(1).map_err(bad)?);
         let mut json = Vec::with_capacity(rows.len());
         for row in &rows {

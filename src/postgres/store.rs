@@ -6,12 +6,12 @@ use super::{
     options::PostgresOptions,
     pool::{Pool, Sessions},
     sweep::Swept,
-    trouble::Trouble,
-    write::Deed,
+    trouble::DbError,
+    write::OwnedOp,
 };
 use crate::{
     error::{BeginError, ClaimError, OpenError},
-    spi::{Abandon, Found, IdempotencyStore, Request, Ticket, Verb},
+    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Ticket},
     token::Token,
 };
 use std::{
@@ -93,7 +93,7 @@ impl PostgresStore {
         let inner = self.inner().clone();
         let sweeping = async move { inner.sweep().await };
         let mut task = Attended(self.inner().runtime.spawn(sweeping));
-        Ok((&mut task.0).await.unwrap_or(Err(Trouble::Closed))?)
+        Ok((&mut task.0).await.unwrap_or(Err(DbError::Closed))?)
     }
 
     /// Waits until what dropped claims have left to be told has reached the server, and calls
@@ -196,8 +196,8 @@ impl IdempotencyStore for PostgresStore {
         self.begin_or_take_over(request, Some(seen)).await
     }
 
-    async fn write(&self, ticket: &Ticket, verb: Verb<'_>) -> Result<(), ClaimError> {
-        let deed = Deed::of(ticket, verb)?;
+    async fn write(&self, ticket: &Ticket, verb: ClaimOp<'_>) -> Result<(), ClaimError> {
+        let deed = OwnedOp::of(ticket, verb)?;
         let (inner, ticket) = (self.inner().clone(), ticket.clone());
         self.spawn(async move { inner.write(&ticket, &deed).await }).await
     }

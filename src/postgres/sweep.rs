@@ -1,6 +1,6 @@
 //! Rows whose key has long been absent are removed. Nothing depends on it but the table's size.
 
-use super::{inner::Inner, trouble::Trouble};
+use super::{inner::Inner, trouble::DbError};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 
@@ -19,11 +19,11 @@ pub struct Swept {
 
 impl Inner {
     /// Removes what is due; `None` if another store is at it.
-    pub async fn sweep(&self) -> Result<Option<Swept>, Trouble> {
+    pub async fn sweep(&self) -> Result<Option<Swept>, DbError> {
         self.check_open()?;
         // A session of its own: the lock ends with it, however this ends.
         let session = self.pool.sessions.connect().await?;
-        let of = |error: tokio_postgres::Error| Trouble::of(&error);
+        let of = |error: tokio_postgres::Error| DbError::of(&error);
         let lock = self.names.lock.wrapping_add(1);
         let locked = session.query_one("SELECT pg_try_advisory_lock($1)", &[&lock]).await;
         if !locked.map_err(of)?.get::<_, bool>(0) {

@@ -6,15 +6,15 @@ use super::{
     inner::{Inner, millis},
     row::{Owner, first_grant},
     store::PostgresStore,
-    trouble::Trouble,
-    write::{Deed, judge},
+    trouble::DbError,
+    write::{OwnedOp, judge},
 };
 use crate::{
     error::{BeginError, ClaimError},
     fingerprint::Fingerprint,
     key::KeyRef,
     record::{Reason, Record},
-    spi::{Completion, Found, Grant, Request, Stuck, Terms, Ticket, Verb},
+    spi::{ClaimOp, Completion, Found, Grant, Interruption, Request, Terms, Ticket},
     store::claim::derive_key,
     token::Token,
 };
@@ -114,7 +114,7 @@ impl ClaimIn {
 #[derive(Debug)]
 pub struct InterruptedIn {
     request: Request,
-    stuck: Stuck,
+    stuck: Interruption,
 }
 
 impl InterruptedIn {
@@ -184,7 +184,7 @@ impl PostgresStore {
         let inner = self.inner();
         inner.check_open()?;
         let terms = inner.resolve(&request.terms)?;
-        let of = |error: tokio_postgres::Error| Trouble::of(&error);
+        let of = |error: tokio_postgres::Error| DbError::of(&error);
         let owner = Owner::new();
         let mut taking = seen;
         let mut limited = false;
@@ -192,13 +192,13 @@ impl PostgresStore {
             let ask = Ask::new(&request, &terms, owner, None, 0);
             let statement = transaction.prepared(&inner.sql.claim_in).await.map_err(of)?;
             match transaction.plain().query(&statement, &ask.to_begin()).await.map_err(of) {
-                Err(Trouble::Locked) => return Ok(BeginIn::InFlight),
+                Err(DbError::Locked) => return Ok(BeginIn::InFlight),
                 Err(trouble) => return Err(trouble.into()),
                 Ok(rows) => {
                     if let Some(row) = rows.first() {
                         let token = row.try_get(0).map_err(of)?;
                         let grant = first_grant(token, &request, owner, &terms);
-                        let grant = grant.ok_or_else(|| Trouble::Refused("no token".into()))?;
+                        let grant = grant.ok_or_else(|| DbError::Refused("no token".into()))?;
                         return Ok(BeginIn::Execute(ClaimIn(grant)));
                     }
                     limited = true;
@@ -234,7 +234,7 @@ impl PostgresStore {
             let rows = match answered {
                 (Ok(()), Ok(rows), Ok(())) => rows,
                 (Ok(()), Err(error), _) => match of(error) {
-                    Trouble::Locked => return Ok(BeginIn::InFlight),
+                    DbError::Locked => return Ok(BeginIn::InFlight),
                     trouble => return Err(trouble.into()),
                 },
                 (Err(error), ..) | (.., Err(error)) => return Err(of(error).into()),
@@ -258,11 +258,11 @@ impl PostgresStore {
         completion: Completion<'_>,
     ) -> Result<(), ClaimError> {
         let ticket = &claim.0.ticket;
-        let deed = Deed::of(ticket, Verb::Complete(completion))?;
-        let Deed::Complete { head, response, retention } = &deed else {
+        let deed = OwnedOp::of(ticket, ClaimOp::Complete(completion))?;
+        let OwnedOp::Complete { head, response, retention } = &deed else {
             unreachable!("a completion was asked for")
         };
-        let of = |error: tokio_postgres::Error| Trouble::of(&error);
+        let of = |error: tokio_postgres::Error| DbError::of(&error);
         let sql = &self.inner().sql;
         let statement = transaction.prepared(&sql.complete).await.map_err(of)?;
         let params = CompleteParams::new(ticket, head, response, retention);

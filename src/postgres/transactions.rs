@@ -8,13 +8,13 @@ use super::{
     row::{Owner, first_grant},
     store::PostgresStore,
     transaction::CompleteParams,
-    tries::Tries,
-    trouble::Trouble,
-    write::Deed,
+    tries::Backoff,
+    trouble::DbError,
+    write::OwnedOp,
 };
 use crate::{
     error::{BeginError, ClaimError},
-    spi::{Abandon, Found, IdempotencyStore, Request, Terms, Ticket, Verb},
+    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
     store::async_store::AsyncStore,
     store::claim::Claim,
     token::Token,
@@ -138,12 +138,12 @@ impl TransactionStore {
                 }
                 Ok(Some(found)) => return Ok(found),
                 Ok(None) if taking.take().is_some() => continue,
-                Ok(None) => Trouble::Again("the key changed while it was asked for".into()),
+                Ok(None) => DbError::Again("the key changed while it was asked for".into()),
                 Err(Attempt::Terms(error)) => return Err(error),
                 // A transaction that is lost is rolled back, so nothing of it stays.
-                Err(Attempt::Trouble(Trouble::Lost(what))) => Trouble::Again(what),
-                Err(Attempt::Trouble(Trouble::Locked)) => return Ok(hidden()),
-                Err(Attempt::Trouble(trouble)) => trouble,
+                Err(Attempt::DbError(DbError::Lost(what))) => DbError::Again(what),
+                Err(Attempt::DbError(DbError::Locked)) => return Ok(hidden()),
+                Err(Attempt::DbError(trouble)) => trouble,
             };
             tries.again(trouble).await?;
         }
@@ -151,7 +151,7 @@ impl TransactionStore {
 
     async fn try_begin(
         &self,
-        tries: &Tries,
+        tries: &Backoff,
         request: &Request,
         seen: Option<Token>,
     ) -> Result<Option<Found>, Attempt> {
@@ -206,7 +206,7 @@ impl TransactionStore {
             Ok(Err(error)) => return Err(failed(session, &error, until).await),
             Err(_) => {
                 inner.pool.forget();
-                return Err(Trouble::Lost("the server did not answer in time".into()).into());
+                return Err(DbError::Lost("the server did not answer in time".into()).into());
             }
         };
         let found = match token {
@@ -223,8 +223,8 @@ impl TransactionStore {
         Ok(found)
     }
 
-    async fn complete(&self, ticket: &Ticket, deed: &Deed) -> Result<(), ClaimError> {
-        let Deed::Complete { head, response, retention } = deed else {
+    async fn complete(&self, ticket: &Ticket, deed: &OwnedOp) -> Result<(), ClaimError> {
+        let OwnedOp::Complete { head, response, retention } = deed else {
             unreachable!("only completions come here")
         };
         let inner = self.store.inner();
@@ -254,12 +254,12 @@ impl TransactionStore {
                 roll_back(session, until).await;
                 return Err(rolled_back());
             }
-            Ok(Err(error)) => match Trouble::of(&error) {
-                Trouble::Lost(what) => Trouble::Lost(what),
+            Ok(Err(error)) => match DbError::of(&error) {
+                DbError::Lost(what) => DbError::Lost(what),
                 // The server refused, and rolls back.
                 _ => return Err(ended_by(failed(session, &error, until).await)),
             },
-            Err(_) => Trouble::Lost("the server did not answer in time".into()),
+            Err(_) => DbError::Lost("the server did not answer in time".into()),
         };
         drop(session);
         // The key's lock goes with the session: whoever asks next waits for its end.
@@ -274,7 +274,7 @@ impl TransactionStore {
                 Ok(Found::Replay(record)) if record.token() == ticket.token => return Ok(()),
                 Ok(Found::InFlight(_)) => {}
                 Ok(Found::Granted(grant)) => {
-                    inner.write(&grant.ticket, &Deed::Release).await?;
+                    inner.write(&grant.ticket, &OwnedOp::Release).await?;
                     return Err(rolled_back());
                 }
                 Ok(_) => return Err(rolled_back()),
@@ -292,18 +292,18 @@ fn rolled_back() -> ClaimError {
 /// Why one try failed.
 enum Attempt {
     Terms(BeginError),
-    Trouble(Trouble),
+    DbError(DbError),
 }
 
-impl From<Trouble> for Attempt {
-    fn from(trouble: Trouble) -> Self {
-        Attempt::Trouble(trouble)
+impl From<DbError> for Attempt {
+    fn from(trouble: DbError) -> Self {
+        Attempt::DbError(trouble)
     }
 }
 
 /// A statement failed. The transaction is over.
 async fn failed(session: Borrowed, error: &tokio_postgres::Error, until: Instant) -> Attempt {
-    let trouble = Trouble::of(error);
+    let trouble = DbError::of(error);
     if trouble.leaves_connection() {
         roll_back(session, until).await;
     }
@@ -312,7 +312,7 @@ async fn failed(session: Borrowed, error: &tokio_postgres::Error, until: Instant
 
 fn ended_by(attempt: Attempt) -> ClaimError {
     match attempt {
-        Attempt::Trouble(trouble) => trouble.into(),
+        Attempt::DbError(trouble) => trouble.into(),
         Attempt::Terms(error) => ClaimError::Unavailable { what: error.to_string() },
     }
 }
@@ -352,26 +352,28 @@ impl IdempotencyStore for TransactionStore {
         self.begin_or_take_over(request, Some(seen)).await
     }
 
-    async fn write(&self, ticket: &Ticket, verb: Verb<'_>) -> Result<(), ClaimError> {
-        let deed = Deed::of(ticket, verb)?;
+    async fn write(&self, ticket: &Ticket, verb: ClaimOp<'_>) -> Result<(), ClaimError> {
+        let deed = OwnedOp::of(ticket, verb)?;
         let (store, ticket) = (self.clone(), ticket.clone());
         let call = async move {
             match &deed {
-                Deed::Complete { .. } => store.complete(&ticket, &deed).await,
-                Deed::Fail(_) | Deed::Release => {
+                OwnedOp::Complete { .. } => store.complete(&ticket, &deed).await,
+                OwnedOp::Fail(_) | OwnedOp::Release => {
                     let until = store.store.inner().tries().this_one();
                     roll_back(store.end(&ticket).await?, until).await;
                     Ok(())
                 }
-                Deed::Checkpoint(_) => {
+                OwnedOp::Checkpoint(_) => {
                     let state = "claimed in a transaction, which a checkpoint does not outlive";
                     Err(ClaimError::NotApplicable { state })
                 }
                 // The transaction is its lease.
-                Deed::Renew | Deed::EnsureDurable => match store.open.lock().get(&ticket.note) {
-                    Some(_) => Ok(()),
-                    None => Err(ClaimError::Fenced),
-                },
+                OwnedOp::Renew | OwnedOp::EnsureDurable => {
+                    match store.open.lock().get(&ticket.note) {
+                        Some(_) => Ok(()),
+                        None => Err(ClaimError::Fenced),
+                    }
+                }
             }
         };
         self.store.spawn(call).await

@@ -1,6 +1,6 @@
 //! A call is repeated until it has an answer, an error that stays, or no time left.
 
-use super::{inner::Inner, pool::Borrowed, trouble::Trouble};
+use super::{inner::Inner, pool::Borrowed, trouble::DbError};
 use std::time::Duration;
 use tokio::time::{Instant, error::Elapsed, sleep, timeout_at};
 use tokio_postgres::types::ToSql;
@@ -9,7 +9,7 @@ use tokio_postgres::types::ToSql;
 pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// The tries of one call.
-pub(super) struct Tries {
+pub(super) struct Backoff {
     until: Instant,
     limit: Duration,
     count: u32,
@@ -17,9 +17,9 @@ pub(super) struct Tries {
     pub unknown: bool,
 }
 
-impl Tries {
+impl Backoff {
     pub fn new(deadline: Duration, limit: Duration) -> Self {
-        Tries { until: Instant::now() + deadline, limit, count: 0, unknown: false }
+        Backoff { until: Instant::now() + deadline, limit, count: 0, unknown: false }
     }
 
     /// When the present try is over.
@@ -28,14 +28,14 @@ impl Tries {
     }
 
     /// Waits for the next try, longer each time; or says that there is none.
-    pub async fn again(&mut self, trouble: Trouble) -> Result<(), Trouble> {
+    pub async fn again(&mut self, trouble: DbError) -> Result<(), DbError> {
         self.unknown |= trouble.is_unknown();
         let pause = pause(self.count);
         self.count += 1;
         if !trouble.is_transient() || Instant::now() + pause >= self.until {
             return Err(match trouble {
                 // It is not known that nothing happened.
-                Trouble::Full if self.unknown => Trouble::Lost(trouble.what()),
+                DbError::Full if self.unknown => DbError::Lost(trouble.what()),
                 trouble => trouble,
             });
         }
@@ -57,17 +57,17 @@ fn pause(count: u32) -> Duration {
 
 impl Inner {
     /// The tries of a call that begins now.
-    pub fn tries(&self) -> Tries {
-        Tries::new(self.options.deadline, self.options.statement_limit)
+    pub fn tries(&self) -> Backoff {
+        Backoff::new(self.options.deadline, self.options.statement_limit)
     }
 
     /// One try of a statement that answers rows, on any connection.
     pub async fn query(
         &self,
-        tries: &Tries,
+        tries: &Backoff,
         sql: &str,
         params: Params<'_>,
-    ) -> Result<Vec<tokio_postgres::Row>, Trouble> {
+    ) -> Result<Vec<tokio_postgres::Row>, DbError> {
         let until = tries.this_one();
         let session = self.session(until).await?;
         let asked = async {
@@ -81,10 +81,10 @@ impl Inner {
     /// One try of a statement that changes rows: how many it did.
     pub async fn execute(
         &self,
-        tries: &Tries,
+        tries: &Backoff,
         sql: &str,
         params: Params<'_>,
-    ) -> Result<u64, Trouble> {
+    ) -> Result<u64, DbError> {
         let until = tries.this_one();
         let session = self.session(until).await?;
         let asked = async {
@@ -96,7 +96,7 @@ impl Inner {
     }
 
     /// A connection for somebody who ends it well.
-    pub async fn session(&self, until: Instant) -> Result<Borrowed, Trouble> {
+    pub async fn session(&self, until: Instant) -> Result<Borrowed, DbError> {
         self.check_open()?;
         self.pool.get(until).await
     }
@@ -106,18 +106,18 @@ impl Inner {
         &self,
         session: Borrowed,
         answered: Result<Result<T, tokio_postgres::Error>, Elapsed>,
-    ) -> Result<T, Trouble> {
+    ) -> Result<T, DbError> {
         match answered {
             Ok(Ok(answer)) => {
                 session.give_back();
                 Ok(answer)
             }
             Ok(Err(error)) => {
-                let trouble = Trouble::of(&error);
+                let trouble = DbError::of(&error);
                 match &trouble {
                     trouble if trouble.leaves_connection() => session.give_back(),
                     // It has become a standby: what is left of the pool leads there too.
-                    Trouble::ReadOnly(_) => self.pool.forget(),
+                    DbError::ReadOnly(_) => self.pool.forget(),
                     _ => {}
                 }
                 Err(trouble)
@@ -125,7 +125,7 @@ impl Inner {
             Err(_) => {
                 // Whoever is silent may have lost the network, and the other connections with it.
                 self.pool.forget();
-                Err(Trouble::Lost("the server did not answer in time".into()))
+                Err(DbError::Lost("the server did not answer in time".into()))
             }
         }
     }

@@ -2,22 +2,22 @@
 
 use super::{
     inner::{Inner, millis},
-    row::{Owner, Row, Says},
-    tries::Tries,
-    trouble::Trouble,
+    row::{Owner, Row, RowState},
+    tries::Backoff,
+    trouble::DbError,
 };
 use crate::{
     error::ClaimError,
     limits::{CHECKPOINT_BYTES_MAX, HEAD_BYTES_MAX},
     options::check_retention,
     record::{Reason, Retention},
-    spi::{Abandon, Ticket, Verb},
+    spi::{Abandon, ClaimOp, Ticket},
 };
 use std::sync::Arc;
 
 /// A verb with its bytes, for a task of its own.
 #[derive(Debug)]
-pub(super) enum Deed {
+pub(super) enum OwnedOp {
     Complete { head: Vec<u8>, response: Option<Vec<u8>>, retention: Retention },
     Fail(Vec<u8>),
     Release,
@@ -26,36 +26,36 @@ pub(super) enum Deed {
     EnsureDurable,
 }
 
-impl Deed {
+impl OwnedOp {
     /// What is to be done, if its sizes and terms can be kept.
-    pub fn of(ticket: &Ticket, verb: Verb<'_>) -> Result<Deed, ClaimError> {
+    pub fn of(ticket: &Ticket, verb: ClaimOp<'_>) -> Result<OwnedOp, ClaimError> {
         Ok(match verb {
-            Verb::Complete(completion) => {
+            ClaimOp::Complete(completion) => {
                 let retention = completion.retention.unwrap_or(ticket.retention);
                 check_retention(retention, 1).map_err(|what| ClaimError::Terms { what })?;
                 let response = completion.response;
                 check_size(ticket, completion.head, response.unwrap_or_default())?;
                 let head = completion.head.to_vec();
-                Deed::Complete { head, response: response.map(<[u8]>::to_vec), retention }
+                OwnedOp::Complete { head, response: response.map(<[u8]>::to_vec), retention }
             }
-            Verb::Fail(answer) => {
+            ClaimOp::Fail(answer) => {
                 check_size(ticket, &[], answer)?;
-                Deed::Fail(answer.to_vec())
+                OwnedOp::Fail(answer.to_vec())
             }
-            Verb::Release => Deed::Release,
-            Verb::Checkpoint(bytes) if bytes.len() > CHECKPOINT_BYTES_MAX => {
+            ClaimOp::Release => OwnedOp::Release,
+            ClaimOp::Checkpoint(bytes) if bytes.len() > CHECKPOINT_BYTES_MAX => {
                 let (what, limit) = ("the checkpoint", CHECKPOINT_BYTES_MAX);
                 return Err(ClaimError::TooLong { what, len: bytes.len(), limit });
             }
-            Verb::Checkpoint(bytes) => Deed::Checkpoint(bytes.to_vec()),
-            Verb::Renew => Deed::Renew,
-            Verb::EnsureDurable => Deed::EnsureDurable,
+            ClaimOp::Checkpoint(bytes) => OwnedOp::Checkpoint(bytes.to_vec()),
+            ClaimOp::Renew => OwnedOp::Renew,
+            ClaimOp::EnsureDurable => OwnedOp::EnsureDurable,
         })
     }
 
     /// Whether the holder has nothing more to do afterwards that would need its lease.
     fn ends(&self) -> bool {
-        matches!(self, Deed::Complete { .. } | Deed::Fail(_) | Deed::Release)
+        matches!(self, OwnedOp::Complete { .. } | OwnedOp::Fail(_) | OwnedOp::Release)
     }
 }
 
@@ -78,7 +78,11 @@ pub(super) fn check_lengths(head: &[u8], body: &[u8], limit: usize) -> Result<()
 
 impl Inner {
     /// Does what the holder says; repeated until it is known what became of it.
-    pub async fn write(self: &Arc<Self>, ticket: &Ticket, deed: &Deed) -> Result<(), ClaimError> {
+    pub async fn write(
+        self: &Arc<Self>,
+        ticket: &Ticket,
+        deed: &OwnedOp,
+    ) -> Result<(), ClaimError> {
         let mut tries = self.tries();
         loop {
             let trouble = match self.try_write(&tries, ticket, deed).await {
@@ -87,7 +91,7 @@ impl Inner {
                     Ok(row) => match judge(row, ticket, deed, tries.unknown) {
                         Some(Ok(())) => break,
                         Some(refused) => return refused,
-                        None => Trouble::Again("the key changed while it was written".into()),
+                        None => DbError::Again("the key changed while it was written".into()),
                     },
                     Err(trouble) => trouble,
                 },
@@ -105,15 +109,15 @@ impl Inner {
     /// One try: whether the row was ours to change.
     async fn try_write(
         &self,
-        tries: &Tries,
+        tries: &Backoff,
         ticket: &Ticket,
-        deed: &Deed,
-    ) -> Result<bool, Trouble> {
+        deed: &OwnedOp,
+    ) -> Result<bool, DbError> {
         let (scope, key) = (&ticket.key.scope(), &ticket.key.key());
         let (token, owner) = (&(ticket.token.get() as i64), &Owner::of(ticket).0.to_vec());
         let sql = &self.sql;
         let changed = match deed {
-            Deed::Complete { head, response, retention } => {
+            OwnedOp::Complete { head, response, retention } => {
                 let (replay, remember) =
                     (&millis(retention.replay_for), &millis(retention.remember_for));
                 self.execute(
@@ -123,21 +127,23 @@ impl Inner {
                 )
                 .await?
             }
-            Deed::Fail(answer) => {
+            OwnedOp::Fail(answer) => {
                 let keep = &self.keep_ms(ticket.retention);
                 self.execute(tries, &sql.fail, &[scope, key, token, owner, answer, keep]).await?
             }
-            Deed::Release => self.execute(tries, &sql.release, &[scope, key, token, owner]).await?,
-            Deed::Checkpoint(bytes) => {
+            OwnedOp::Release => {
+                self.execute(tries, &sql.release, &[scope, key, token, owner]).await?
+            }
+            OwnedOp::Checkpoint(bytes) => {
                 let lease = &millis(ticket.lease);
                 self.execute(tries, &sql.renew, &[scope, key, token, owner, bytes, lease]).await?
             }
-            Deed::Renew => {
+            OwnedOp::Renew => {
                 let (none, lease) = (&None::<Vec<u8>>, &millis(ticket.lease));
                 self.execute(tries, &sql.renew, &[scope, key, token, owner, none, lease]).await?
             }
             // A granted claim is as durable as anything here.
-            Deed::EnsureDurable => 0,
+            OwnedOp::EnsureDurable => 0,
         };
         Ok(changed > 0)
     }
@@ -149,7 +155,7 @@ impl Inner {
         self.end_behind(async move {
             let ended = match how {
                 Abandon::Undelivered => {
-                    inner.write(&ticket, &Deed::Release).await.map_err(|error| error.to_string())
+                    inner.write(&ticket, &OwnedOp::Release).await.map_err(|error| error.to_string())
                 }
                 Abandon::Dropped => inner.interrupt(&ticket, Reason::Dropped).await,
                 Abandon::Panicked => inner.interrupt(&ticket, Reason::Panicked).await,
@@ -181,7 +187,7 @@ impl Inner {
 pub(super) fn judge(
     row: Option<Row>,
     ticket: &Ticket,
-    deed: &Deed,
+    deed: &OwnedOp,
     unknown: bool,
 ) -> Option<Result<(), ClaimError>> {
     let ours =
@@ -191,15 +197,15 @@ pub(super) fn judge(
     };
     match (row.state, deed) {
         // An earlier try of this call may have been what released it.
-        (0, Deed::Release) if unknown => Some(Ok(())),
-        (3, _) if matches!(row.says(), Says::Absent) => Some(Err(ClaimError::Fenced)),
-        (3, Deed::Complete { head, response, .. }) => {
+        (0, OwnedOp::Release) if unknown => Some(Ok(())),
+        (3, _) if matches!(row.says(), RowState::Absent) => Some(Err(ClaimError::Fenced)),
+        (3, OwnedOp::Complete { head, response, .. }) => {
             let same = row.head.as_ref() == Some(head) && row.response == *response;
             Some(same.then_some(()).ok_or(ClaimError::DifferentResponse))
         }
         (3, _) => Some(Err(ClaimError::AlreadyCompleted)),
-        (1 | 2, Deed::EnsureDurable) => Some(Ok(())),
-        (2, Deed::Fail(answer)) => {
+        (1 | 2, OwnedOp::EnsureDurable) => Some(Ok(())),
+        (2, OwnedOp::Fail(answer)) => {
             let kept = row.response?;
             Some((kept == *answer).then_some(()).ok_or(ClaimError::DifferentResponse))
         }

@@ -14,7 +14,7 @@ use crate::{
     engine::Engine,
     engine::outlived,
     error::OpenError,
-    group_commit::Lane,
+    group_commit::GroupCommit,
     index::{Answer, HeldTerms, Index, Undecided},
     key::OwnedKey,
     log::{Frame, file_name},
@@ -140,7 +140,7 @@ impl ClaimsFile {
         shadowed: bool,
         poison: Arc<Poison>,
         timings: Timings,
-        lane: Lane,
+        lane: GroupCommit,
     ) -> Result<Cells, OpenError> {
         let cells = self.contents.cells;
         Cells::new(self.file.clone(), superblock.store, cells, shadowed, poison, timings, lane)

@@ -25,9 +25,9 @@ use crate::{
     clock::{Known, StoreTime},
     engine::outlived,
     engine::tokens::{self, Tokens},
-    engine::{Bells, Config, Engine, Expiring},
+    engine::{Config, Engine, Expiring, Notifiers},
     error::OpenError,
-    group_commit::{Lane, Turn},
+    group_commit::{GroupCommit, Turn},
     index::{Index, KeyHasher},
     limits::{CLASSES, RESUMED_BASE_MAX, TIME_MAX_MS},
     log::{DATA_START, FIRST_POSITION, FOOTER_ENTRY_BYTES, Log, Shared, Slot, Slots, Space},
@@ -37,7 +37,7 @@ use crate::{
     stats::{Counters, Holders},
     storage::{Storage, StorageFile},
     superblock::{Superblock, SuperblockFile},
-    sync::wait::{Bell, Event},
+    sync::wait::{Event, Notifier},
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -162,10 +162,10 @@ impl Opening<'_> {
         };
         let config = Config::new(options, sizes);
         let shadowed = config.syncs_claims();
-        let bells = Bells::default();
+        let notifiers = Notifiers::default();
         // Where claims wait too, their lane and the main one take turns.
         let turn = shadowed.then(|| Arc::new(Turn::new()));
-        let lane = |bell: &Arc<Bell>| Lane::new(bell.clone(), turn.clone());
+        let lane = |bell: &Arc<Notifier>| GroupCommit::new(bell.clone(), turn.clone());
         let poison = Arc::new(Poison::default());
         let timings: Timings = Default::default();
         let index = Index::new(hasher, time.now());
@@ -186,9 +186,9 @@ impl Opening<'_> {
             slots,
             starts_of(&begun),
             ring,
-            lane(&bells.commit),
-            bells.drain.clone(),
-            bells.classes.clone(),
+            lane(&notifiers.commit),
+            notifiers.drain.clone(),
+            notifiers.classes.clone(),
         );
         let mut engine = Engine {
             id: superblock.store,
@@ -200,14 +200,14 @@ impl Opening<'_> {
                 shadowed,
                 poison.clone(),
                 timings.clone(),
-                lane(&bells.claims),
+                lane(&notifiers.claims),
             )?,
             tokens: Tokens::new(first_token, first_token + tokens::BLOCK),
             poison,
             counters: Counters::new(),
             timings,
             superblock: Mutex::new((file, next)),
-            supply: Event::new(),
+            resources: Event::new(),
             starved: AtomicBool::new(false),
             lacking: Mutex::default(),
             full_since: AtomicU64::new(0),
@@ -229,7 +229,7 @@ impl Opening<'_> {
             recovery_ms: AtomicU64::new(0),
             time,
             storage,
-            bells,
+            notifiers,
         };
         let frames = Frames { segments: &read.segments, salvage };
         let claimed = read.claims.hashes(&engine.index);
@@ -267,7 +267,7 @@ impl Opening<'_> {
         let grown = read.claims.grow(&*engine.storage, &superblock, sizes.cells);
         if grown.map_err(io("enlarging the claims file"))? {
             let (poison, timings) = (engine.poison.clone(), engine.timings.clone());
-            let lane = lane(&engine.bells.claims);
+            let lane = lane(&engine.notifiers.claims);
             engine.cells = read.claims.open(&superblock, shadowed, poison, timings, lane)?;
         }
         let engine = Arc::new(engine);

@@ -2,7 +2,7 @@
 
 use crate::{
     error::{BeginError, ClaimError},
-    spi::{Abandon, Found, IdempotencyStore, Request, Ticket, Verb},
+    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Ticket},
     token::Token,
 };
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
@@ -17,8 +17,11 @@ trait Erased: Send + Sync {
         request: &'a Request,
         seen: Token,
     ) -> Boxed<'a, Result<Found, BeginError>>;
-    fn write<'a>(&'a self, ticket: &'a Ticket, verb: Verb<'a>)
-    -> Boxed<'a, Result<(), ClaimError>>;
+    fn write<'a>(
+        &'a self,
+        ticket: &'a Ticket,
+        verb: ClaimOp<'a>,
+    ) -> Boxed<'a, Result<(), ClaimError>>;
     fn changed<'a>(
         &'a self,
         request: &'a Request,
@@ -45,7 +48,7 @@ impl<S: IdempotencyStore> Erased for S {
     fn write<'a>(
         &'a self,
         ticket: &'a Ticket,
-        verb: Verb<'a>,
+        verb: ClaimOp<'a>,
     ) -> Boxed<'a, Result<(), ClaimError>> {
         Box::pin(IdempotencyStore::write(self, ticket, verb))
     }
@@ -95,7 +98,7 @@ impl IdempotencyStore for AnyStore {
         self.0.take_over(request, seen).await
     }
 
-    async fn write(&self, ticket: &Ticket, verb: Verb<'_>) -> Result<(), ClaimError> {
+    async fn write(&self, ticket: &Ticket, verb: ClaimOp<'_>) -> Result<(), ClaimError> {
         self.0.write(ticket, verb).await
     }
 

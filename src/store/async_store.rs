@@ -6,7 +6,7 @@ use crate::{
     error::{BeginError, ClaimError},
     fingerprint::Fingerprint,
     key::KeyRef,
-    spi::{Abandon, Completion, Found, IdempotencyStore, Request, Terms, Ticket, Verb},
+    spi::{Abandon, ClaimOp, Completion, Found, IdempotencyStore, Request, Terms, Ticket},
     store::claim::{Begin, Claim, Interrupted, Pending},
     store::once::Once,
     token::Token,
@@ -88,7 +88,7 @@ impl<S: IdempotencyStore> IdempotencyStore for AsyncStore<S> {
     fn write(
         &self,
         ticket: &Ticket,
-        verb: Verb<'_>,
+        verb: ClaimOp<'_>,
     ) -> impl Future<Output = Result<(), ClaimError>> + Send {
         self.0.write(ticket, verb)
     }
@@ -120,7 +120,7 @@ impl<S: IdempotencyStore> Claim<AsyncStore<S>> {
 
     /// [`complete`](Self::complete) with a head or another retention.
     pub async fn complete_with(&mut self, completion: Completion<'_>) -> Result<(), ClaimError> {
-        self.store.write(self.ticket(), Verb::Complete(completion)).await?;
+        self.store.write(self.ticket(), ClaimOp::Complete(completion)).await?;
         self.ended = true;
         Ok(())
     }
@@ -132,27 +132,27 @@ impl<S: IdempotencyStore> Claim<AsyncStore<S>> {
 
     /// The outcome is unknown. The key is interrupted and keeps `answer`.
     pub async fn fail(&mut self, answer: &[u8]) -> Result<(), ClaimError> {
-        self.store.write(self.ticket(), Verb::Fail(answer)).await
+        self.store.write(self.ticket(), ClaimOp::Fail(answer)).await
     }
 
     /// Records how far the operation got, for the next holder. Renews the lease.
     pub async fn save_checkpoint(&mut self, bytes: &[u8]) -> Result<(), ClaimError> {
-        self.store.write(self.ticket(), Verb::Checkpoint(bytes)).await
+        self.store.write(self.ticket(), ClaimOp::Checkpoint(bytes)).await
     }
 
     /// The lease begins anew.
     pub async fn renew(&mut self) -> Result<(), ClaimError> {
-        self.store.write(self.ticket(), Verb::Renew).await
+        self.store.write(self.ticket(), ClaimOp::Renew).await
     }
 
     /// Makes this claim survive a loss of power, whatever the store's durability.
     pub async fn ensure_durable(&mut self) -> Result<(), ClaimError> {
-        self.store.write(self.ticket(), Verb::EnsureDurable).await
+        self.store.write(self.ticket(), ClaimOp::EnsureDurable).await
     }
 
     /// The attempt did nothing.
     pub async fn release(mut self) -> Result<(), ClaimError> {
-        self.store.write(self.ticket(), Verb::Release).await?;
+        self.store.write(self.ticket(), ClaimOp::Release).await?;
         self.ended = true;
         Ok(())
     }

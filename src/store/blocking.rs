@@ -2,7 +2,7 @@
 
 use crate::{
     error::{BeginError, ClaimError},
-    spi::{Completion, IdempotencyStore, Verb},
+    spi::{ClaimOp, Completion, IdempotencyStore},
     store::Store,
     store::claim::{Begin, Claim, Interrupted, Pending},
 };
@@ -21,7 +21,7 @@ impl Claim<Store> {
 
     /// [`complete`](Self::complete) with a head or another retention.
     pub fn complete_with(&mut self, completion: Completion<'_>) -> Result<(), ClaimError> {
-        self.store.write_blocking(self.ticket(), Verb::Complete(completion))?;
+        self.store.write_blocking(self.ticket(), ClaimOp::Complete(completion))?;
         self.ended = true;
         Ok(())
     }
@@ -37,32 +37,32 @@ impl Claim<Store> {
     /// what the claim has been promised: [`ClaimError::StoreFull`] if there is none, and the claim
     /// is still held. Another answer than before is [`ClaimError::DifferentResponse`].
     pub fn fail(&mut self, answer: &[u8]) -> Result<(), ClaimError> {
-        self.store.write_blocking(self.ticket(), Verb::Fail(answer))
+        self.store.write_blocking(self.ticket(), ClaimOp::Fail(answer))
     }
 
     /// Records how far the operation got (at most 4 KiB), for the next holder; durable like a
     /// completion. Renews the lease. From then on a release no longer frees the key.
     pub fn save_checkpoint(&mut self, bytes: &[u8]) -> Result<(), ClaimError> {
-        self.store.write_blocking(self.ticket(), Verb::Checkpoint(bytes))
+        self.store.write_blocking(self.ticket(), ClaimOp::Checkpoint(bytes))
     }
 
     /// The lease begins anew, also if it had passed and nobody took over. Withdraws the answer
     /// of a failure. Cheap: nothing is written.
     pub fn renew(&mut self) -> Result<(), ClaimError> {
-        self.store.write_blocking(self.ticket(), Verb::Renew)
+        self.store.write_blocking(self.ticket(), ClaimOp::Renew)
     }
 
     /// Makes this claim survive a loss of power, whatever the store's
     /// [`Durability`](crate::Durability): before the first outside effect.
     pub fn ensure_durable(&mut self) -> Result<(), ClaimError> {
-        self.store.write_blocking(self.ticket(), Verb::EnsureDurable)
+        self.store.write_blocking(self.ticket(), ClaimOp::EnsureDurable)
     }
 
     /// The attempt did nothing. At the first attempt, and without a checkpoint, the key is free
     /// again; otherwise it is interrupted (given back), because an earlier attempt may have done
     /// something.
     pub fn release(mut self) -> Result<(), ClaimError> {
-        self.store.write_blocking(self.ticket(), Verb::Release)?;
+        self.store.write_blocking(self.ticket(), ClaimOp::Release)?;
         self.ended = true;
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use crate::{
     record::{Reason, Record},
-    spi::{Abandon, Found, Grant, IdempotencyStore, Request, Running, Stuck, Ticket},
+    spi::{Abandon, Found, Grant, IdempotencyStore, Interruption, Request, Running, Ticket},
     store::Store,
     token::Token,
 };
@@ -171,7 +171,7 @@ impl<S: IdempotencyStore> Pending<S> {
 pub struct Interrupted<S: IdempotencyStore = Store> {
     pub(crate) store: S,
     pub(crate) request: Request,
-    pub(crate) stuck: Stuck,
+    pub(crate) stuck: Interruption,
 }
 
 impl<S: IdempotencyStore> Interrupted<S> {

@@ -2,7 +2,7 @@
 
 use crate::{
     engine::driver as drive,
-    engine::migrate::Moving,
+    engine::migrate::Migrating,
     engine::resolve::Resolution,
     engine::{Engine, Step},
     error::ClaimError,
@@ -48,7 +48,7 @@ impl Store {
         }
         to.delete_slots(slots.clone())?;
         into.tokens.skip_to(from.tokens.above_all());
-        into.bells.keep.ring();
+        into.notifiers.keep.ring();
         let shift_ms = into.now() as i64 - from.now() as i64;
         let mut copied = 0;
         for shard in 0..SHARDS {
@@ -89,16 +89,16 @@ impl Store {
 
 fn run<T>(
     store: &Store,
-    step: impl FnMut(&Engine) -> crate::engine::Attempt<T, ClaimError>,
+    step: impl FnMut(&Engine) -> crate::engine::StepResult<T, ClaimError>,
 ) -> Result<T, ClaimError> {
     let engine = store.engine()?;
     drive::run(engine, Call::plain(&engine.timings, "move", 0), step)
 }
 
-fn adopt(to: &Store, moving: &Moving, shift_ms: i64) -> Result<(), ClaimError> {
+fn adopt(to: &Store, moving: &Migrating, shift_ms: i64) -> Result<(), ClaimError> {
     let stray = match moving {
-        Moving::Record(frame) => return run(to, |engine| engine.adopt_record(frame, shift_ms)),
-        Moving::Undecided(stray) => stray,
+        Migrating::Record(frame) => return run(to, |engine| engine.adopt_record(frame, shift_ms)),
+        Migrating::Undecided(stray) => stray,
     };
     let taken = run(to, |engine| engine.adopt_stray(stray, shift_ms))?;
     let Some(answer) = &stray.answer else { return Ok(()) };

@@ -18,7 +18,7 @@ use crate::{
     engine::resolve::Resolution,
     engine::watch::{Changed, Sleep},
     engine::workers as threads,
-    engine::{Attempt, Engine, Halt},
+    engine::{Blocked, Engine, StepResult},
     error::{BeginError, ClaimError, Forked, OpenError},
     fingerprint::Fingerprint,
     inspect::{Inspection, Progress, Report},
@@ -27,12 +27,12 @@ use crate::{
     observe::{Call, events},
     options::Options,
     recover::{self, DirectoryLock},
-    spi::{Abandon, Found, IdempotencyStore, Request, Terms, Ticket, Verb},
+    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
     stats::Stats,
     storage::{DiskStorage, Storage},
     store::claim::Begin,
     store::once::Once,
-    sync::wait::{Wakes, block},
+    sync::wait::{WakeList, block},
     sync::{Mutex, thread::JoinHandle},
     token::Token,
 };
@@ -229,7 +229,11 @@ impl Store {
         Ok(Begin::of(self, request, found))
     }
 
-    pub(crate) fn write_blocking(&self, ticket: &Ticket, verb: Verb<'_>) -> Result<(), ClaimError> {
+    pub(crate) fn write_blocking(
+        &self,
+        ticket: &Ticket,
+        verb: ClaimOp<'_>,
+    ) -> Result<(), ClaimError> {
         let engine = self.engine()?;
         let call = call_of(engine, ticket, &verb);
         drive::run(engine, call, |engine| verb_step(engine, ticket, &verb))
@@ -419,30 +423,30 @@ impl Store {
 }
 
 /// What is told of a holder's call.
-fn call_of(engine: &Engine, ticket: &Ticket, verb: &Verb<'_>) -> Call {
+fn call_of(engine: &Engine, ticket: &Ticket, verb: &ClaimOp<'_>) -> Call {
     let hash = ticket.note[0];
     let plain = |what| Call::plain(&engine.timings, what, hash);
     match verb {
-        Verb::Complete(_) => Call::complete(&engine.timings, hash),
-        Verb::Fail(_) => plain("fail"),
-        Verb::Release => plain("release"),
-        Verb::Checkpoint(_) => plain("checkpoint"),
-        Verb::Renew => plain("renew"),
-        Verb::EnsureDurable => plain("ensure_durable"),
+        ClaimOp::Complete(_) => Call::complete(&engine.timings, hash),
+        ClaimOp::Fail(_) => plain("fail"),
+        ClaimOp::Release => plain("release"),
+        ClaimOp::Checkpoint(_) => plain("checkpoint"),
+        ClaimOp::Renew => plain("renew"),
+        ClaimOp::EnsureDurable => plain("ensure_durable"),
     }
 }
 
 /// One try of a holder's call.
-fn verb_step(engine: &Engine, ticket: &Ticket, verb: &Verb<'_>) -> Attempt<(), ClaimError> {
+fn verb_step(engine: &Engine, ticket: &Ticket, verb: &ClaimOp<'_>) -> StepResult<(), ClaimError> {
     let step = match verb {
-        Verb::Complete(completion) => engine.complete(ticket, completion),
-        Verb::Fail(answer) => engine.fail(ticket, answer),
-        Verb::Release => engine.release(ticket),
-        Verb::Checkpoint(bytes) => engine.checkpoint(ticket, bytes),
-        Verb::Renew => engine.renew(ticket),
-        Verb::EnsureDurable => engine.ensure_durable(ticket),
+        ClaimOp::Complete(completion) => engine.complete(ticket, completion),
+        ClaimOp::Fail(answer) => engine.fail(ticket, answer),
+        ClaimOp::Release => engine.release(ticket),
+        ClaimOp::Checkpoint(bytes) => engine.checkpoint(ticket, bytes),
+        ClaimOp::Renew => engine.renew(ticket),
+        ClaimOp::EnsureDurable => engine.ensure_durable(ticket),
     };
-    if matches!(step, Err(Halt::Fail(ClaimError::Closed))) {
+    if matches!(step, Err(Blocked::Fail(ClaimError::Closed))) {
         engine.late(ticket);
     }
     step
@@ -461,7 +465,7 @@ impl IdempotencyStore for Store {
         self.begin_future(request, Some(seen))
     }
 
-    async fn write(&self, ticket: &Ticket, verb: Verb<'_>) -> Result<(), ClaimError> {
+    async fn write(&self, ticket: &Ticket, verb: ClaimOp<'_>) -> Result<(), ClaimError> {
         let engine = self.engine()?;
         let call = call_of(engine, ticket, &verb);
         drive::future(engine, call, move |engine| verb_step(engine, ticket, &verb)).await
@@ -507,8 +511,8 @@ impl Store {
 impl Engine {
     /// Nobody will come any more: whoever waits looks, and finds the store closed.
     fn release_waiters(&self) {
-        self.fail_lanes();
-        let mut over = Wakes::default();
+        self.fail_groups();
+        let mut over = WakeList::default();
         self.timeouts.lock().advance(u64::MAX, &mut |waker| over.add([waker]));
         self.wake_waiters();
     }

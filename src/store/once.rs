@@ -43,19 +43,19 @@ impl<E> From<E> for WorkError<E> {
 
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ran {
+pub enum Outcome {
     /// The work ran, and this is what it answered; it is stored.
-    First(Vec<u8>),
+    Executed(Vec<u8>),
     /// It had run before.
     Replayed(Record),
 }
 
-impl Ran {
+impl Outcome {
     /// The response; `None` if it was not retained.
     pub fn response(&self) -> Option<&[u8]> {
         match self {
-            Ran::First(response) => Some(response),
-            Ran::Replayed(record) => record.response(),
+            Outcome::Executed(response) => Some(response),
+            Outcome::Replayed(record) => record.response(),
         }
     }
 }
@@ -63,7 +63,7 @@ impl Ran {
 /// Why there is no answer.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum NotRun<S: IdempotencyStore, E> {
+pub enum OnceError<S: IdempotencyStore, E> {
     /// The key was used for another request.
     Mismatch,
     /// Somebody else is still executing it.
@@ -88,20 +88,24 @@ pub enum NotRun<S: IdempotencyStore, E> {
     },
 }
 
-impl<S: IdempotencyStore, E: fmt::Display> fmt::Display for NotRun<S, E> {
+impl<S: IdempotencyStore, E: fmt::Display> fmt::Display for OnceError<S, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            NotRun::Mismatch => f.write_str("the key was used for another request"),
-            NotRun::InFlight { .. } => f.write_str("the request is being executed"),
-            NotRun::Interrupted(_) => f.write_str("it is unknown whether the request took effect"),
-            NotRun::Begin(error) => error.fmt(f),
-            NotRun::Work(WorkError::NothingDone(error) | WorkError::Unknown(error)) => error.fmt(f),
-            NotRun::NotRecorded { error, .. } => write!(f, "executed but not recorded: {error}"),
+            OnceError::Mismatch => f.write_str("the key was used for another request"),
+            OnceError::InFlight { .. } => f.write_str("the request is being executed"),
+            OnceError::Interrupted(_) => {
+                f.write_str("it is unknown whether the request took effect")
+            }
+            OnceError::Begin(error) => error.fmt(f),
+            OnceError::Work(WorkError::NothingDone(error) | WorkError::Unknown(error)) => {
+                error.fmt(f)
+            }
+            OnceError::NotRecorded { error, .. } => write!(f, "executed but not recorded: {error}"),
         }
     }
 }
 
-impl<S, E> std::error::Error for NotRun<S, E>
+impl<S, E> std::error::Error for OnceError<S, E>
 where
     S: IdempotencyStore + fmt::Debug,
     E: std::error::Error,
@@ -111,14 +115,14 @@ where
 /// A request that is to take effect once. Made by [`Store::once`] and [`AsyncStore::once`].
 ///
 /// ```
-/// # use onlyonce::{Fingerprint, KeyRef, NotRun, Ran, Scope, Settled, Store};
+/// # use onlyonce::{Fingerprint, KeyRef, OnceError, Outcome, Scope, Settled, Store};
 /// # use std::{convert::Infallible, time::Duration};
 /// # let dir = tempfile::tempdir()?;
 /// # let store = Store::open(dir.path())?;
 /// # fn find_order(_: &str) -> Option<Vec<u8>> { None }
 /// # fn insert_order(_: &str) -> Result<Vec<u8>, Infallible> { Ok(b"order 1".to_vec()) }
 /// let scope = Scope::of(["tenant-7", "orders"]);
-/// let ran: Result<Ran, NotRun<_, Infallible>> = store
+/// let ran: Result<Outcome, OnceError<_, Infallible>> = store
 ///     .once(KeyRef::new(&scope, "8e03978e")?, Fingerprint::of(["book", "1"]))
 ///     .wait(Duration::from_secs(2))
 ///     .settle(|claim| match find_order(&claim.derive_key("order")) {
@@ -126,7 +130,7 @@ where
 ///         None => Settled::NothingHappened,
 ///     })
 ///     .run(|claim| Ok(insert_order(&claim.derive_key("order"))?));
-/// assert!(matches!(ran, Ok(Ran::First(_))));
+/// assert!(matches!(ran, Ok(Outcome::Executed(_))));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "nothing happens until it is run"]
@@ -216,7 +220,7 @@ enum Next<S: IdempotencyStore, E> {
     Run(Claim<S>),
     Wait(Pending<S>, Duration),
     TakeOver(Interrupted<S>),
-    Done(Result<Ran, NotRun<S, E>>),
+    Done(Result<Outcome, OnceError<S, E>>),
 }
 
 /// The way to a claim or an answer: begin, wait, take over, and, if another caller was quicker,
@@ -238,13 +242,13 @@ impl Way {
     fn next<S: IdempotencyStore, E>(&mut self, begin: Begin<S>) -> Next<S, E> {
         match begin {
             Begin::Execute(claim) => Next::Run(claim),
-            Begin::Replay(record) => Next::Done(Ok(Ran::Replayed(record))),
-            Begin::Mismatch { .. } => Next::Done(Err(NotRun::Mismatch)),
+            Begin::Replay(record) => Next::Done(Ok(Outcome::Replayed(record))),
+            Begin::Mismatch { .. } => Next::Done(Err(OnceError::Mismatch)),
             Begin::InFlight(pending) => {
                 let left = self.left(&pending.store);
                 if left.is_zero() || std::mem::replace(&mut self.waited, true) {
                     let retry_after = pending.retry_after();
-                    return Next::Done(Err(NotRun::InFlight { retry_after }));
+                    return Next::Done(Err(OnceError::InFlight { retry_after }));
                 }
                 Next::Wait(pending, left)
             }
@@ -254,7 +258,7 @@ impl Way {
                     (self.waited, self.took) = (false, true);
                     return Next::TakeOver(interrupted);
                 }
-                Next::Done(Err(NotRun::Interrupted(Some(Box::new(interrupted)))))
+                Next::Done(Err(OnceError::Interrupted(Some(Box::new(interrupted)))))
             }
         }
     }
@@ -270,12 +274,12 @@ impl Way {
 
 /// The answer of a settled key, as it was stored by `now` under these terms. Asking the store would
 /// begin: if the record had expired meanwhile, that would claim the key.
-fn as_stored(now: Duration, terms: &Terms, token: Token, response: &[u8]) -> Ran {
+fn as_stored(now: Duration, terms: &Terms, token: Token, response: &[u8]) -> Outcome {
     let completed_ms = now.as_millis() as u64;
     let kept = terms.retention.map(|r| r.remember_for.as_millis() as u64);
     // What the store keeps by itself, it does not tell.
     let expires_ms = kept.map_or(0, |kept| completed_ms.saturating_add(kept));
-    Ran::Replayed(Record::from_parts(token, &[], Some(response), completed_ms, expires_ms))
+    Outcome::Replayed(Record::from_parts(token, &[], Some(response), completed_ms, expires_ms))
 }
 
 /// A settle function of a blocking caller, or none.
@@ -306,14 +310,15 @@ impl<F: Settle> Once<'_, Store, F> {
     pub fn run<E>(
         self,
         work: impl FnOnce(&mut Claim<Store>) -> Result<Vec<u8>, WorkError<E>>,
-    ) -> Result<Ran, NotRun<Store, E>> {
+    ) -> Result<Outcome, OnceError<Store, E>> {
         let (request, mut way) = (self.request(), self.way(F::EXISTS));
-        let mut begin = self.store.begin_request(request.clone(), None).map_err(NotRun::Begin)?;
+        let mut begin =
+            self.store.begin_request(request.clone(), None).map_err(OnceError::Begin)?;
         let mut claim = loop {
             begin = match way.next(begin) {
                 Next::Run(claim) => break claim,
-                Next::Wait(pending, left) => pending.wait(left).map_err(NotRun::Begin)?,
-                Next::TakeOver(interrupted) => interrupted.take_over().map_err(NotRun::Begin)?,
+                Next::Wait(pending, left) => pending.wait(left).map_err(OnceError::Begin)?,
+                Next::TakeOver(interrupted) => interrupted.take_over().map_err(OnceError::Begin)?,
                 Next::Done(answer) => return answer,
             };
         };
@@ -325,16 +330,16 @@ impl<F: Settle> Once<'_, Store, F> {
                         // A look that claims nothing.
                         let stored = self.store.get(self.key).map(|entry| entry.map(|e| e.state));
                         Ok(match stored {
-                            Ok(Some(State::Completed(record))) => Ran::Replayed(record),
+                            Ok(Some(State::Completed(record))) => Outcome::Replayed(record),
                             _ => as_stored(self.store.now(), &self.terms, claim.token(), &response),
                         })
                     }
-                    Err(error) => Err(NotRun::NotRecorded { error, response }),
+                    Err(error) => Err(OnceError::NotRecorded { error, response }),
                 };
             }
             Some(Settled::Unknown) => {
                 let _ = claim.release();
-                return Err(NotRun::Interrupted(None));
+                return Err(OnceError::Interrupted(None));
             }
             Some(Settled::NothingHappened) | None => {}
         }
@@ -345,17 +350,17 @@ impl<F: Settle> Once<'_, Store, F> {
 fn finish<E>(
     mut claim: Claim<Store>,
     work: impl FnOnce(&mut Claim<Store>) -> Result<Vec<u8>, WorkError<E>>,
-) -> Result<Ran, NotRun<Store, E>> {
+) -> Result<Outcome, OnceError<Store, E>> {
     match work(&mut claim) {
         Ok(response) => match claim.complete(&response) {
-            Ok(()) => Ok(Ran::First(response)),
-            Err(error) => Err(NotRun::NotRecorded { error, response }),
+            Ok(()) => Ok(Outcome::Executed(response)),
+            Err(error) => Err(OnceError::NotRecorded { error, response }),
         },
         Err(error) => {
             if let WorkError::NothingDone(_) = error {
                 let _ = claim.release();
             }
-            Err(NotRun::Work(error))
+            Err(OnceError::Work(error))
         }
     }
 }
@@ -391,17 +396,17 @@ impl<S: IdempotencyStore, F: SettleAsync<S>> Once<'_, AsyncStore<S>, F> {
     pub async fn run<E>(
         self,
         work: impl AsyncFnOnce(&mut Claim<AsyncStore<S>>) -> Result<Vec<u8>, WorkError<E>>,
-    ) -> Result<Ran, NotRun<AsyncStore<S>, E>> {
+    ) -> Result<Outcome, OnceError<AsyncStore<S>, E>> {
         let Once { key, fingerprint, terms, .. } = self;
         let mut way = self.way(F::EXISTS);
         let begin = self.store.begin_with(key, fingerprint, terms).await;
-        let mut begin = begin.map_err(NotRun::Begin)?;
+        let mut begin = begin.map_err(OnceError::Begin)?;
         let mut claim = loop {
             begin = match way.next(begin) {
                 Next::Run(claim) => break claim,
-                Next::Wait(pending, left) => pending.wait(left).await.map_err(NotRun::Begin)?,
+                Next::Wait(pending, left) => pending.wait(left).await.map_err(OnceError::Begin)?,
                 Next::TakeOver(interrupted) => {
-                    interrupted.take_over().await.map_err(NotRun::Begin)?
+                    interrupted.take_over().await.map_err(OnceError::Begin)?
                 }
                 Next::Done(answer) => return answer,
             };
@@ -414,25 +419,25 @@ impl<S: IdempotencyStore, F: SettleAsync<S>> Once<'_, AsyncStore<S>, F> {
             Some(Settled::Happened(response)) => {
                 return match claim.complete(&response).await {
                     Ok(()) => Ok(as_stored(self.store.now(), &terms, claim.token(), &response)),
-                    Err(error) => Err(NotRun::NotRecorded { error, response }),
+                    Err(error) => Err(OnceError::NotRecorded { error, response }),
                 };
             }
             Some(Settled::Unknown) => {
                 let _ = claim.release().await;
-                return Err(NotRun::Interrupted(None));
+                return Err(OnceError::Interrupted(None));
             }
             Some(Settled::NothingHappened) | None => {}
         }
         match work(&mut claim).await {
             Ok(response) => match claim.complete(&response).await {
-                Ok(()) => Ok(Ran::First(response)),
-                Err(error) => Err(NotRun::NotRecorded { error, response }),
+                Ok(()) => Ok(Outcome::Executed(response)),
+                Err(error) => Err(OnceError::NotRecorded { error, response }),
             },
             Err(error) => {
                 if let WorkError::NothingDone(_) = error {
                     let _ = claim.release().await;
                 }
-                Err(NotRun::Work(error))
+                Err(OnceError::Work(error))
             }
         }
     }

@@ -4,7 +4,7 @@
 use crate::{
     error::{BeginError, ClaimError},
     key::KeyRef,
-    spi::{Abandon, Found, IdempotencyStore, Request, Ticket, Verb},
+    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Ticket},
     token::Token,
 };
 use parking_lot::{Mutex, RwLock};
@@ -217,7 +217,7 @@ impl<S: IdempotencyStore> IdempotencyStore for ShardedStore<S> {
         store.take_over(request, seen).await
     }
 
-    async fn write(&self, ticket: &Ticket, verb: Verb<'_>) -> Result<(), ClaimError> {
+    async fn write(&self, ticket: &Ticket, verb: ClaimOp<'_>) -> Result<(), ClaimError> {
         match self.place(ticket.key.as_ref()) {
             (.., Phase::Still) => Err(ClaimError::Unavailable { what: MOVING.into() }),
             (_map, store, _) => store.write(ticket, verb).await,

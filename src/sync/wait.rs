@@ -24,15 +24,15 @@ pub(crate) enum Caller {
 /// Those to be woken when this is dropped. Declared before a lock's guard it is dropped after it,
 /// so nobody is woken under a lock: a waker may run its task's code, or drop it, at once.
 #[derive(Debug, Default)]
-pub(crate) struct Wakes(Vec<Waker>);
+pub(crate) struct WakeList(Vec<Waker>);
 
-impl Wakes {
+impl WakeList {
     pub fn add(&mut self, wakers: impl IntoIterator<Item = Waker>) {
         self.0.extend(wakers);
     }
 }
 
-impl Drop for Wakes {
+impl Drop for WakeList {
     fn drop(&mut self) {
         self.0.drain(..).for_each(Waker::wake);
     }
@@ -149,14 +149,14 @@ impl Event {
 
 /// Wakes one background thread.
 #[derive(Debug, Default)]
-pub(crate) struct Bell {
+pub(crate) struct Notifier {
     rung: std::sync::atomic::AtomicBool,
     thread: OnceLock<Thread>,
     #[cfg(onlyonce_loom)]
     rings: AtomicU64,
 }
 
-impl Bell {
+impl Notifier {
     /// The calling thread is the one to wake from now on.
     pub fn answer_here(&self) {
         let _ = self.thread.set(thread::current());
@@ -202,7 +202,7 @@ impl Bell {
     }
 }
 
-impl Wake for Bell {
+impl Wake for Notifier {
     fn wake(self: Arc<Self>) {
         self.ring();
     }

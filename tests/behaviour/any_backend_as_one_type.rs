@@ -56,7 +56,7 @@ fn one_can_wait_and_run_once_on_it() {
         assert_eq!(replayed(begin).response(), Some(&b"order 1"[..]));
         let work = async |_: &mut Claim<AsyncStore<AnyStore>>| Ok::<_, WorkError<()>>(vec![2]);
         let ran = block_on(face.once(key("l"), print()).run(work)).unwrap();
-        assert_eq!(ran, Ran::First(vec![2]));
+        assert_eq!(ran, Outcome::Executed(vec![2]));
         assert_eq!(store.answer("l"), [2]);
     });
 }

@@ -76,10 +76,10 @@ fn while_completing_in(
 
 fn complete(store: &Store, ticket: &spi::Ticket, response: &[u8]) -> Result<(), ClaimError> {
     let completion = Completion { response: Some(response), ..Completion::default() };
-    write(store, ticket, spi::Verb::Complete(completion))
+    write(store, ticket, spi::ClaimOp::Complete(completion))
 }
 
-fn write(store: &Store, ticket: &spi::Ticket, verb: spi::Verb<'_>) -> Result<(), ClaimError> {
+fn write(store: &Store, ticket: &spi::Ticket, verb: spi::ClaimOp<'_>) -> Result<(), ClaimError> {
     crate::common::futures::block_on(IdempotencyStore::write(store, ticket, verb))
 }
 
@@ -112,7 +112,7 @@ fn a_second_completion_joins_the_first() {
     while_completing(|store, _, ticket| {
         assert_eq!(complete(store, ticket, b"other"), Err(ClaimError::DifferentResponse));
         let future = Completion { response: Some(b"order 1"), ..Completion::default() };
-        let verb = spi::Verb::Complete(future);
+        let verb = spi::ClaimOp::Complete(future);
         let mut second = Box::pin(IdempotencyStore::write(store, ticket, verb));
         let woken = crate::common::futures::Woken::new();
         assert!(woken.poll(second.as_mut()).is_pending(), "acknowledged before it is durable");
@@ -123,10 +123,10 @@ fn a_second_completion_joins_the_first() {
 fn its_holder_is_told_that_it_is_completed() {
     while_completing(|store, _, ticket| {
         for verb in [
-            spi::Verb::Fail(b"no"),
-            spi::Verb::Release,
-            spi::Verb::Renew,
-            spi::Verb::Checkpoint(b"half"),
+            spi::ClaimOp::Fail(b"no"),
+            spi::ClaimOp::Release,
+            spi::ClaimOp::Renew,
+            spi::ClaimOp::Checkpoint(b"half"),
         ] {
             assert_eq!(write(store, ticket, verb), Err(ClaimError::AlreadyCompleted), "{verb:?}");
         }

@@ -6,7 +6,7 @@ use crate::common::{
     gate::Gated,
     *,
 };
-use onlyonce::{spi::Verb, *};
+use onlyonce::{spi::ClaimOp, *};
 use std::{sync::Arc, thread};
 
 #[test]
@@ -22,7 +22,7 @@ fn until_then_its_key_is_in_flight() {
         let found = block_on(IdempotencyStore::begin(&store, &request)).unwrap();
         let spi::Found::Granted(spi::Grant { ticket, .. }) = found else { panic!("{found:?}") };
         let fail = |answer: &'static [u8]| {
-            Box::pin(IdempotencyStore::write(&store, &ticket, Verb::Fail(answer)))
+            Box::pin(IdempotencyStore::write(&store, &ticket, ClaimOp::Fail(answer)))
         };
         let shut = disk.shut("segment-");
         let mut again = fail(b"502");

@@ -6,7 +6,7 @@ use crate::common::*;
 use onlyonce::{storage::Fault, *};
 use std::{io::ErrorKind, panic, thread, time::Duration};
 
-type Answer = Result<Ran, NotRun<Store, ()>>;
+type Answer = Result<Outcome, OnceError<Store, ()>>;
 
 fn settle_never(store: &Store) -> Answer {
     store.once(key("k"), print()).settle(|_| panic!("settled")).run(|_| panic!("ran"))
@@ -26,7 +26,7 @@ fn the_holder_is_known_to_live() {
     assert!(store.stuck("dropped").holder_gone());
     let entry = store.get(key("k")).unwrap().unwrap();
     assert!(matches!(entry.state, State::Interrupted { holder_gone: false, .. }));
-    assert!(matches!(settle_never(&store), Err(NotRun::Interrupted(Some(_)))));
+    assert!(matches!(settle_never(&store), Err(OnceError::Interrupted(Some(_)))));
     assert_eq!(store.stats().holders, 1);
 
     drop(claim);

@@ -9,7 +9,7 @@ use onlyonce::*;
 use std::{cell::Cell, future::pending as forever};
 
 type Async = AsyncStore<Store>;
-type Answer = Result<Ran, NotRun<Async, &'static str>>;
+type Answer = Result<Outcome, OnceError<Async, &'static str>>;
 
 fn once(store: &Store) -> Once<'static, Async> {
     AsyncStore::new(store.clone()).once(key("k"), print())
@@ -27,11 +27,14 @@ async fn never(_: &mut Claim<Async>) -> Result<Vec<u8>, WorkError<&'static str>>
 fn it_runs_once_and_is_replayed() {
     must_end(|| {
         let (store, _) = threaded();
-        assert_eq!(block_on(once(&store).run(work)).unwrap(), Ran::First(b"order 1".to_vec()));
+        assert_eq!(
+            block_on(once(&store).run(work)).unwrap(),
+            Outcome::Executed(b"order 1".to_vec())
+        );
         let again = block_on(once(&store).run(never)).unwrap();
-        assert_eq!(again, Ran::Replayed(replayed(store.ask("k"))));
+        assert_eq!(again, Outcome::Replayed(replayed(store.ask("k"))));
         let other = AsyncStore::new(store.clone()).once(key("k"), other_print());
-        assert!(matches!(block_on(other.run(never)), Err(NotRun::Mismatch)));
+        assert!(matches!(block_on(other.run(never)), Err(OnceError::Mismatch)));
     });
 }
 
@@ -41,13 +44,13 @@ fn errors_of_the_work() {
         let (store, _) = threaded();
         let nothing = async |_: &mut Claim<Async>| Err(WorkError::NothingDone("no stock"));
         let answer: Answer = block_on(once(&store).run(nothing));
-        assert!(matches!(answer, Err(NotRun::Work(WorkError::NothingDone("no stock")))));
+        assert!(matches!(answer, Err(OnceError::Work(WorkError::NothingDone("no stock")))));
         assert!(store.is_absent("k"));
         let unknown = async |_: &mut Claim<Async>| Err(WorkError::Unknown("timeout"));
         let answer: Answer = block_on(once(&store).run(unknown));
-        assert!(matches!(answer, Err(NotRun::Work(WorkError::Unknown("timeout")))));
+        assert!(matches!(answer, Err(OnceError::Work(WorkError::Unknown("timeout")))));
         let answer: Answer = block_on(once(&store).run(never));
-        assert!(matches!(answer, Err(NotRun::Interrupted(Some(_)))));
+        assert!(matches!(answer, Err(OnceError::Interrupted(Some(_)))));
     });
 }
 
@@ -68,10 +71,10 @@ fn it_settles() {
         assert_eq!(answer.unwrap().response(), Some(&b"found"[..]));
         let (answer, after) = settle(&store, Settled::NothingHappened);
         assert!(matches!(after, State::Completed(_)));
-        assert_eq!(answer.unwrap(), Ran::First(b"order 1".to_vec()));
+        assert_eq!(answer.unwrap(), Outcome::Executed(b"order 1".to_vec()));
         let (answer, after) = settle(&store, Settled::Unknown);
         assert!(matches!(after, State::Interrupted { reason: Reason::GivenBack, .. }));
-        assert!(matches!(answer, Err(NotRun::Interrupted(None))));
+        assert!(matches!(answer, Err(OnceError::Interrupted(None))));
     });
 }
 

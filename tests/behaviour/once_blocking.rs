@@ -6,7 +6,7 @@ use crate::common::*;
 use onlyonce::*;
 use std::{cell::Cell, thread, time::Duration};
 
-type Answer = Result<Ran, NotRun<Store, &'static str>>;
+type Answer = Result<Outcome, OnceError<Store, &'static str>>;
 
 fn once(store: &Store) -> Once<'static, Store> {
     store.once(key("k"), print())
@@ -22,7 +22,7 @@ fn never(_: &mut Claim) -> Result<Vec<u8>, WorkError<&'static str>> {
 
 #[track_caller]
 fn first(answer: Answer) {
-    assert_eq!(answer.unwrap(), Ran::First(b"order 1".to_vec()));
+    assert_eq!(answer.unwrap(), Outcome::Executed(b"order 1".to_vec()));
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn it_runs_once_and_is_replayed() {
     first(once(&store).run(work));
     let again = once(&store).run(never).unwrap();
     assert_eq!(again.response(), Some(&b"order 1"[..]));
-    assert_eq!(again, Ran::Replayed(replayed(store.ask("k"))));
+    assert_eq!(again, Outcome::Replayed(replayed(store.ask("k"))));
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn another_request_is_a_mismatch() {
     let (store, _) = store();
     first(once(&store).run(work));
     let answer = store.once(key("k"), other_print()).run(never);
-    assert!(matches!(answer, Err(NotRun::Mismatch)));
+    assert!(matches!(answer, Err(OnceError::Mismatch)));
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn it_does_not_wait_unless_told_to() {
     let (store, clock) = store();
     let _claim = store.claim("k");
     clock.advance(10 * SECOND);
-    let Err(NotRun::InFlight { retry_after }) = once(&store).run(never) else { panic!() };
+    let Err(OnceError::InFlight { retry_after }) = once(&store).run(never) else { panic!() };
     assert_eq!(retry_after, 5 * SECOND);
 }
 
@@ -83,7 +83,7 @@ fn it_runs_when_the_other_execution_did_nothing() {
 fn work_that_did_nothing_frees_the_key() {
     let (store, _) = store();
     let answer = once(&store).run(|_| Err(WorkError::NothingDone("no stock")));
-    assert!(matches!(answer, Err(NotRun::Work(WorkError::NothingDone("no stock")))));
+    assert!(matches!(answer, Err(OnceError::Work(WorkError::NothingDone("no stock")))));
     assert!(store.is_absent("k"));
     first(once(&store).run(work));
 }
@@ -95,10 +95,10 @@ fn work_whose_outcome_is_unknown_leaves_it_interrupted() {
         let charged: Result<Vec<u8>, &str> = Err("timeout");
         Ok(charged?)
     });
-    assert!(matches!(answer, Err(NotRun::Work(WorkError::Unknown("timeout")))));
+    assert!(matches!(answer, Err(OnceError::Work(WorkError::Unknown("timeout")))));
     let stuck = store.stuck("k");
     assert_eq!((stuck.reason(), stuck.holder_gone()), (Reason::Dropped, true));
-    let Err(NotRun::Interrupted(Some(stuck))) = once(&store).run(never) else { panic!() };
+    let Err(OnceError::Interrupted(Some(stuck))) = once(&store).run(never) else { panic!() };
     assert_eq!(stuck.attempts(), 1);
 }
 
@@ -116,7 +116,7 @@ fn a_panic_of_the_work_leaves_it_interrupted() {
 fn an_answer_that_cannot_be_recorded_is_not_sent_as_if_it_were() {
     let (store, _) = store();
     let answer: Answer = once(&store).run(|_| Ok(vec![7; 4097]));
-    let Err(NotRun::NotRecorded { error, response }) = answer else { panic!("{answer:?}") };
+    let Err(OnceError::NotRecorded { error, response }) = answer else { panic!("{answer:?}") };
     assert_eq!(error, ClaimError::ResponseTooLarge { len: 4097, limit: 4096 });
     assert_eq!(response, [7; 4097]);
     assert_eq!(store.stuck("k").reason(), Reason::Dropped);
@@ -131,7 +131,7 @@ fn nor_is_that_of_a_holder_that_was_taken_over() {
         taken.set(Some(granted(store.stuck("k").take_over().unwrap())));
         Ok(b"late".to_vec())
     });
-    let Err(NotRun::NotRecorded { error, response }) = answer else { panic!("{answer:?}") };
+    let Err(OnceError::NotRecorded { error, response }) = answer else { panic!("{answer:?}") };
     assert_eq!((error, &response[..]), (ClaimError::Fenced, &b"late"[..]));
     assert!(store.is_in_flight("k"));
     taken.take().unwrap().complete(b"the taker's").unwrap();
@@ -142,7 +142,7 @@ fn a_store_without_room_runs_nothing() {
     let (store, _) = store();
     assert_eq!(store.drain(Duration::ZERO), 0);
     let answer = once(&store).run(never);
-    assert!(matches!(answer, Err(NotRun::Begin(BeginError::Closed))));
+    assert!(matches!(answer, Err(OnceError::Begin(BeginError::Closed))));
 }
 
 #[test]
@@ -167,5 +167,5 @@ fn terms_are_the_caller_s() {
     assert_eq!(record.expires_at() - record.completed_at(), 3_600_000);
     let lease = Terms { lease: Some(Duration::ZERO), ..Terms::default() };
     let answer = store.once(key("l"), print()).terms(lease).run(never);
-    assert!(matches!(answer, Err(NotRun::Begin(BeginError::Terms { .. }))));
+    assert!(matches!(answer, Err(OnceError::Begin(BeginError::Terms { .. }))));
 }

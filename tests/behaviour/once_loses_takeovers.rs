@@ -6,7 +6,7 @@ use crate::common::{
     *,
 };
 use onlyonce::{
-    spi::{Abandon, Found, Request, Ticket, Verb},
+    spi::{Abandon, ClaimOp, Found, Request, Ticket},
     *,
 };
 use std::{
@@ -60,7 +60,7 @@ impl IdempotencyStore for Contested {
     fn write(
         &self,
         ticket: &Ticket,
-        verb: Verb<'_>,
+        verb: ClaimOp<'_>,
     ) -> impl Future<Output = Result<(), ClaimError>> + Send {
         IdempotencyStore::write(&self.store, ticket, verb)
     }
@@ -84,7 +84,7 @@ impl IdempotencyStore for Contested {
 }
 
 type Contender = AsyncStore<Contested>;
-type Answer = Result<Ran, NotRun<Contender, ()>>;
+type Answer = Result<Outcome, OnceError<Contender, ()>>;
 
 async fn nothing_happened(_: &Claim<Contender>) -> Settled {
     Settled::NothingHappened
@@ -126,7 +126,7 @@ fn who_loses_to_one_that_did_nothing_takes_over_after_all() {
             woken.wait(seen);
         }
         let answer: Answer = block_on(run);
-        assert_eq!(answer.unwrap(), Ran::First(b"order 1".to_vec()));
+        assert_eq!(answer.unwrap(), Outcome::Executed(b"order 1".to_vec()));
     });
 }
 
@@ -147,7 +147,7 @@ fn all_the_waiting_together_is_no_longer_than_the_wait() {
         assert!(woken.poll(run.as_mut()).is_pending());
         clock.advance(SECOND);
         let answer: Answer = block_on(run);
-        assert!(matches!(answer, Err(NotRun::InFlight { .. })), "{answer:?}");
+        assert!(matches!(answer, Err(OnceError::InFlight { .. })), "{answer:?}");
         contested.quicker().release().unwrap();
     });
 }
@@ -160,7 +160,7 @@ fn without_a_wait_who_loses_is_told_at_once() {
         let contested = Contested::new(&store, 1);
         let once = AsyncStore::new(contested.clone()).once(key("k"), print());
         let answer: Answer = block_on(once.settle(nothing_happened).run(work));
-        assert!(matches!(answer, Err(NotRun::InFlight { .. })), "{answer:?}");
+        assert!(matches!(answer, Err(OnceError::InFlight { .. })), "{answer:?}");
     });
 }
 
@@ -175,20 +175,20 @@ fn of_three_that_race_one_executes_and_two_replay() {
             let race = || {
                 barrier.wait();
                 let once = store.once(key(&name), print()).wait(HOUR);
-                let answer: Result<Ran, NotRun<Store, ()>> =
+                let answer: Result<Outcome, OnceError<Store, ()>> =
                     once.settle(|_| Settled::NothingHappened).run(|_| {
                         ran.fetch_add(1, Ordering::SeqCst);
                         Ok(b"order 1".to_vec())
                     });
                 answer.unwrap()
             };
-            let answers: Vec<Ran> = thread::scope(|scope| {
+            let answers: Vec<Outcome> = thread::scope(|scope| {
                 let racers: Vec<_> = (0..3).map(|_| scope.spawn(race)).collect();
                 racers.into_iter().map(|racer| racer.join().unwrap()).collect()
             });
             assert_eq!(ran.load(Ordering::SeqCst), 1);
             assert!(answers.iter().all(|answer| answer.response() == Some(&b"order 1"[..])));
-            let first = answers.iter().filter(|answer| matches!(answer, Ran::First(_)));
+            let first = answers.iter().filter(|answer| matches!(answer, Outcome::Executed(_)));
             assert_eq!(first.count(), 1);
             store.resolve(key(&name), Resolution::Forget, true).unwrap();
         }

@@ -8,7 +8,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-type Answer = Result<Ran, NotRun<Store, ()>>;
+type Answer = Result<Outcome, OnceError<Store, ()>>;
 
 fn once(store: &Store) -> Once<'static, Store> {
     store.once(key("k"), print())
@@ -33,7 +33,7 @@ fn it_happened() {
             Settled::Happened(b"found".to_vec())
         })
         .run(never);
-    let Ok(Ran::Replayed(settled)) = answer else { panic!("{answer:?}") };
+    let Ok(Outcome::Replayed(settled)) = answer else { panic!("{answer:?}") };
     assert_eq!(settled.response(), Some(&b"found"[..]));
     // What is handed out is the record that is replayed from now on.
     let record = replayed(store.ask("k"));
@@ -49,7 +49,7 @@ fn it_did_not_happen() {
         assert_eq!(claim.attempt(), 2);
         work(claim)
     });
-    assert_eq!(answer.unwrap(), Ran::First(b"order 1".to_vec()));
+    assert_eq!(answer.unwrap(), Outcome::Executed(b"order 1".to_vec()));
     assert_eq!(store.answer("k"), b"order 1");
 }
 
@@ -58,7 +58,7 @@ fn it_cannot_be_told() {
     let (store, _) = store();
     drop(store.claim("k"));
     let answer: Answer = once(&store).settle(|_| Settled::Unknown).run(never);
-    assert!(matches!(answer, Err(NotRun::Interrupted(None))));
+    assert!(matches!(answer, Err(OnceError::Interrupted(None))));
     let stuck = store.stuck("k");
     assert_eq!((stuck.reason(), stuck.attempts()), (Reason::GivenBack, 2));
     // Parked, and settled by whoever can tell.
@@ -87,9 +87,9 @@ fn the_checkpoint_is_at_hand() {
 fn there_is_nothing_to_settle_at_a_first_attempt() {
     let (store, _) = store();
     let answer: Answer = once(&store).settle(|_| panic!("settled")).run(work);
-    assert_eq!(answer.unwrap(), Ran::First(b"order 1".to_vec()));
+    assert_eq!(answer.unwrap(), Outcome::Executed(b"order 1".to_vec()));
     let answer: Answer = once(&store).settle(|_| panic!("settled")).run(never);
-    assert!(matches!(answer, Ok(Ran::Replayed(_))));
+    assert!(matches!(answer, Ok(Outcome::Replayed(_))));
 }
 
 #[test]
@@ -98,13 +98,13 @@ fn a_silent_holder_is_left_alone_unless_told_otherwise() {
     let mut late = store.claim("k");
     clock.advance(MINUTE);
     let answer: Answer = once(&store).settle(|_| panic!("settled")).run(never);
-    let Err(NotRun::Interrupted(Some(stuck))) = answer else { panic!("{answer:?}") };
+    let Err(OnceError::Interrupted(Some(stuck))) = answer else { panic!("{answer:?}") };
     assert!(!stuck.holder_gone());
     assert_eq!(store.stuck("k").attempts(), 1);
 
     let settle = |_: &Claim| Settled::NothingHappened;
     let answer: Answer = once(&store).settle(settle).even_if_holder_lives().run(work);
-    assert_eq!(answer.unwrap(), Ran::First(b"order 1".to_vec()));
+    assert_eq!(answer.unwrap(), Outcome::Executed(b"order 1".to_vec()));
     assert_eq!(late.complete(b"late"), Err(ClaimError::Fenced));
 }
 
@@ -114,11 +114,11 @@ fn attempts_are_bounded() {
     drop(store.claim("k"));
     for attempt in 2..=5 {
         let answer: Answer = once(&store).settle(|_| Settled::Unknown).run(never);
-        assert!(matches!(answer, Err(NotRun::Interrupted(None))), "{attempt}");
+        assert!(matches!(answer, Err(OnceError::Interrupted(None))), "{attempt}");
     }
     let answer: Answer = once(&store).settle(|_| panic!("settled")).run(never);
     let exhausted = BeginError::AttemptsExhausted { attempts: 5 };
-    assert!(matches!(answer, Err(NotRun::Begin(error)) if error == exhausted));
+    assert!(matches!(answer, Err(OnceError::Begin(error)) if error == exhausted));
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_settled_answer_that_is_too_large_is_not_recorded() {
     let (store, _) = store();
     drop(store.claim("k"));
     let answer: Answer = once(&store).settle(|_| Settled::Happened(vec![1; 5000])).run(never);
-    let Err(NotRun::NotRecorded { error, response }) = answer else { panic!("{answer:?}") };
+    let Err(OnceError::NotRecorded { error, response }) = answer else { panic!("{answer:?}") };
     assert!(matches!(error, ClaimError::ResponseTooLarge { len: 5000, .. }));
     assert_eq!(response.len(), 5000);
     assert_eq!(store.stuck("k").attempts(), 2);

@@ -20,7 +20,7 @@ impl Running {
         Running { store, held: Some(held), url, _dir: dir }
     }
 
-    fn run(&self, args: &[&str]) -> Ran {
+    fn run(&self, args: &[&str]) -> Outcome {
         run(&[args, &["--url", &self.url]].concat())
     }
 

@@ -14,14 +14,14 @@ use std::{
 
 /// What a run of the command has led to.
 #[derive(Debug)]
-pub struct Ran {
+pub struct Outcome {
     pub code: i32,
     pub out: String,
     pub bytes: Vec<u8>,
     pub err: String,
 }
 
-impl Ran {
+impl Outcome {
     #[track_caller]
     pub fn ok(self) -> String {
         assert_eq!((self.code, &self.err[..]), (0, ""), "{self:?}");
@@ -53,7 +53,7 @@ impl Ran {
     }
 }
 
-impl Ran {
+impl Outcome {
     /// The command line makes no sense; clap says why.
     #[track_caller]
     pub fn misused(self) {
@@ -62,11 +62,11 @@ impl Ran {
     }
 }
 
-pub fn run(args: &[&str]) -> Ran {
+pub fn run(args: &[&str]) -> Outcome {
     run_with(args, "")
 }
 
-pub fn run_with(args: &[&str], input: &str) -> Ran {
+pub fn run_with(args: &[&str], input: &str) -> Outcome {
     let mut child = Command::new(env!("CARGO_BIN_EXE_onlyonce"))
         .args(args)
         .stdin(Stdio::piped())
@@ -78,7 +78,7 @@ pub fn run_with(args: &[&str], input: &str) -> Ran {
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let done = child.wait_with_output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ran {
+    Outcome {
         code: done.status.code().expect("not killed"),
         out: text(&done.stdout),
         err: text(&done.stderr),

@@ -4,7 +4,7 @@
 use crate::command::*;
 use onlyonce::{Begin, KeyRef};
 
-fn import(dir: &std::path::Path, lines: &str) -> Ran {
+fn import(dir: &std::path::Path, lines: &str) -> Outcome {
     run_with(&["import", path(dir), "--create", "--json"], lines)
 }
 

@@ -5,7 +5,7 @@ use crate::command::*;
 use onlyonce::Options;
 use std::time::Duration;
 
-fn resolve(dir: &std::path::Path, key: &str, how: &[&str]) -> Ran {
+fn resolve(dir: &std::path::Path, key: &str, how: &[&str]) -> Outcome {
     run(&[&["resolve", path(dir), SCOPE, key], how].concat())
 }
 

@@ -5,7 +5,7 @@
 use crate::servers::*;
 use onlyonce::{
     postgres::PostgresStore,
-    spi::{Abandon, Found, Request, Ticket, Verb},
+    spi::{Abandon, ClaimOp, Found, Request, Ticket},
     *,
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -299,20 +299,22 @@ impl<S: Backend> Side<S> {
                 self.found(key_of(key), found)
             }
             Step::Complete { ticket, done } => {
-                self.write(ticket, Verb::Complete(done.completion())).await
+                self.write(ticket, ClaimOp::Complete(done.completion())).await
             }
-            Step::Fail { ticket, answer } => self.write(ticket, Verb::Fail(answer)).await,
+            Step::Fail { ticket, answer } => self.write(ticket, ClaimOp::Fail(answer)).await,
             Step::Release { ticket } => {
-                let told = self.write(ticket, Verb::Release).await;
+                let told = self.write(ticket, ClaimOp::Release).await;
                 // The handle goes with it.
                 if let Some(ticket) = self.tickets.get_mut(ticket).filter(|_| told == "Ok(())") {
                     *ticket = None;
                 }
                 told
             }
-            Step::Checkpoint { ticket, bytes } => self.write(ticket, Verb::Checkpoint(bytes)).await,
-            Step::Renew { ticket } => self.write(ticket, Verb::Renew).await,
-            Step::EnsureDurable { ticket } => self.write(ticket, Verb::EnsureDurable).await,
+            Step::Checkpoint { ticket, bytes } => {
+                self.write(ticket, ClaimOp::Checkpoint(bytes)).await
+            }
+            Step::Renew { ticket } => self.write(ticket, ClaimOp::Renew).await,
+            Step::EnsureDurable { ticket } => self.write(ticket, ClaimOp::EnsureDurable).await,
             Step::Abandon { ticket, how } => {
                 // A handle goes once.
                 if let Some(ticket) = self.tickets.get_mut(ticket).and_then(Option::take) {
@@ -352,7 +354,7 @@ impl<S: Backend> Side<S> {
         }
     }
 
-    async fn write(&mut self, ticket: usize, verb: Verb<'_>) -> String {
+    async fn write(&mut self, ticket: usize, verb: ClaimOp<'_>) -> String {
         match self.tickets.get(ticket) {
             Some(Some(ticket)) => format!("{:?}", self.store.write(ticket, verb).await),
             _ => String::new(),

@@ -96,7 +96,7 @@ fn a_store_that_is_gone() {
         let settled = once.settle(async |_| Settled::Happened(b"it did".to_vec()));
         let ran =
             settled.run(async |_| -> Result<Vec<u8>, WorkError<()>> { panic!("again") }).await;
-        assert!(matches!(&ran, Ok(Ran::Replayed(_))), "{ran:?}");
+        assert!(matches!(&ran, Ok(Outcome::Replayed(_))), "{ran:?}");
         // Takers have no session of their own here: nothing is known of them.
         drop(taken);
     });

@@ -8,7 +8,7 @@ impl World {
         self.seen.clear();
     }
 
-    pub fn reopen(&mut self, back: bool) -> Ran {
+    pub fn reopen(&mut self, back: bool) -> Outcome {
         let before = self.now();
         let result = self.store.take().expect("open").close().map(drop);
         self.forget_handles();
@@ -46,7 +46,7 @@ impl World {
     }
 
     /// A backup is what a process that is killed now would leave, with all of it durable.
-    pub fn backup(&mut self) -> Ran {
+    pub fn backup(&mut self) -> Outcome {
         let copy = SimStorage::new(1);
         let result = self.store().backup_on(&copy);
         if self.dead() || (self.faulty() && result.is_err()) {

@@ -3,7 +3,7 @@
 use super::*;
 
 impl World {
-    pub fn begin(&mut self, key: usize, other: bool, terms: u8, seen: Option<Seen>) -> Ran {
+    pub fn begin(&mut self, key: usize, other: bool, terms: u8, seen: Option<Seen>) -> Outcome {
         let now = self.now();
         let is = self.model.keys[key].is.at(now);
         let wanted = terms_of(terms);
@@ -129,7 +129,7 @@ impl World {
         }
     }
 
-    pub fn take_over(&mut self, seen: Seen) -> Ran {
+    pub fn take_over(&mut self, seen: Seen) -> Outcome {
         self.begin(seen.key, seen.other, 0, Some(seen))
     }
 
@@ -149,7 +149,7 @@ impl World {
         body: Option<Vec<u8>>,
         retention: u8,
         head: bool,
-    ) -> Ran {
+    ) -> Outcome {
         let Some(at) = self.handle(handle) else { return Ok(()) };
         let now = self.now();
         let head = head_of(head);
@@ -192,7 +192,7 @@ impl World {
         Ok(())
     }
 
-    pub fn fail(&mut self, handle: usize, answer: Vec<u8>) -> Ran {
+    pub fn fail(&mut self, handle: usize, answer: Vec<u8>) -> Outcome {
         let Some(at) = self.handle(handle) else { return Ok(()) };
         let now = self.now();
         let key = self.handles[at].key;
@@ -236,7 +236,7 @@ impl World {
         Ok(())
     }
 
-    pub fn release(&mut self, handle: usize) -> Ran {
+    pub fn release(&mut self, handle: usize) -> Outcome {
         let Some(at) = self.handle(handle) else { return Ok(()) };
         let now = self.now();
         let owned = self.owned(at, now);
@@ -264,7 +264,7 @@ impl World {
         Ok(())
     }
 
-    pub fn renew(&mut self, handle: usize) -> Ran {
+    pub fn renew(&mut self, handle: usize) -> Outcome {
         let Some(at) = self.handle(handle) else { return Ok(()) };
         let now = self.now();
         let key = self.handles[at].key;
@@ -285,7 +285,7 @@ impl World {
         Ok(())
     }
 
-    pub fn checkpoint(&mut self, handle: usize, bytes: Vec<u8>) -> Ran {
+    pub fn checkpoint(&mut self, handle: usize, bytes: Vec<u8>) -> Outcome {
         let Some(at) = self.handle(handle) else { return Ok(()) };
         let now = self.now();
         let key = self.handles[at].key;
@@ -317,7 +317,7 @@ impl World {
         Ok(())
     }
 
-    pub fn ensure_durable(&mut self, handle: usize) -> Ran {
+    pub fn ensure_durable(&mut self, handle: usize) -> Outcome {
         let Some(at) = self.handle(handle) else { return Ok(()) };
         let now = self.now();
         let key = self.handles[at].key;
@@ -339,7 +339,7 @@ impl World {
         Ok(())
     }
 
-    pub fn drop_claim(&mut self, handle: usize, panics: bool) -> Ran {
+    pub fn drop_claim(&mut self, handle: usize, panics: bool) -> Outcome {
         let Some(at) = self.handle(handle) else { return Ok(()) };
         let now = self.now();
         let owned = self.owned(at, now);

@@ -9,7 +9,7 @@ impl World {
         body: Vec<u8>,
         retention: u8,
         force: bool,
-    ) -> Ran {
+    ) -> Outcome {
         let now = self.now();
         let is = self.model.keys[key].is.at(now);
         let completion =
@@ -66,7 +66,7 @@ impl World {
         self.get(key)
     }
 
-    pub fn free(&mut self, key: usize, force: bool, free: bool) -> Ran {
+    pub fn free(&mut self, key: usize, force: bool, free: bool) -> Outcome {
         let now = self.now();
         let is = self.model.keys[key].is.at(now);
         let resolution = if free { Resolution::Free } else { Resolution::Forget };
@@ -101,7 +101,7 @@ impl World {
         Ok(())
     }
 
-    pub fn get(&mut self, key: usize) -> Ran {
+    pub fn get(&mut self, key: usize) -> Outcome {
         let (scope, name) = (scope(), name(key));
         let now = self.now();
         let found = self.store().get(KeyRef::new(&scope, &name).unwrap());
@@ -115,7 +115,7 @@ impl World {
         Ok(())
     }
 
-    pub fn entries(&mut self) -> Ran {
+    pub fn entries(&mut self) -> Outcome {
         let now = self.now();
         let listed: Vec<Entry> = match self.store().entries(Filter::ALL).collect() {
             Ok(listed) => listed,

@@ -33,7 +33,7 @@ pub struct World {
     pub fault: Option<(u64, bool)>,
 }
 
-pub type Ran = Result<(), Struck>;
+pub type Outcome = Result<(), Struck>;
 
 /// Errors that say that the store is full or poisoned.
 pub trait Refusal: std::fmt::Debug {
@@ -109,7 +109,7 @@ impl World {
 
     /// `Err` if the answer of a call doesn't count, because the process died or the store is
     /// poisoned; the key may then also be `post`.
-    pub fn heard<T, E: Refusal>(&mut self, key: usize, result: &Result<T, E>, post: Is) -> Ran {
+    pub fn heard<T, E: Refusal>(&mut self, key: usize, result: &Result<T, E>, post: Is) -> Outcome {
         let poisoned = result.as_ref().is_err_and(|error| error.poisoned());
         assert!(!poisoned || self.faulty(), "poisoned without a fault");
         if self.dead() || poisoned {
@@ -133,7 +133,7 @@ impl World {
         (!self.handles.is_empty()).then(|| number % self.handles.len())
     }
 
-    pub fn apply(&mut self, op: Op) -> Ran {
+    pub fn apply(&mut self, op: Op) -> Outcome {
         match op {
             Op::Begin { key, other, terms } => self.begin(key, other, terms, None),
             Op::TakeOver { key, other } => {
@@ -200,7 +200,7 @@ impl World {
         }
     }
 
-    pub fn kept(&mut self, result: Result<(), ClaimError>, durable: bool) -> Ran {
+    pub fn kept(&mut self, result: Result<(), ClaimError>, durable: bool) -> Outcome {
         if self.dead() || (self.faulty() && result == Err(ClaimError::Poisoned)) {
             return Err(Struck);
         }

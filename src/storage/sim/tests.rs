@@ -261,7 +261,7 @@ enum Step {
     Sync,
     FailedSync,
     Kill,
-    Cut,
+    Snapshot,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -271,7 +271,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Sync),
         1 => Just(Step::FailedSync),
         1 => Just(Step::Kill),
-        1 => Just(Step::Cut),
+        1 => Just(Step::Snapshot),
     ]
 }
 
@@ -309,7 +309,7 @@ fn run(seed: u64, steps: &[Step]) -> Vec<Vec<u8>> {
                 }
             }
             Step::Kill => disk = disk.kill(),
-            Step::Cut => {
+            Step::Snapshot => {
                 disk = disk.power_cut();
                 for (values, value) in possible.iter_mut().zip(sectors(&disk)) {
                     assert!(values.contains(&value), "{value} is none of {values:?}");

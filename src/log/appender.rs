@@ -6,10 +6,10 @@
 //!
 //! The main class's ring is a mapped file, so that a record is in the kernel's hands as soon as
 //! it is copied. The others' rings are plain memory; there a record is in the kernel's hands when
-//! it is drained, and [`Head::drain`] is called before it is acknowledged.
+//! it is drained, and [`Appender::drain`] is called before it is acknowledged.
 //!
 //! A task moves nothing itself and takes no segment into use, because both can wait for the disk:
-//! it calls the draining thread ([`Head::serve`]).
+//! it calls the draining thread ([`Appender::serve`]).
 //!
 //! Lock order: tail, then extents. The drain lock is taken before extents and never with tail.
 
@@ -18,19 +18,19 @@ use super::{
     footer::{DATA_START, FOOTER_ENTRY_BYTES, FooterEntry, Summary, TRAILER_BYTES},
     frame::{Encoded, Kind, Placed},
     ring::Ring,
-    room::Room,
     slot::Slot,
     space::Taken,
+    space_queue::SpaceQueue,
 };
 use crate::{
     broken::{self, Broken},
-    group_commit::{Lane, Place},
+    group_commit::{GroupCommit, WaiterId},
     limits::BASE_MAX,
     location::Location,
     observe::{Timed, events},
     poison::Poisoned,
     storage::{PAGE_BYTES, Region},
-    sync::wait::{Bell, Event},
+    sync::wait::{Event, Notifier},
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -52,7 +52,7 @@ pub(crate) const FIRST_POSITION: u64 = DATA_START;
 const DRAIN_BYTES: u64 = 256 << 10;
 
 #[derive(Debug)]
-pub(crate) struct Head {
+pub(crate) struct Appender {
     class: u8,
     ring: Ring,
     tail: Mutex<Tail>,
@@ -64,13 +64,13 @@ pub(crate) struct Head {
     dirty_since: AtomicU64,
     /// The same for what a running sync is about to cover.
     syncing_since: AtomicU64,
-    pub lane: Lane,
+    pub lane: GroupCommit,
     /// Rung when a draining thread has something to do.
-    drain_bell: Arc<Bell>,
+    drain_bell: Arc<Notifier>,
     /// A task waits for what the draining thread does.
     called: AtomicBool,
     /// Tasks that wait for room in the ring.
-    room: Room,
+    room: SpaceQueue,
     /// Something was drained for a task, or a segment was taken into use.
     pub moved: Event,
 }
@@ -177,11 +177,17 @@ impl Open {
     }
 }
 
-impl Head {
+impl Appender {
     /// `start`: where its positions begin in this life, which is where the segment ends that an earlier
     /// life has begun, or [`FIRST_POSITION`].
-    pub fn new(class: u8, start: u64, ring: Region, lane: Lane, drain_bell: Arc<Bell>) -> Self {
-        Head {
+    pub fn new(
+        class: u8,
+        start: u64,
+        ring: Region,
+        lane: GroupCommit,
+        drain_bell: Arc<Notifier>,
+    ) -> Self {
+        Appender {
             class,
             ring: Ring::new(ring, start),
             tail: Mutex::new(Tail { position: start, open: None, next: Next::Unwanted }),
@@ -193,7 +199,7 @@ impl Head {
             lane: lane.beginning_at(start),
             drain_bell,
             called: AtomicBool::new(false),
-            room: Room::default(),
+            room: SpaceQueue::default(),
             moved: Event::new(),
         }
     }
@@ -274,7 +280,7 @@ impl Head {
     }
 
     /// Closes the open segment and takes another into use, if a record has found no room and
-    /// nobody is at it. Whether that was so; then [`Head::moved`] is to be notified, with no lock
+    /// nobody is at it. Whether that was so; then [`Appender::moved`] is to be notified, with no lock
     /// held.
     pub fn roll(&self, shared: &Shared) -> Result<bool, Poisoned> {
         shared.poison.check_writer()?;
@@ -464,8 +470,13 @@ impl Head {
     }
 
     /// For a task: ready when there is room for `len` bytes. Must be given up with
-    /// [`Head::leave_room`].
-    pub fn poll_room(&self, len: u64, place: &mut Place, context: &mut Context<'_>) -> Poll<()> {
+    /// [`Appender::leave_space`].
+    pub fn poll_space(
+        &self,
+        len: u64,
+        place: &mut WaiterId,
+        context: &mut Context<'_>,
+    ) -> Poll<()> {
         let queues = place.id.is_none();
         let polled = self.room.poll(len, place, context);
         if queues {
@@ -475,7 +486,7 @@ impl Head {
     }
 
     /// Ends a wait for room.
-    pub fn leave_room(&self, len: u64, place: &mut Place) {
+    pub fn leave_space(&self, len: u64, place: &mut WaiterId) {
         if self.room.leave(len, place) {
             self.call();
         }

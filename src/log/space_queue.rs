@@ -8,14 +8,14 @@
 //! until nobody waits or the ring is empty. If then nobody has been woken, because all of the ring
 //! is granted to tasks that may not be polled for long, all are.
 
-use crate::{group_commit::Place, sync::Mutex, sync::wait::Wakes};
+use crate::{group_commit::WaiterId, sync::Mutex, sync::wait::WakeList};
 use std::{
     collections::VecDeque,
     task::{Context, Poll, Waker},
 };
 
 #[derive(Debug, Default)]
-pub(crate) struct Room(Mutex<Queue>);
+pub(crate) struct SpaceQueue(Mutex<Queue>);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -33,9 +33,9 @@ struct Waiter {
     waker: Waker,
 }
 
-impl Room {
+impl SpaceQueue {
     /// Ready when room for `len` bytes has been granted. The first call queues.
-    pub fn poll(&self, len: u64, place: &mut Place, context: &mut Context<'_>) -> Poll<()> {
+    pub fn poll(&self, len: u64, place: &mut WaiterId, context: &mut Context<'_>) -> Poll<()> {
         let mut waker = context.waker().clone();
         let mut queue = self.0.lock();
         let Some(id) = place.id else {
@@ -55,7 +55,7 @@ impl Room {
     }
 
     /// Whoever has polled is about to try again, or is gone. Whether others wait.
-    pub fn leave(&self, len: u64, place: &mut Place) -> bool {
+    pub fn leave(&self, len: u64, place: &mut WaiterId) -> bool {
         let Some(id) = place.id.take() else { return false };
         let mut gone = None;
         let mut queue = self.0.lock();
@@ -72,7 +72,7 @@ impl Room {
     /// Wakes those who come first, as many as `free` bytes are enough for; of an `empty` ring all if
     /// else nobody would be woken. Whether some are left.
     pub fn grant(&self, free: u64, empty: bool) -> bool {
-        let mut wakes = Wakes::default();
+        let mut wakes = WakeList::default();
         let mut queue = self.0.lock();
         let waited = queue.waiters.len();
         queue.wake_within(free, &mut wakes);
@@ -84,7 +84,7 @@ impl Room {
 
     /// There will be no more draining: all find out why.
     pub fn release(&self) {
-        let mut wakes = Wakes::default();
+        let mut wakes = WakeList::default();
         self.0.lock().wake_within(u64::MAX, &mut wakes);
     }
 }
@@ -95,7 +95,7 @@ impl Queue {
         self.waiters.binary_search_by_key(&id, |waiter| waiter.id).ok()
     }
 
-    fn wake_within(&mut self, free: u64, wakes: &mut Wakes) {
+    fn wake_within(&mut self, free: u64, wakes: &mut WakeList) {
         while self.waiters.front().is_some_and(|first| self.granted + first.len <= free) {
             let Waiter { len, waker, .. } = self.waiters.pop_front().expect("seen above");
             self.granted += len;
@@ -124,21 +124,21 @@ mod tests {
 
     struct Task {
         woken: Arc<Woken>,
-        place: Place,
+        place: WaiterId,
     }
 
     impl Task {
         fn new() -> Self {
-            Task { woken: Arc::default(), place: Place::default() }
+            Task { woken: Arc::default(), place: WaiterId::default() }
         }
 
-        fn poll(&mut self, room: &Room, len: u64) -> Poll<()> {
+        fn poll(&mut self, room: &SpaceQueue, len: u64) -> Poll<()> {
             let waker = Waker::from(self.woken.clone());
             room.poll(len, &mut self.place, &mut Context::from_waker(&waker))
         }
     }
 
-    fn waiting<const N: usize>(room: &Room) -> [Task; N] {
+    fn waiting<const N: usize>(room: &SpaceQueue) -> [Task; N] {
         [(); N].map(|()| {
             let mut task = Task::new();
             assert!(task.poll(room, 100).is_pending());
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn as_many_are_woken_as_there_is_room_for() {
-        let room = Room::default();
+        let room = SpaceQueue::default();
         let mut tasks: [_; 4] = waiting(&room);
         assert!(room.grant(99, false), "nobody fits");
         assert!(room.grant(250, false));
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn those_who_are_woken_and_not_polled_keep_nobody_waiting() {
-        let room = Room::default();
+        let room = SpaceQueue::default();
         let tasks: [_; 3] = waiting(&room);
         assert!(room.grant(100, true));
         assert_eq!(wakes(&tasks), [1, 0, 0]);
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn who_gives_up_keeps_nobody_waiting() {
-        let room = Room::default();
+        let room = SpaceQueue::default();
         let mut tasks: [_; 3] = waiting(&room);
         assert!(room.leave(100, &mut tasks[0].place));
         assert!(room.grant(100, false));
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn all_are_released_in_the_end() {
-        let room = Room::default();
+        let room = SpaceQueue::default();
         let mut tasks: [_; 3] = waiting(&room);
         room.release();
         assert_eq!(wakes(&tasks), [1; 3]);
