@@ -182,7 +182,7 @@ pub trait IdempotencyStore: Clone + Send + Sync + 'static {
     fn write(
         &self,
         ticket: &Ticket,
-        verb: ClaimOp<'_>,
+        op: ClaimOp<'_>,
     ) -> impl Future<Output = Result<(), ClaimError>> + Send;
 
     /// Resolves with `true` when the attempt `seen` may no longer be in flight, with `false` after

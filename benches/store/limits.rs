@@ -139,14 +139,14 @@ pub fn stream(dir: &Path, time: Duration) -> Run {
 
 /// Callers that are woken by a committer which does nothing.
 pub fn woken(callers: usize, time: Duration) -> Run {
-    let (queue, bell) = (Mutex::new(VecDeque::new()), Condvar::new());
+    let (queue, notifier) = (Mutex::new(VecDeque::new()), Condvar::new());
     let over = AtomicBool::new(false);
     let done: Vec<_> = (0..callers).map(|_| CachePadded::new(AtomicU64::new(0))).collect();
     thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::SeqCst) {
                 let waiting = queue.lock().unwrap();
-                let (mut waiting, _) = bell
+                let (mut waiting, _) = notifier
                     .wait_timeout_while(waiting, Duration::from_millis(10), |w| w.is_empty())
                     .unwrap();
                 let group = std::mem::take(&mut *waiting);
@@ -160,12 +160,12 @@ pub fn woken(callers: usize, time: Duration) -> Run {
             }
         });
         let worker = |caller: usize| {
-            let (queue, bell, done) = (&queue, &bell, &done);
+            let (queue, notifier, done) = (&queue, &notifier, &done);
             let mut calls = 0;
             move || {
                 calls += 1;
                 queue.lock().unwrap().push_back((caller, thread::current()));
-                bell.notify_one();
+                notifier.notify_one();
                 while done[caller].load(Ordering::Acquire) < calls {
                     thread::park();
                 }

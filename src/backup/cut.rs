@@ -33,7 +33,7 @@ struct Pins<'a>(&'a Engine);
 impl Drop for Pins<'_> {
     fn drop(&mut self) {
         self.0.copying.fetch_sub(1, Ordering::SeqCst);
-        self.0.notifiers.keep.ring();
+        self.0.notifiers.keep.notify();
     }
 }
 
@@ -87,7 +87,8 @@ impl Engine {
         let shards: Vec<_> = self.index.shards().collect();
         let taken_ms = self.now();
         let claims = shards.iter().flat_map(|shard| self.claims_of(shard, taken_ms)).collect();
-        let tails: Vec<_> = self.log.appenders().filter_map(|(_, head)| head.open_at()).collect();
+        let tails: Vec<_> =
+            self.log.appenders().filter_map(|(_, appender)| appender.open_at()).collect();
         let slots = self.log.slots.iter().map(|slot| {
             let until = match slot.used_as() {
                 Use::Free => Until::Free,

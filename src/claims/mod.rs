@@ -139,7 +139,7 @@ pub(crate) struct Cells {
     count: u32,
     store: u64,
     free: FreeCells,
-    /// Counts the changes to the file: the position of this lane.
+    /// Counts the changes to the file: the position of its group commit.
     written: AtomicU64,
     /// Store time of the oldest change that no sync has covered; 0 if there is none. Noted in
     /// `Buffered` only.
@@ -147,7 +147,7 @@ pub(crate) struct Cells {
     /// The time that is noted. Read without the lock, changed under it.
     noted_time: AtomicU64,
     noting: Mutex<()>,
-    pub lane: GroupCommit,
+    pub group: GroupCommit,
     /// Chains to be cleared that were queued up to this position are cleared, durably.
     settled: AtomicU64,
     /// Chains to clear once a class (or, for `None`, this file) is durable up to a position.
@@ -248,7 +248,7 @@ impl Cells {
         shadowed: bool,
         poison: Arc<Poison>,
         timings: Timings,
-        lane: GroupCommit,
+        group: GroupCommit,
     ) -> Result<Self, OpenError> {
         let medium = Medium::new(&*file, shadowed);
         Ok(Cells {
@@ -261,7 +261,7 @@ impl Cells {
             dirty_since: AtomicU64::new(0),
             noted_time: AtomicU64::new(0),
             noting: Mutex::new(()),
-            lane,
+            group,
             settled: AtomicU64::new(0),
             undrained: Mutex::default(),
             obsolete: std::array::from_fn(|_| Mutex::new(Vec::new())),
@@ -357,7 +357,7 @@ impl Cells {
 
     /// Whether a loss of power would leave this version of its claim.
     pub fn is_durable(&self, chain: &Chain) -> bool {
-        chain.written_at <= self.lane.durable()
+        chain.written_at <= self.group.durable()
     }
 
     /// What to wait for until nothing that `chain` has replaced can come back: not the process's
@@ -366,7 +366,7 @@ impl Cells {
     pub fn until_settled(&self, chain: &Chain) -> Option<u64> {
         if chain.replaced_at <= self.settled.load(Ordering::Acquire) {
             None
-        } else if self.lane.durable() < chain.replaced_at {
+        } else if self.group.durable() < chain.replaced_at {
             Some(chain.replaced_at)
         } else {
             // What it has replaced was cleared then, which counts as written.
@@ -408,7 +408,7 @@ impl Cells {
         obsolete.push((position, old));
         drop(obsolete);
         chain.replaced_at = position;
-        self.lane.request(position);
+        self.group.request(position);
     }
 
     /// `class` is durable up to `position`.
@@ -490,7 +490,7 @@ impl Commit for Cells {
         self.dirty_since.store(0, Ordering::SeqCst);
         let position = self.position();
         // What was queued up to there, the last commit has cleared; this one makes that durable.
-        let settled = self.lane.durable();
+        let settled = self.group.durable();
         let sync = || match broken::is(Broken::SkipClaimsSync) {
             true => Ok(()),
             false => self.file.sync(),

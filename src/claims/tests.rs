@@ -149,7 +149,7 @@ fn an_old_chain_goes_when_the_new_one_is_durable() {
     let newer = cells.write(true, &entry(5, 2, key, None)).unwrap().unwrap();
     cells.replace(&mut chain, newer);
     assert_eq!(cells.free(), free - 1);
-    cells.lane.lead_if_needed(&cells);
+    cells.group.lead_if_needed(&cells);
     assert_eq!(cells.free(), free);
 }
 
@@ -163,18 +163,18 @@ fn a_version_is_settled_when_the_clearing_of_the_one_before_is_durable() {
     let free = cells.free();
     let newer = cells.write(true, &entry(5, 2, key, None)).unwrap().unwrap();
     // A commit that passes between the writing of the new version and the queueing of the old one.
-    cells.lane.lead_once(&cells);
+    cells.group.lead_once(&cells);
     cells.replace(&mut chain, newer);
     assert_eq!(cells.free(), free - 1);
     let until = cells.until_settled(&chain).unwrap();
-    assert!(until > cells.lane.durable());
+    assert!(until > cells.group.durable());
     // This one clears the old version after its sync.
-    cells.lane.lead_once(&cells);
+    cells.group.lead_once(&cells);
     assert_eq!(cells.free(), free);
     let until = cells.until_settled(&chain).expect("a loss of power would bring it back");
-    assert!(until > cells.lane.durable());
-    cells.lane.lead_once(&cells);
-    assert!(until <= cells.lane.durable());
+    assert!(until > cells.group.durable());
+    cells.group.lead_once(&cells);
+    assert!(until <= cells.group.durable());
     assert_eq!(cells.until_settled(&chain), None);
 }
 

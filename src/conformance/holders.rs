@@ -11,13 +11,13 @@ use crate::{
 /// Applies `verb` in each state, and compares what it answers and what the key is then.
 async fn row<S: Subject>(
     bench: &Bench<'_, S>,
-    verb: ClaimOp<'_>,
+    op: ClaimOp<'_>,
     expected: impl Fn(By) -> (Answer, Is),
 ) {
     for by in WAYS {
         let (request, ticket) = bench.brought(by).await;
-        let answer = bench.write(&ticket, verb).await;
-        assert_eq!((answer, bench.is(&request).await), expected(by), "{verb:?} after {by:?}");
+        let answer = bench.write(&ticket, op).await;
+        assert_eq!((answer, bench.is(&request).await), expected(by), "{op:?} after {by:?}");
     }
 }
 
@@ -126,8 +126,8 @@ pub(super) async fn release_keeps_history<S: Subject>(bench: &Bench<'_, S>) {
 
 pub(super) async fn renew_and_checkpoint<S: Subject>(bench: &Bench<'_, S>) {
     let runs = (Ok(()), Is::InFlight);
-    for verb in [ClaimOp::Renew, ClaimOp::Checkpoint(b"half")] {
-        row(bench, verb, |by| unless_decided(by, runs.clone())).await;
+    for op in [ClaimOp::Renew, ClaimOp::Checkpoint(b"half")] {
+        row(bench, op, |by| unless_decided(by, runs.clone())).await;
     }
     // The last checkpoint is the one that counts.
     let (request, ticket) = bench.brought(By::Begin).await;
@@ -144,7 +144,7 @@ pub(super) async fn ensure_durable<S: Subject>(bench: &Bench<'_, S>) {
     row(bench, ClaimOp::EnsureDurable, |by| unless_decided(by, (Ok(()), by.state()))).await;
 }
 
-fn verbs<'a>() -> [ClaimOp<'a>; 6] {
+fn ops<'a>() -> [ClaimOp<'a>; 6] {
     [
         super::words::complete(RESPONSE),
         ClaimOp::Fail(ANSWER),
@@ -160,9 +160,9 @@ pub(super) async fn another_token<S: Subject>(bench: &Bench<'_, S>) {
         let (request, ticket) = bench.brought(by).await;
         let token = Token::new(ticket.token.get() + 1000).expect("a token");
         let ticket = Ticket { token, ..ticket };
-        for verb in verbs() {
-            let answer = bench.write(&ticket, verb).await;
-            assert_eq!(answer, Err(ClaimError::Fenced), "{verb:?} after {by:?}");
+        for op in ops() {
+            let answer = bench.write(&ticket, op).await;
+            assert_eq!(answer, Err(ClaimError::Fenced), "{op:?} after {by:?}");
         }
         bench.abandon(&ticket, Abandon::Dropped).await;
         bench.abandon(&ticket, Abandon::Undelivered).await;
@@ -173,15 +173,15 @@ pub(super) async fn another_token<S: Subject>(bench: &Bench<'_, S>) {
 pub(super) async fn late<S: Subject>(bench: &Bench<'_, S>) {
     let (request, first) = bench.brought(By::LeasePassing).await;
     let taken = granted(bench.take_over(&request, first.token).await.expect("take over"));
-    for verb in verbs() {
-        assert_eq!(bench.write(&first, verb).await, Err(ClaimError::Fenced), "{verb:?}");
+    for op in ops() {
+        assert_eq!(bench.write(&first, op).await, Err(ClaimError::Fenced), "{op:?}");
     }
     bench.abandon(&first, Abandon::Dropped).await;
     assert_eq!(bench.is(&request).await, Is::InFlight);
     let second = super::words::complete(b"second");
     assert_eq!(bench.write(&taken.ticket, second).await, Ok(()));
-    for verb in verbs() {
-        assert_eq!(bench.write(&first, verb).await, Err(ClaimError::Fenced), "{verb:?}");
+    for op in ops() {
+        assert_eq!(bench.write(&first, op).await, Err(ClaimError::Fenced), "{op:?}");
     }
     assert_eq!(replayed(bench.begin(&request).await).response(), Some(&b"second"[..]));
 }

@@ -138,8 +138,8 @@ impl<'a, S: Subject> Bench<'a, S> {
         self.store().take_over(request, seen).await
     }
 
-    pub async fn write(&self, ticket: &Ticket, verb: ClaimOp<'_>) -> Result<(), ClaimError> {
-        self.store().write(ticket, verb).await
+    pub async fn write(&self, ticket: &Ticket, op: ClaimOp<'_>) -> Result<(), ClaimError> {
+        self.store().write(ticket, op).await
     }
 
     pub async fn abandon(&self, ticket: &Ticket, how: Abandon) {

@@ -127,7 +127,7 @@ impl Engine {
                 // Interrupted for longer than such keys are kept.
                 let expired = shard.undecided.get(at).expect("found under this lock");
                 if let Some(position) = self.unsettled(expired) {
-                    return Err(Blocked::Wait(Wait::Durable { lane: CLAIMS, position }));
+                    return Err(Blocked::Wait(Wait::Durable { group: CLAIMS, position }));
                 }
                 self.forget_undecided(&mut shard, &mut wakes, at);
             }
@@ -351,7 +351,7 @@ impl Engine {
         let wait = self
             .config
             .syncs_claims()
-            .then(|| Wait::Durable { lane: CLAIMS, position: self.cells.position() });
+            .then(|| Wait::Durable { group: CLAIMS, position: self.cells.position() });
         self.claims_written();
         Step { value: Found::Granted(Grant { ticket, checkpoint, after }), wait }
     }
@@ -375,7 +375,7 @@ impl Engine {
         }
         if self.log.shared.space.free() < 2 * self.config.sizes.frame_max as i64 {
             // Ahead of need.
-            self.notifiers.keep.ring();
+            self.notifiers.keep.notify();
         }
         match self.tokens.take() {
             Some(token) => Ok(token),

@@ -145,7 +145,7 @@ impl Engine {
         }
         if self.is_starved() {
             // The disk had no room when it was last asked. It is asked again, for the next call.
-            self.notifiers.keep.ring();
+            self.notifiers.keep.notify();
             return Err(match self.refuse_for_space() {
                 Some(what) => ClaimError::Unavailable { what },
                 None => ClaimError::StoreFull(Full::Space),
@@ -189,8 +189,8 @@ impl Engine {
             let _ = self.cells.clear(&done.chain);
         }
         if syncs {
-            let lane = &self.log.appender(class).lane;
-            wakes.add(done.waiters.into_iter().filter_map(|waker| lane.wake_at(end, waker)));
+            let group = &self.log.appender(class).group;
+            wakes.add(done.waiters.into_iter().filter_map(|waker| group.wake_at(end, waker)));
         } else {
             wakes.add(done.waiters);
         }
@@ -200,7 +200,7 @@ impl Engine {
     /// What a completion waits for before it is answered.
     pub fn answered_after(&self, class: u8, end: u64) -> Option<Wait> {
         if self.config.syncs_completions() && !broken::is(Broken::AckBeforeSync) {
-            return Some(Wait::Durable { lane: class, position: end });
+            return Some(Wait::Durable { group: class, position: end });
         }
         (class != MAIN_CLASS).then_some(Wait::Drained { class, position: end })
     }
@@ -234,13 +234,13 @@ impl Engine {
         let Some(max_delay) = self.config.max_delay_ms() else {
             return Ok(());
         };
-        let head = self.log.appender(class);
-        match head.oldest_at_risk() {
+        let appender = self.log.appender(class);
+        match appender.oldest_at_risk() {
             Some(since) if since.saturating_add(max_delay) < now => {
-                if head.lane.durable() >= head.reserved() {
+                if appender.group.durable() >= appender.reserved() {
                     return Ok(());
                 }
-                Err(Blocked::Wait(Wait::Durable { lane: class, position: head.reserved() }))
+                Err(Blocked::Wait(Wait::Durable { group: class, position: appender.reserved() }))
             }
             _ => Ok(()),
         }
@@ -336,7 +336,7 @@ impl Engine {
             // The answer counts only together with its claim.
             if self.config.syncs_completions() && !self.cells.is_durable(&undecided.chain) {
                 let position = undecided.chain.written_at;
-                return Err(Blocked::Wait(Wait::Durable { lane: CLAIMS, position }));
+                return Err(Blocked::Wait(Wait::Durable { group: CLAIMS, position }));
             }
             // The claim's own promise is for its completion, which may still come.
             let bytes = frame.used();
@@ -356,8 +356,8 @@ impl Engine {
             undecided.held.interrupt(Reason::Failed, now);
             let waiters = undecided.waiters.take();
             if self.config.syncs_completions() {
-                let lane = &self.log.appender(appended.class).lane;
-                let later = |waker| lane.wake_at(appended.end, waker);
+                let group = &self.log.appender(appended.class).group;
+                let later = |waker| group.wake_at(appended.end, waker);
                 wakes.add(waiters.into_iter().filter_map(later));
             } else {
                 wakes.add(waiters);
@@ -405,7 +405,7 @@ impl Engine {
         let wait = self
             .config
             .syncs_claims()
-            .then(|| Wait::Durable { lane: CLAIMS, position: self.cells.position() });
+            .then(|| Wait::Durable { group: CLAIMS, position: self.cells.position() });
         Ok(Step { value: (), wait })
     }
 

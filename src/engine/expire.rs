@@ -29,7 +29,7 @@ impl Engine {
         let last = self.time_noted.load(Ordering::Relaxed);
         if now >= last + DURABLE_EVERY_MS {
             self.time_noted.store(now, Ordering::Relaxed);
-            self.cells.lane.request(self.cells.touch());
+            self.cells.group.request(self.cells.touch());
         }
     }
 
@@ -45,7 +45,7 @@ impl Engine {
                     if undecided.held.expired(now, self.interrupted_ms(undecided.terms.remember_ms))
                     {
                         if let Some(position) = self.unsettled(undecided) {
-                            self.cells.lane.request(position);
+                            self.cells.group.request(position);
                             shard.set_timer(at, Some(now + 1));
                             continue;
                         }
@@ -74,29 +74,29 @@ impl Engine {
 
     fn expire_segments(&self, now: u64) -> u64 {
         let mut next = u64::MAX;
-        for (_, head) in self.log.appenders() {
-            match self.close_expired(head, now) {
+        for (_, appender) in self.log.appenders() {
+            match self.close_expired(appender, now) {
                 Some(due) => next = next.min(due),
-                None => self.notifiers.keep.ring(),
+                None => self.notifiers.keep.notify(),
             }
         }
         let mut expiring = self.expiring.lock();
         let crate::engine::Expiring { wheel, due } = &mut *expiring;
         wheel.advance(now, &mut |slot| due.push(slot));
         if !due.is_empty() {
-            self.notifiers.keep.ring();
+            self.notifiers.keep.notify();
         }
         next.min(wheel.next_wakeup().unwrap_or(u64::MAX))
     }
 
-    /// Closes the open segment of a head if all its records have expired. `Some`: when they will
+    /// Closes the open segment of an appender if all its records have expired. `Some`: when they will
     /// have; `None`: it was closed.
-    fn close_expired(&self, head: &Appender, now: u64) -> Option<u64> {
+    fn close_expired(&self, appender: &Appender, now: u64) -> Option<u64> {
         let mut due = Some(u64::MAX);
         let space = &self.log.shared.space;
         let frame_max = self.log.shared.frame_max;
         let mut lent = 0;
-        head.close_if(&self.log.shared, |slot, used| {
+        appender.close_if(&self.log.shared, |slot, used| {
             if used == 0 {
                 return false;
             }
@@ -135,7 +135,7 @@ impl Engine {
     /// The claims file has changed: in `Buffered` it becomes durable in time.
     pub fn claims_written(&self) {
         if self.config.max_delay_ms().is_some() && self.cells.became_dirty(self.now()) {
-            self.notifiers.claims.ring();
+            self.notifiers.claims.notify();
         }
     }
 
@@ -145,10 +145,10 @@ impl Engine {
         if self.config.max_delay_ms().is_some() && !self.closed.load(Ordering::Acquire) {
             self.commit_all()?;
         }
-        for (class, head) in self.log.appenders() {
-            head.lane.lead_if_needed(&self.appender_commit(class));
+        for (class, appender) in self.log.appenders() {
+            appender.group.lead_if_needed(&self.appender_commit(class));
         }
-        self.cells.lane.lead_if_needed(&self.cells);
+        self.cells.group.lead_if_needed(&self.cells);
         self.keep()
     }
 }

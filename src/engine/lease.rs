@@ -68,6 +68,6 @@ impl Engine {
 
     /// Everything in the claims file by now.
     pub fn claims_durable(&self) -> Wait {
-        Wait::Durable { lane: CLAIMS, position: self.cells.position() }
+        Wait::Durable { group: CLAIMS, position: self.cells.position() }
     }
 }

@@ -232,7 +232,7 @@ impl Engine {
     pub fn expires_at(&self, slot: u32, drop_ms: u64) {
         self.expiring.lock().wheel.insert(drop_ms, slot);
         if self.index.deadline_set(drop_ms) {
-            self.notifiers.expire.ring();
+            self.notifiers.expire.notify();
         }
     }
 
@@ -325,10 +325,10 @@ impl Engine {
 
     /// Closed segments wait for a commit before they get their footer; nobody else may come.
     fn commit_closed(&self) -> Result<(), Poisoned> {
-        for (class, head) in self.log.appenders() {
-            while head.has_closed() {
+        for (class, appender) in self.log.appenders() {
+            while appender.has_closed() {
                 self.poison.check()?;
-                head.lane.lead_once(&self.appender_commit(class));
+                appender.group.lead_once(&self.appender_commit(class));
                 yield_now();
             }
         }
@@ -337,12 +337,12 @@ impl Engine {
 
     /// Everything that was written is durable: for `flush`, and for stores without threads.
     pub fn commit_all(&self) -> Result<(), Poisoned> {
-        for (class, head) in self.log.appenders() {
-            let position = head.reserved();
+        for (class, appender) in self.log.appenders() {
+            let position = appender.reserved();
             let target = self.appender_commit(class);
-            while head.lane.durable() < position {
+            while appender.group.durable() < position {
                 self.poison.check()?;
-                head.lane.lead_once(&target);
+                appender.group.lead_once(&target);
                 yield_now();
             }
         }
@@ -353,9 +353,9 @@ impl Engine {
     /// Everything in the claims file by now is durable.
     pub fn sync_claims(&self) -> Result<(), Poisoned> {
         let position = self.cells.position();
-        while self.cells.lane.durable() < position {
+        while self.cells.group.durable() < position {
             self.poison.check()?;
-            self.cells.lane.lead_once(&self.cells);
+            self.cells.group.lead_once(&self.cells);
             yield_now();
         }
         Ok(())
@@ -365,8 +365,8 @@ impl Engine {
     /// and the time written down.
     pub fn close_files(&self) -> Result<(), Poisoned> {
         self.note_interruptions()?;
-        for (_, head) in self.log.appenders() {
-            head.close_if(&self.log.shared, |_, _| true);
+        for (_, appender) in self.log.appenders() {
+            appender.close_if(&self.log.shared, |_, _| true);
         }
         self.commit_all()?;
         self.commit_closed()?;

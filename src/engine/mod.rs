@@ -1,7 +1,7 @@
 //! What the verbs share.
 //!
-//! **Lock order**: a shard, then the tail of a head, then its extents; a shard, then the free
-//! cells; a shard, then a lane's queue. Draining and the disk's turn are taken with no shard
+//! **Lock order**: a shard, then the tail of an appender, then its extents; a shard, then the free
+//! cells; a shard, then a group commit's queue. Draining and the disk's turn are taken with no shard
 //! held. No lock of these is held across a sync, and nobody is woken under one. A backup takes all
 //! shards, in their order, after the lock of housekeeping; nobody else takes more than one.
 //!
@@ -63,7 +63,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// The lane of the claims file, beside those of the classes.
+/// The group commit of the claims file, beside those of the classes.
 pub(crate) const CLAIMS: u8 = u8::MAX;
 
 /// Options as the verbs need them: milliseconds.
@@ -118,7 +118,7 @@ impl Config {
     }
 }
 
-/// The bells of the store's threads.
+/// The notifiers of the store's threads.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Notifiers {
     pub commit: Arc<Notifier>,
@@ -200,8 +200,8 @@ pub(crate) struct Expiring {
 /// What a step lacks or needs before it may be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// `lane` durable up to `position`.
-    Durable { lane: u8, position: u64 },
+    /// `group` durable up to `position`.
+    Durable { group: u8, position: u64 },
     /// `class` in the kernel's hands up to `position`.
     Drained { class: u8, position: u64 },
     /// Room for `len` bytes in the ring of `class`, which was drained up to `drained`.
@@ -313,11 +313,11 @@ impl Engine {
 
     /// Nothing further becomes durable: whoever waits for it is told.
     pub fn fail_groups(&self) {
-        self.log.appenders().for_each(|(_, head)| {
-            head.lane.fail();
-            head.release_waiters();
+        self.log.appenders().for_each(|(_, appender)| {
+            appender.group.fail();
+            appender.release_waiters();
         });
-        self.cells.lane.fail();
+        self.cells.group.fail();
         self.resources.notify();
         self.handle_gone.notify();
     }
@@ -358,7 +358,7 @@ impl Engine {
         if let Some(deadline) = deadline
             && self.index.deadline_set(deadline)
         {
-            self.notifiers.expire.ring();
+            self.notifiers.expire.notify();
         }
     }
 
@@ -376,16 +376,16 @@ impl Engine {
     /// the lock of a shard like all that writes to the log, so that whoever closes the store can
     /// wait for it.
     pub fn roll(&self, class: u8) -> Result<bool, Poisoned> {
-        let head = self.log.appender(class);
+        let appender = self.log.appender(class);
         let rolled = {
             let _shard = self.index.shard(0);
             match self.closed.load(Ordering::SeqCst) {
                 true => Ok(false),
-                false => head.roll(&self.log.shared),
+                false => appender.roll(&self.log.shared),
             }
         };
         if rolled != Ok(false) {
-            head.moved.notify();
+            appender.moved.notify();
         }
         rolled
     }
@@ -399,38 +399,38 @@ impl Engine {
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Poisoned>> {
         match wait {
-            Wait::Durable { lane: CLAIMS, position } => {
-                self.cells.lane.poll(&self.cells, position, caller, place, context)
+            Wait::Durable { group: CLAIMS, position } => {
+                self.cells.group.poll(&self.cells, position, caller, place, context)
             }
-            Wait::Durable { lane, position } => {
-                let target = self.appender_commit(lane);
-                self.log.appender(lane).lane.poll(&target, position, caller, place, context)
+            Wait::Durable { group, position } => {
+                let target = self.appender_commit(group);
+                self.log.appender(group).group.poll(&target, position, caller, place, context)
             }
             Wait::Drained { class, position } => {
-                let head = self.log.appender(class);
-                let leaves_it = caller == Caller::Task && head.is_served();
+                let appender = self.log.appender(class);
+                let leaves_it = caller == Caller::Task && appender.is_served();
                 loop {
-                    let since = head.moved.count();
-                    if head.drained() >= position {
+                    let since = appender.moved.count();
+                    if appender.drained() >= position {
                         break;
                     }
                     if !leaves_it {
-                        if head.drain(&self.log.shared)? < position {
+                        if appender.drain(&self.log.shared)? < position {
                             // Somebody is in the middle of copying a frame before ours.
                             yield_now();
                         }
-                    } else if head.moved.poll_since(since, context).is_pending() {
+                    } else if appender.moved.poll_since(since, context).is_pending() {
                         self.poison.check()?;
-                        head.call();
+                        appender.call();
                         return Poll::Pending;
                     }
                 }
-                Poll::Ready(self.cells.class_drained(class, head.drained()))
+                Poll::Ready(self.cells.class_drained(class, appender.drained()))
             }
             Wait::Room { class, len, drained } => {
-                let head = self.log.appender(class);
-                if caller == Caller::Task && head.is_served() {
-                    let polled = head.poll_space(len, place, context);
+                let appender = self.log.appender(class);
+                if caller == Caller::Task && appender.is_served() {
+                    let polled = appender.poll_space(len, place, context);
                     self.poison.check()?;
                     return match self.closed.load(Ordering::SeqCst) {
                         // The next try says so.
@@ -438,7 +438,7 @@ impl Engine {
                         false => polled.map(Ok),
                     };
                 }
-                if !head.drain_some(&self.log.shared, drained)? {
+                if !appender.drain_some(&self.log.shared, drained)? {
                     // Somebody is in the middle of copying the oldest frame: not for long.
                     if caller == Caller::Task {
                         context.waker().wake_by_ref();
@@ -449,8 +449,8 @@ impl Engine {
                 Poll::Ready(Ok(()))
             }
             Wait::Segment { class, since } => {
-                let head = self.log.appender(class);
-                if head.moved.poll_since(since, context).is_ready() {
+                let appender = self.log.appender(class);
+                if appender.moved.poll_since(since, context).is_ready() {
                     return Poll::Ready(Ok(()));
                 }
                 self.poison.check()?;
@@ -458,8 +458,8 @@ impl Engine {
                     // The next try says so.
                     return Poll::Ready(Ok(()));
                 }
-                if caller == Caller::Task && head.is_served() {
-                    head.call();
+                if caller == Caller::Task && appender.is_served() {
+                    appender.call();
                     return Poll::Pending;
                 }
                 match self.roll(class)? {
@@ -475,7 +475,7 @@ impl Engine {
                     return Poll::Ready(Ok(()));
                 }
                 match self.notifiers.keep.has_listener() {
-                    true => self.notifiers.keep.ring(),
+                    true => self.notifiers.keep.notify(),
                     false => self.provide_now(),
                 }
                 self.resources.poll_since(since, context).map(Ok)
@@ -486,8 +486,8 @@ impl Engine {
     /// Ends a wait that is not polled any more.
     pub fn leave(&self, wait: Wait, place: &mut WaiterId) {
         match wait {
-            Wait::Durable { lane: CLAIMS, .. } => self.cells.lane.leave(place),
-            Wait::Durable { lane, .. } => self.log.appender(lane).lane.leave(place),
+            Wait::Durable { group: CLAIMS, .. } => self.cells.group.leave(place),
+            Wait::Durable { group, .. } => self.log.appender(group).group.leave(place),
             Wait::Room { class, len, .. } => self.log.appender(class).leave_space(len, place),
             _ => {}
         }
@@ -509,7 +509,7 @@ impl Commit for AppenderCommit<'_> {
         engine.cells.class_durable(class, position)?;
         if !full.is_empty() {
             engine.to_seal.lock().extend(full);
-            engine.notifiers.keep.ring();
+            engine.notifiers.keep.notify();
         }
         Ok(position)
     }

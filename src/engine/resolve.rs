@@ -110,7 +110,7 @@ impl Engine {
             (_, Present::Undecided(at)) => {
                 let undecided = shard.undecided.get(at).expect("found under this lock");
                 if let Some(position) = self.unsettled(undecided) {
-                    return Err(Blocked::Wait(Wait::Durable { lane: CLAIMS, position }));
+                    return Err(Blocked::Wait(Wait::Durable { group: CLAIMS, position }));
                 }
                 self.free(&mut shard, &mut wakes, hash, at);
                 Ok(Step { value: (), wait: Some(self.claims_durable()) })
@@ -177,7 +177,7 @@ impl Engine {
         if let Some(at) = shard.find(hash, key) {
             let expired = shard.undecided.get(at).expect("found under this lock");
             if let Some(position) = self.unsettled(expired) {
-                return Err(Blocked::Wait(Wait::Durable { lane: CLAIMS, position }));
+                return Err(Blocked::Wait(Wait::Durable { group: CLAIMS, position }));
             }
             self.forget_undecided(shard, wakes, at);
         }
@@ -271,9 +271,9 @@ impl Engine {
             }
             // No claim's deadline leads to its expiry.
             if self.index.deadline_set(draft.expires_ms) {
-                self.notifiers.expire.ring();
+                self.notifiers.expire.notify();
             }
-            let wait = Wait::Durable { lane: appended.class, position: appended.end };
+            let wait = Wait::Durable { group: appended.class, position: appended.end };
             Ok(Step { value: (), wait: Some(wait) })
         })
     }
@@ -323,7 +323,7 @@ impl Engine {
         if let Some(forgetting) = shard.forgetting.iter().find(|f| f.record == record) {
             let (class, position) = self.log.position_of(forgetting.tombstone.0);
             // Frames become durable as a whole.
-            let wait = Wait::Durable { lane: class, position: position + 1 };
+            let wait = Wait::Durable { group: class, position: position + 1 };
             return Ok(Step { value: (), wait: Some(wait) });
         }
         let token = self.operator_token()?;
@@ -331,7 +331,7 @@ impl Engine {
         let tombstone = (appended.location, self.log.epoch(appended.location.slot()));
         shard.forgetting.push(Forgetting { hash, record, tombstone });
         events::resolved(hash, "forget");
-        let wait = Wait::Durable { lane: appended.class, position: appended.end };
+        let wait = Wait::Durable { group: appended.class, position: appended.end };
         Ok(Step { value: (), wait: Some(wait) })
     }
 

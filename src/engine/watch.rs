@@ -56,7 +56,7 @@ impl Sleep {
             self.timer = Some(timeouts.insert(self.deadline, waker));
         }
         if self.engine.index.deadline_set(self.deadline) {
-            self.engine.notifiers.expire.ring();
+            self.engine.notifiers.expire.notify();
         }
         Poll::Pending
     }
@@ -120,8 +120,8 @@ impl Drop for Changed {
 pub(crate) struct Watch {
     /// With the undecided key.
     id: Option<u64>,
-    /// With the lane that makes a record of it durable: of which class, at which position. The
-    /// lane lets go of the waker with that record, and the next one needs it anew.
+    /// With the group commit that makes a record of it durable: of which class, at which position. The
+    /// group commit lets go of the waker with that record, and the next one needs it anew.
     in_lane: Option<(u8, u64, Waker)>,
 }
 
@@ -162,7 +162,7 @@ impl Engine {
         true
     }
 
-    /// Registers with the lane that makes a record durable; in `Buffered` too, where being drained
+    /// Registers with the group commit that makes a record durable; in `Buffered` too, where being drained
     /// is enough: a commit that is waited for begins at once, and drains.
     fn watch_location(&self, location: Location, watch: &mut Watch, waker: &Waker) -> bool {
         let (class, position) = self.log.position_of(location);
@@ -172,14 +172,14 @@ impl Engine {
         if watch.in_lane.as_ref().is_some_and(known) {
             return self.is_visible(location);
         }
-        let head = self.log.appender(class);
-        if !self.config.syncs_completions() && !head.is_served() {
+        let appender = self.log.appender(class);
+        if !self.config.syncs_completions() && !appender.is_served() {
             // No thread drains it for this waiter.
-            return head.drain(&self.log.shared).is_err() || self.is_visible(location);
+            return appender.drain(&self.log.shared).is_err() || self.is_visible(location);
         }
         watch.in_lane = Some((class, position, waker.clone()));
         // A byte of it is durable when all of it is.
-        head.lane.wake_at(position + 1, waker.clone()).is_some()
+        appender.group.wake_at(position + 1, waker.clone()).is_some()
     }
 
     /// Ends a registration of [`Engine::watch`].

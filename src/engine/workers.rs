@@ -32,7 +32,7 @@ impl Drop for PanicTrips<'_> {
 /// What a thread does when it is called; returns when to call it again.
 type Round = fn(&Engine) -> Option<u64>;
 
-/// Starts the threads. They end when `engine.stop` is set and their bells are rung.
+/// Starts the threads. They end when `engine.stop` is set and their notifiers are notified.
 pub(crate) fn spawn(engine: &Arc<Engine>) -> io::Result<Vec<JoinHandle<()>>> {
     let notifiers = engine.notifiers.clone();
     let wanted: [(&str, &Arc<Notifier>, Round); 6] = [
@@ -44,8 +44,8 @@ pub(crate) fn spawn(engine: &Arc<Engine>) -> io::Result<Vec<JoinHandle<()>>> {
         ("onlyonce-drain", &notifiers.drain, drain),
     ];
     let mut threads = Vec::new();
-    for (name, bell, round) in wanted {
-        match start(engine, name, bell, round) {
+    for (name, notifier, round) in wanted {
+        match start(engine, name, notifier, round) {
             Ok(thread) => threads.push(thread),
             Err(error) => {
                 stop(engine, threads);
@@ -60,7 +60,7 @@ pub(crate) fn spawn(engine: &Arc<Engine>) -> io::Result<Vec<JoinHandle<()>>> {
 pub(crate) fn stop(engine: &Engine, threads: Vec<JoinHandle<()>>) {
     engine.stop.store(true, Ordering::SeqCst);
     let notifiers = &engine.notifiers;
-    for bell in [
+    for notifier in [
         &notifiers.commit,
         &notifiers.classes,
         &notifiers.claims,
@@ -68,7 +68,7 @@ pub(crate) fn stop(engine: &Engine, threads: Vec<JoinHandle<()>>) {
         &notifiers.expire,
         &notifiers.drain,
     ] {
-        bell.ring();
+        notifier.notify();
     }
     let this = current().id();
     // A waker that one of them called may have dropped the last handle.
@@ -78,37 +78,37 @@ pub(crate) fn stop(engine: &Engine, threads: Vec<JoinHandle<()>>) {
     }
 }
 
-/// Runs `round` whenever the bell rings or the time has come that the last round named (in
+/// Runs `round` whenever it is notified or the time has come that the last round named (in
 /// milliseconds of the store's clock from then).
 fn start(
     engine: &Arc<Engine>,
     name: &str,
-    bell: &Arc<Notifier>,
+    notifier: &Arc<Notifier>,
     round: Round,
 ) -> io::Result<JoinHandle<()>> {
-    let (engine, bell) = (engine.clone(), bell.clone());
+    let (engine, notifier) = (engine.clone(), notifier.clone());
     let (ready, started) = mpsc::channel();
     let thread = Builder::new().name(name.into()).spawn(move || {
-        bell.answer_here();
-        engine.time.clock().on_change(Waker::from(bell.clone()));
+        notifier.answer_here();
+        engine.time.clock().on_change(Waker::from(notifier.clone()));
         let _ = ready.send(());
         let _trips = PanicTrips(&engine);
         while !engine.stop.load(Ordering::SeqCst) {
             let again = round(&engine);
             engine.tell_if_poisoned();
             match again {
-                None => bell.wait(None),
+                None => notifier.wait(None),
                 Some(0) => {}
-                Some(ms) => bell.wait(engine.time.clock().sleep_for(ms)),
+                Some(ms) => notifier.wait(engine.time.clock().sleep_for(ms)),
             }
         }
     })?;
-    // Whoever rings from now on is heard.
+    // A notification from now on is not lost.
     let _ = started.recv();
     Ok(thread)
 }
 
-/// When a lane that was dirty since then is to be synced: so early that the sync is over when
+/// When a group commit that was dirty since then is to be synced: so early that the sync is over when
 /// `max_delay` is. `Some(0)`: now.
 fn due(engine: &Engine, dirty_since: Option<u64>) -> Option<u64> {
     let max_delay = engine.config.max_delay_ms()?;
@@ -116,18 +116,18 @@ fn due(engine: &Engine, dirty_since: Option<u64>) -> Option<u64> {
 }
 
 fn commit_head(engine: &Engine, class: u8) -> Option<u64> {
-    let head = engine.log.appender(class);
+    let appender = engine.log.appender(class);
     let target = engine.appender_commit(class);
-    head.lane.lead_if_needed(&target);
-    if head.has_closed() && engine.config.max_delay_ms().is_some() {
+    appender.group.lead_if_needed(&target);
+    if appender.has_closed() && engine.config.max_delay_ms().is_some() {
         // A full segment is synced at once: its space comes back in time, and no sync has more
         // than a segment to write.
-        head.lane.lead_once(&target);
+        appender.group.lead_once(&target);
     }
-    match due(engine, head.dirty_since()) {
+    match due(engine, appender.dirty_since()) {
         Some(0) => {
-            head.lane.lead_once(&target);
-            if engine.poison.check().is_err() { None } else { due(engine, head.dirty_since()) }
+            appender.group.lead_once(&target);
+            if engine.poison.check().is_err() { None } else { due(engine, appender.dirty_since()) }
         }
         later => later,
     }
@@ -144,10 +144,10 @@ fn commit_classes(engine: &Engine) -> Option<u64> {
 }
 
 fn commit_claims(engine: &Engine) -> Option<u64> {
-    engine.cells.lane.lead_if_needed(&engine.cells);
+    engine.cells.group.lead_if_needed(&engine.cells);
     match due(engine, engine.cells.dirty_since()) {
         Some(0) => {
-            engine.cells.lane.lead_once(&engine.cells);
+            engine.cells.group.lead_once(&engine.cells);
             if engine.poison.check().is_err() {
                 None
             } else {
@@ -159,12 +159,12 @@ fn commit_claims(engine: &Engine) -> Option<u64> {
 }
 
 fn drain(engine: &Engine) -> Option<u64> {
-    for (class, head) in engine.log.appenders() {
-        let called = head.take_call();
+    for (class, appender) in engine.log.appenders() {
+        let called = appender.take_call();
         let rolled = if called { engine.roll(class).map(drop) } else { Ok(()) };
         if called || class == MAIN_CLASS {
             // A failure is in the latch.
-            let _ = rolled.and_then(|()| head.serve(&engine.log.shared, called));
+            let _ = rolled.and_then(|()| appender.serve(&engine.log.shared, called));
         }
     }
     None

@@ -44,16 +44,16 @@ impl Commit for Disk {
     }
 }
 
-fn wait(lane: &GroupCommit, disk: &Disk, position: u64, caller: Caller) -> Result<(), Poisoned> {
+fn wait(group: &GroupCommit, disk: &Disk, position: u64, caller: Caller) -> Result<(), Poisoned> {
     let mut place = WaiterId::default();
-    block_on(poll_fn(|context| lane.poll(disk, position, caller, &mut place, context)))
+    block_on(poll_fn(|context| group.poll(disk, position, caller, &mut place, context)))
 }
 
 /// Writes, waits, and checks what it was told.
-fn caller(lane: Arc<GroupCommit>, disk: Arc<Disk>) -> thread::JoinHandle<Result<(), Poisoned>> {
+fn caller(group: Arc<GroupCommit>, disk: Arc<Disk>) -> thread::JoinHandle<Result<(), Poisoned>> {
     thread::spawn(move || {
         let position = disk.write();
-        let result = wait(&lane, &disk, position, Caller::Thread);
+        let result = wait(&group, &disk, position, Caller::Thread);
         if result.is_ok() {
             assert!(disk.synced.load(Ordering::SeqCst) >= position, "acknowledged early");
         }
@@ -70,11 +70,11 @@ fn model(f: impl Fn() + Sync + Send + 'static) {
 #[test]
 fn callers_lead_and_follow() {
     model(|| {
-        let lane = Arc::new(GroupCommit::new(Arc::default(), None));
+        let group = Arc::new(GroupCommit::new(Arc::default(), None));
         let disk = Disk::new(0);
-        let callers: Vec<_> = (0..2).map(|_| caller(lane.clone(), disk.clone())).collect();
+        let callers: Vec<_> = (0..2).map(|_| caller(group.clone(), disk.clone())).collect();
         let position = disk.write();
-        wait(&lane, &disk, position, Caller::Thread).unwrap();
+        wait(&group, &disk, position, Caller::Thread).unwrap();
         assert!(disk.synced.load(Ordering::SeqCst) >= position);
         callers.into_iter().for_each(|c| c.join().unwrap().unwrap());
     });
@@ -83,11 +83,11 @@ fn callers_lead_and_follow() {
 #[test]
 fn after_a_failed_sync_nobody_is_acknowledged_and_nobody_waits() {
     model(|| {
-        let lane = Arc::new(GroupCommit::new(Arc::default(), None));
+        let group = Arc::new(GroupCommit::new(Arc::default(), None));
         let disk = Disk::new(1);
-        let other = caller(lane.clone(), disk.clone());
+        let other = caller(group.clone(), disk.clone());
         let position = disk.write();
-        assert_eq!(wait(&lane, &disk, position, Caller::Thread), Err(Poisoned));
+        assert_eq!(wait(&group, &disk, position, Caller::Thread), Err(Poisoned));
         assert_eq!(other.join().unwrap(), Err(Poisoned));
     });
 }
@@ -95,26 +95,26 @@ fn after_a_failed_sync_nobody_is_acknowledged_and_nobody_waits() {
 #[test]
 fn a_task_is_served_by_a_leading_thread_or_rings_the_bell() {
     model(|| {
-        let bell = Arc::new(Notifier::default());
-        bell.answer_here();
-        let lane = Arc::new(GroupCommit::new(bell.clone(), None));
+        let notifier = Arc::new(Notifier::default());
+        notifier.answer_here();
+        let group = Arc::new(GroupCommit::new(notifier.clone(), None));
         let disk = Disk::new(0);
         let task = {
-            let (lane, disk) = (lane.clone(), disk.clone());
+            let (group, disk) = (group.clone(), disk.clone());
             thread::spawn(move || {
                 let position = disk.write();
-                wait(&lane, &disk, position, Caller::Task).unwrap();
+                wait(&group, &disk, position, Caller::Task).unwrap();
                 assert!(disk.synced.load(Ordering::SeqCst) >= position);
             })
         };
-        caller(lane.clone(), disk.clone()).join().unwrap().unwrap();
-        // The store's thread: it comes when the bell was rung. Twice is enough, for the ring may
+        caller(group.clone(), disk.clone()).join().unwrap().unwrap();
+        // The store's thread: it comes when notified. Twice is enough, for a notification may
         // precede or follow the commit above.
         for seen in 0..2 {
-            while bell.rings() <= seen && lane.durable() < 2 {
+            while notifier.notifications() <= seen && group.durable() < 2 {
                 loom::thread::yield_now();
             }
-            lane.lead_if_needed(&*disk);
+            group.lead_if_needed(&*disk);
         }
         task.join().unwrap();
     });
@@ -124,11 +124,11 @@ fn a_task_is_served_by_a_leading_thread_or_rings_the_bell() {
 fn two_lanes_take_turns() {
     model(|| {
         let turn = Arc::new(Turn::new());
-        let lanes =
+        let groups =
             [(); 2].map(|()| Arc::new(GroupCommit::new(Arc::default(), Some(turn.clone()))));
         let disks = [(); 2].map(|()| Disk::new(0));
-        let other = caller(lanes[0].clone(), disks[0].clone());
-        caller(lanes[1].clone(), disks[1].clone()).join().unwrap().unwrap();
+        let other = caller(groups[0].clone(), disks[0].clone());
+        caller(groups[1].clone(), disks[1].clone()).join().unwrap().unwrap();
         other.join().unwrap().unwrap();
     });
 }
@@ -137,41 +137,41 @@ fn two_lanes_take_turns() {
 #[test]
 fn who_leaves_hands_on_the_lead() {
     model(|| {
-        let lane = Arc::new(GroupCommit::new(Arc::default(), None));
+        let group = Arc::new(GroupCommit::new(Arc::default(), None));
         let disk = Disk::new(0);
-        let other = caller(lane.clone(), disk.clone());
+        let other = caller(group.clone(), disk.clone());
         let leaver = {
-            let (lane, disk) = (lane.clone(), disk.clone());
+            let (group, disk) = (group.clone(), disk.clone());
             thread::spawn(move || {
                 let (position, mut place) = (disk.write(), WaiterId::default());
                 let once = |context: &mut Context<'_>| {
-                    Poll::Ready(lane.poll(&*disk, position, Caller::Thread, &mut place, context))
+                    Poll::Ready(group.poll(&*disk, position, Caller::Thread, &mut place, context))
                 };
                 let _ = block_on(poll_fn(once));
-                lane.leave(&mut place);
+                group.leave(&mut place);
             })
         };
         let position = disk.write();
-        wait(&lane, &disk, position, Caller::Thread).unwrap();
+        wait(&group, &disk, position, Caller::Thread).unwrap();
         leaver.join().unwrap();
         other.join().unwrap().unwrap();
     });
 }
 
-/// Who waits for a key that somebody has completed waits for that record's place in a lane.
+/// Who waits for a key that somebody has completed waits for that record in a group commit.
 fn is_told(fails_at: u64) {
     model(move || {
-        let lane = Arc::new(GroupCommit::new(Arc::default(), None));
+        let group = Arc::new(GroupCommit::new(Arc::default(), None));
         let disk = Disk::new(fails_at);
         let position = disk.write();
         let watcher = {
-            let (lane, disk) = (lane.clone(), disk.clone());
+            let (group, disk) = (group.clone(), disk.clone());
             thread::spawn(move || {
                 let mut registered = false;
                 block_on(poll_fn(|context| {
-                    let over = lane.durable() >= position || lane.state.lock().failed;
+                    let over = group.durable() >= position || group.state.lock().failed;
                     if !std::mem::replace(&mut registered, true) {
-                        return match lane.wake_at(position, context.waker().clone()) {
+                        return match group.wake_at(position, context.waker().clone()) {
                             Some(_) => Poll::Ready(()),
                             None => Poll::Pending,
                         };
@@ -183,7 +183,7 @@ fn is_told(fails_at: u64) {
                 }
             })
         };
-        assert_eq!(wait(&lane, &disk, position, Caller::Thread).is_ok(), fails_at == 0);
+        assert_eq!(wait(&group, &disk, position, Caller::Thread).is_ok(), fails_at == 0);
         watcher.join().unwrap();
     });
 }

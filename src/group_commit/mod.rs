@@ -6,14 +6,14 @@
 //! written by then, and wakes those whose group it was. The others wait for it or for the next
 //! one. Where only tasks wait, which must not block, a thread of the store leads.
 //!
-//! Two lanes whose callers alternate between them (a claim waits in one, its completion in the
+//! Two group commits whose callers alternate between them (a claim waits in one, its completion in the
 //! other) take turns at the disk: side by side their syncs slow each other down, and callers out
 //! of step would stay so, each a group of its own. Who has waited for its turn waits a moment
-//! more for the callers whom the other lane has just released; then they go on in step.
+//! more for the callers whom the other group commit has just released; then they go on in step.
 //!
 //! Ground rules. `leading` changes only under the lock; who sets it leads and no other thread
 //! calls [`Commit::commit`]. `durable` only grows, and only after a commit has returned. When
-//! leading ends and waiters remain, one that can lead is woken, or the bell is rung: nobody
+//! leading ends and waiters remain, one that can lead is woken, or the notifier is notified: nobody
 //! waits for a leader that never comes. A failed commit releases everyone with the failure.
 
 use crate::{
@@ -36,7 +36,7 @@ use std::{
 /// without, because without it they take turns.
 const RENDEZVOUS: Duration = Duration::from_micros(60);
 
-/// What a lane makes durable.
+/// What a group commit makes durable.
 pub(crate) trait Commit {
     /// Makes durable everything written before the call; returns the position below which
     /// everything now is. Called by one thread at a time.
@@ -74,7 +74,7 @@ pub(crate) struct GroupCommit {
     /// Callers that came since the running (or last) group began.
     arrived: AtomicUsize,
     state: Mutex<State>,
-    bell: Arc<Notifier>,
+    notifier: Arc<Notifier>,
     turn: Option<Arc<Turn>>,
     /// How long a leader waits for others, at the most.
     rendezvous: Duration,
@@ -100,7 +100,7 @@ struct Waiter {
     waker: Option<Waker>,
 }
 
-/// A place in a queue; to be given back (to a lane by [`GroupCommit::leave`]) when it is not needed.
+/// A place in a queue; to be given back (to a group commit by [`GroupCommit::leave`]) when it is not needed.
 #[derive(Debug, Default)]
 pub(crate) struct WaiterId {
     pub id: Option<u64>,
@@ -108,7 +108,7 @@ pub(crate) struct WaiterId {
 }
 
 impl GroupCommit {
-    pub fn new(bell: Arc<Notifier>, turn: Option<Arc<Turn>>) -> Self {
+    pub fn new(notifier: Arc<Notifier>, turn: Option<Arc<Turn>>) -> Self {
         GroupCommit {
             durable: AtomicU64::new(0),
             arrived: AtomicUsize::new(0),
@@ -119,13 +119,13 @@ impl GroupCommit {
                 next_id: 0,
                 waiters: Vec::new(),
             }),
-            bell,
+            notifier,
             turn,
             rendezvous: RENDEZVOUS,
         }
     }
 
-    /// The same with positions that begin here. (Made so, and not stored: a head is made in the
+    /// The same with positions that begin here. (Made so, and not stored: an appender is made in the
     /// initialisation of a cell that knows nothing of a checker's threads, and where one of these
     /// could be switched to, the others would wait for it for ever.)
     pub fn beginning_at(self, position: u64) -> Self {
@@ -147,7 +147,7 @@ impl GroupCommit {
         place: &mut WaiterId,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Poisoned>> {
-        let leads = caller == Caller::Thread || !self.bell.has_listener();
+        let leads = caller == Caller::Thread || !self.notifier.has_listener();
         if !std::mem::replace(&mut place.arrived, true) {
             self.arrived.fetch_add(1, Ordering::AcqRel);
         }
@@ -174,7 +174,7 @@ impl GroupCommit {
             state.enqueue(position, caller, place, context);
             drop(state);
             if idle {
-                self.bell.ring();
+                self.notifier.notify();
             }
             return Poll::Pending;
         }
@@ -192,14 +192,14 @@ impl GroupCommit {
             drop(state);
             match next {
                 Some(waker) => waker.wake(),
-                None => self.bell.ring(),
+                None => self.notifier.notify(),
             }
         }
     }
 
     /// For the store's thread: leads if somebody waits and nobody leads.
     pub fn lead_if_needed(&self, target: &impl Commit) {
-        // Once: if somebody is left, the bell has been rung again, and other lanes come first.
+        // Once: if somebody is left, the notifier has been notified again, and other group commits come first.
         let mut state = self.state.lock();
         if state.leading || state.failed || state.waiters.is_empty() {
             return;
@@ -230,7 +230,7 @@ impl GroupCommit {
         state.enqueue_task(position, Some(waker));
         if !state.leading {
             drop(state);
-            self.bell.ring();
+            self.notifier.notify();
         }
         None
     }
@@ -246,7 +246,7 @@ impl GroupCommit {
 
     /// Lets the store's thread look whether there is something to do.
     pub fn wake_worker(&self) {
-        self.bell.ring();
+        self.notifier.notify();
     }
 
     /// `position` is to become durable though nobody waits for it.
@@ -255,7 +255,7 @@ impl GroupCommit {
         state.enqueue_task(position, None);
         if !state.leading {
             drop(state);
-            self.bell.ring();
+            self.notifier.notify();
         }
     }
 
@@ -294,7 +294,7 @@ impl GroupCommit {
         drop(state);
         match next {
             Some(waker) => waker.wake(),
-            None if waiters_left => self.bell.ring(),
+            None if waiters_left => self.notifier.notify(),
             None => {}
         }
         released.into_iter().for_each(Waker::wake);

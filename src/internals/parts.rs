@@ -62,10 +62,10 @@ impl Frame {
     }
 }
 
-/// The main class's ring, segments and lane over real files, and nobody who keeps them: the
+/// The main class's ring, segments and group commit over real files, and nobody who keeps them: the
 /// caller drains and recycles.
 pub struct Log {
-    head: Appender,
+    appender: Appender,
     shared: Shared,
     /// Full, durable and not recycled yet.
     full: Mutex<Vec<Full>>,
@@ -98,10 +98,10 @@ impl Log {
         }
         let ring = create_ring(&storage, ring)?.map_mut()?;
         storage.sync_dir()?;
-        let lane = GroupCommit::new(Arc::default(), None);
-        let head =
-            Appender::new(MAIN_CLASS, FIRST_POSITION, ring, lane, Arc::<Notifier>::default());
-        Ok(Log { head, shared, full: Mutex::default() })
+        let group = GroupCommit::new(Arc::default(), None);
+        let appender =
+            Appender::new(MAIN_CLASS, FIRST_POSITION, ring, group, Arc::<Notifier>::default());
+        Ok(Log { appender, shared, full: Mutex::default() })
     }
 
     /// Gives a frame its place and copies it there; where it ends. `None` while the ring is full
@@ -109,10 +109,10 @@ impl Log {
     pub fn append(&self, frame: &mut Frame) -> Option<u64> {
         let listing = Listing { hash: 1, kind: Kind::Completed, time_ms: NOW, expires_ms: NOW };
         loop {
-            match self.head.append(&self.shared, &mut frame.0, listing, Roll::Any, NOW) {
+            match self.appender.append(&self.shared, &mut frame.0, listing, Roll::Any, NOW) {
                 Ok(appended) => return Some(appended.end),
                 Err(Busy::Ring { .. } | Busy::NoSegment) => return None,
-                Err(Busy::Segment { .. }) if self.head.roll(&self.shared).is_ok() => {}
+                Err(Busy::Segment { .. }) if self.appender.roll(&self.shared).is_ok() => {}
                 Err(Busy::Segment { .. } | Busy::Poisoned) => self.failed(),
             }
         }
@@ -120,7 +120,7 @@ impl Log {
 
     /// Moves what was appended into the segments.
     pub fn drain(&self) {
-        if self.head.drain(&self.shared).is_err() {
+        if self.appender.drain(&self.shared).is_err() {
             self.failed();
         }
     }
@@ -128,8 +128,8 @@ impl Log {
     /// Waits, and leads, until everything below `end` is durable.
     pub fn wait_durable(&self, end: u64) {
         let mut place = WaiterId::default();
-        let lane = &self.head.lane;
-        let waited = block(|context| lane.poll(self, end, Caller::Thread, &mut place, context));
+        let group = &self.appender.group;
+        let waited = block(|context| group.poll(self, end, Caller::Thread, &mut place, context));
         if waited.is_err() {
             self.failed();
         }
@@ -138,8 +138,8 @@ impl Log {
     /// Brings full segments back, if there are any: each costs a sync, as does what they lack.
     pub fn recycle(&self) {
         let bring_back = || {
-            if self.head.has_closed() {
-                self.head.lane.lead_once(self);
+            if self.appender.has_closed() {
+                self.appender.group.lead_once(self);
             }
             self.full.lock().drain(..).try_for_each(|Full { slot, .. }| {
                 slot.recycle()?;
@@ -158,7 +158,7 @@ impl Log {
 
 impl Commit for Log {
     fn commit(&self) -> Result<u64, Poisoned> {
-        let (position, full) = self.head.commit(&self.shared)?;
+        let (position, full) = self.appender.commit(&self.shared)?;
         self.full.lock().extend(full);
         Ok(position)
     }

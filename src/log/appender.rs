@@ -1,7 +1,7 @@
-//! Where records are appended: a ring in front of a segment, one head for each class of
+//! Where records are appended: a ring in front of a segment, one appender for each class of
 //! retention.
 //!
-//! A byte's *position* is its place in everything that this head ever appended in this life. The
+//! A byte's *position* is its place in everything that this appender ever appended in this life. The
 //! positions reserved, written, drained and durable follow each other in this order.
 //!
 //! The main class's ring is a mapped file, so that a record is in the kernel's hands as soon as
@@ -64,9 +64,9 @@ pub(crate) struct Appender {
     dirty_since: AtomicU64,
     /// The same for what a running sync is about to cover.
     syncing_since: AtomicU64,
-    pub lane: GroupCommit,
+    pub group: GroupCommit,
     /// Rung when a draining thread has something to do.
-    drain_bell: Arc<Notifier>,
+    drain_notifier: Arc<Notifier>,
     /// A task waits for what the draining thread does.
     called: AtomicBool,
     /// Tasks that wait for room in the ring.
@@ -136,7 +136,7 @@ struct Draining {
 pub(crate) struct Appended {
     pub location: Location,
     pub class: u8,
-    /// Where it ends: durable when the head's durable position reaches this.
+    /// Where it ends: durable when the appender's durable position reaches this.
     pub end: u64,
     /// Bytes taken in the segment, footer entry included.
     pub used: u64,
@@ -184,8 +184,8 @@ impl Appender {
         class: u8,
         start: u64,
         ring: Region,
-        lane: GroupCommit,
-        drain_bell: Arc<Notifier>,
+        group: GroupCommit,
+        drain_notifier: Arc<Notifier>,
     ) -> Self {
         Appender {
             class,
@@ -196,8 +196,8 @@ impl Appender {
             drained: AtomicU64::new(start),
             dirty_since: AtomicU64::new(0),
             syncing_since: AtomicU64::new(0),
-            lane: lane.beginning_at(start),
-            drain_bell,
+            group: group.beginning_at(start),
+            drain_notifier,
             called: AtomicBool::new(false),
             room: SpaceQueue::default(),
             moved: Event::new(),
@@ -250,7 +250,7 @@ impl Appender {
         let (seed, number) = (open.slot.seed(), open.slot.number);
         drop(tail);
 
-        let durable = self.lane.durable();
+        let durable = self.group.durable();
         let placed = Placed { seed, class: self.class, life: shared.life, position, durable };
         self.ring
             .write(position, frame.place(&placed))
@@ -275,7 +275,7 @@ impl Appender {
             && self.class == MAIN_CLASS
             && (shared.buffered || behind())
         {
-            self.drain_bell.ring();
+            self.drain_notifier.notify();
         }
     }
 
@@ -297,7 +297,7 @@ impl Appender {
             return Err(shared.poison.trip("taking a segment into use", &error));
         }
         let Some(taken) = shared.space.take(self.class) else {
-            // Another head has taken the last one. Whoever waits tries again, and learns it.
+            // Another appender has taken the last one. Whoever waits tries again, and learns it.
             return Ok(true);
         };
         self.close_open(shared, &mut tail);
@@ -361,7 +361,7 @@ impl Appender {
         let extent = extents.iter_mut().rev().find(|e| e.slot.number == full.slot.number);
         extent.expect("an open segment has its extent until it is full and drained").full =
             Some(full);
-        self.lane.wake_worker();
+        self.group.wake_worker();
     }
 
     /// Closes the open segment if `condition` holds for it (its slot, and bytes used) and says
@@ -460,13 +460,13 @@ impl Appender {
 
     /// Whether there is a thread that drains when it is called.
     pub fn is_served(&self) -> bool {
-        self.drain_bell.has_listener()
+        self.drain_notifier.has_listener()
     }
 
     /// Has the draining thread look at what tasks wait for.
     pub fn call(&self) {
         self.called.store(true, Ordering::SeqCst);
-        self.drain_bell.ring();
+        self.drain_notifier.notify();
     }
 
     /// For a task: ready when there is room for `len` bytes. Must be given up with
@@ -585,7 +585,7 @@ impl Appender {
         let since = now.max(1);
         let first = self.dirty_since.compare_exchange(0, since, Ordering::SeqCst, Ordering::SeqCst);
         if first.is_ok() && shared.buffered {
-            self.lane.wake_worker();
+            self.group.wake_worker();
         }
     }
 

@@ -14,7 +14,7 @@
 //! is seeded with the store, slot, epoch and life, so that a frame of another store, of an
 //! earlier use of the same segment or of an earlier life never passes. `body crc` covers head and
 //! body, and is itself covered by `crc`. Until `crc` has passed, no length here is believed.
-//! `position` is the byte's place in its head's sequence (see `head`); `durable lag` is how many
+//! `position` is the byte's place in its appender's sequence (see `appender`); `durable lag` is how many
 //! units of eight bytes behind it the durable position was when the frame was written,
 //! `u32::MAX` for "far behind or unknown".
 

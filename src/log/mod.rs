@@ -55,7 +55,7 @@ pub(crate) enum Busy {
         len: u64,
         drained: u64,
     },
-    /// The open segment of this class has no room, and there is another: wait for its head to
+    /// The open segment of this class has no room, and there is another: wait for its appender to
     /// have moved since `since`.
     Segment {
         class: u8,
@@ -88,13 +88,13 @@ pub(crate) struct Shared {
 pub(crate) struct Log {
     pub shared: Shared,
     pub slots: Slots,
-    heads: [OnceLock<Appender>; CLASSES],
+    appenders: [OnceLock<Appender>; CLASSES],
     /// Where the positions of each class begin in this life.
     starts: [u64; CLASSES],
     /// Largest record plus margin: the size of the rings that are made on demand.
     small_ring: u64,
-    class_bell: Arc<Notifier>,
-    drain_bell: Arc<Notifier>,
+    class_notifier: Arc<Notifier>,
+    drain_notifier: Arc<Notifier>,
 }
 
 impl Log {
@@ -103,30 +103,33 @@ impl Log {
         slots: Slots,
         starts: [u64; CLASSES],
         ring: Region,
-        main_lane: GroupCommit,
-        drain_bell: Arc<Notifier>,
-        class_bell: Arc<Notifier>,
+        main_group: GroupCommit,
+        drain_notifier: Arc<Notifier>,
+        class_notifier: Arc<Notifier>,
     ) -> Self {
-        let heads = [const { OnceLock::new() }; CLASSES];
-        let main = Appender::new(MAIN_CLASS, starts[0], ring, main_lane, drain_bell.clone());
-        assert!(heads[0].set(main).is_ok());
+        let appenders = [const { OnceLock::new() }; CLASSES];
+        let main = Appender::new(MAIN_CLASS, starts[0], ring, main_group, drain_notifier.clone());
+        assert!(appenders[0].set(main).is_ok());
         let small_ring = (2 * shared.frame_max).next_multiple_of(64).max(64 << 10);
-        Log { shared, slots, heads, starts, small_ring, class_bell, drain_bell }
+        Log { shared, slots, appenders, starts, small_ring, class_notifier, drain_notifier }
     }
 
-    /// The head of a class; made when it is first used.
+    /// The appender of a class; made when it is first used.
     pub fn appender(&self, class: u8) -> &Appender {
-        self.heads[class as usize].get_or_init(|| {
+        self.appenders[class as usize].get_or_init(|| {
             let ring = heap_region(self.small_ring as usize);
-            let lane = GroupCommit::new(self.class_bell.clone(), None);
+            let group = GroupCommit::new(self.class_notifier.clone(), None);
             let start = self.starts[class as usize];
-            Appender::new(class, start, ring, lane, self.drain_bell.clone())
+            Appender::new(class, start, ring, group, self.drain_notifier.clone())
         })
     }
 
-    /// The heads that have been used.
+    /// The appenders that have been used.
     pub fn appenders(&self) -> impl Iterator<Item = (u8, &Appender)> {
-        self.heads.iter().enumerate().filter_map(|(i, head)| Some((i as u8, head.get()?)))
+        self.appenders
+            .iter()
+            .enumerate()
+            .filter_map(|(i, appender)| Some((i as u8, appender.get()?)))
     }
 
     /// Appends in the class wanted; short of free segments, wherever there is room: in the open segment
@@ -210,15 +213,15 @@ impl Log {
     }
 
     fn is_used(&self, class: u8) -> bool {
-        self.heads[class as usize].get().is_some()
+        self.appenders[class as usize].get().is_some()
     }
 
     fn copy(&self, slot: &Slot, offset: u64, into: &mut [u8]) {
         let drained = offset + into.len() as u64 <= slot.drained();
         if drained && !(broken::is(Broken::ServeLapped) && self.is_used(slot.class())) {
             slot.load(offset, into);
-        } else if let Some(head) = self.heads[slot.class() as usize].get() {
-            head.load(slot.base() + offset, into);
+        } else if let Some(appender) = self.appenders[slot.class() as usize].get() {
+            appender.load(slot.base() + offset, into);
         } else {
             into.fill(0);
         }

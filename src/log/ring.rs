@@ -1,7 +1,7 @@
 //! The mapped head of the log: a few megabytes that stay hot, into which appenders copy and out
 //! of which large writes go to the segments.
 //!
-//! Ground rules. A position is handed out once (by `head`, under its lock), and only while less
+//! Ground rules. A position is handed out once (by the appender, under its lock), and only while less
 //! than the ring's size is between it and the drained position: so appenders never write the
 //! same bytes at once, and never bytes that are still to be drained. An appender copies its
 //! frame and then marks it as written, in the memory of the process and not in the ring, where

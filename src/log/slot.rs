@@ -34,7 +34,7 @@ pub(crate) struct Slot {
     store: u64,
     /// Grows each time the slot goes back to the pool; seeds the frames' checksums.
     epoch: AtomicU32,
-    /// Position of a byte minus its offset, in the head that fills this slot.
+    /// Position of a byte minus its offset, in the appender that fills this slot.
     base: AtomicU64,
     class: AtomicU32,
     /// Bytes below this offset are in the file.

@@ -83,8 +83,8 @@ pub(crate) fn alarm(count: Count, hash: u64, token: Option<Token>) {
 }
 
 /// A group commit is over.
-pub(crate) fn committed(lane: u8, callers: usize, position: u64) {
-    event!(trace, lane, callers, position, "group commit");
+pub(crate) fn committed(group: u8, callers: usize, position: u64) {
+    event!(trace, group, callers, position, "group commit");
 }
 
 /// A class has taken a free segment into use.

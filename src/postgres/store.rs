@@ -196,10 +196,10 @@ impl IdempotencyStore for PostgresStore {
         self.begin_or_take_over(request, Some(seen)).await
     }
 
-    async fn write(&self, ticket: &Ticket, verb: ClaimOp<'_>) -> Result<(), ClaimError> {
-        let deed = OwnedOp::of(ticket, verb)?;
+    async fn write(&self, ticket: &Ticket, op: ClaimOp<'_>) -> Result<(), ClaimError> {
+        let op = OwnedOp::of(ticket, op)?;
         let (inner, ticket) = (self.inner().clone(), ticket.clone());
-        self.spawn(async move { inner.write(&ticket, &deed).await }).await
+        self.spawn(async move { inner.write(&ticket, &op).await }).await
     }
 
     async fn changed(&self, request: &Request, seen: Token, at_most: Duration) -> bool {

@@ -258,8 +258,8 @@ impl PostgresStore {
         completion: Completion<'_>,
     ) -> Result<(), ClaimError> {
         let ticket = &claim.0.ticket;
-        let deed = OwnedOp::of(ticket, ClaimOp::Complete(completion))?;
-        let OwnedOp::Complete { head, response, retention } = &deed else {
+        let op = OwnedOp::of(ticket, ClaimOp::Complete(completion))?;
+        let OwnedOp::Complete { head, response, retention } = &op else {
             unreachable!("a completion was asked for")
         };
         let of = |error: tokio_postgres::Error| DbError::of(&error);
@@ -274,7 +274,7 @@ impl PostgresStore {
         let key: [&(dyn tokio_postgres::types::ToSql + Sync); 2] =
             [&ticket.key.scope(), &ticket.key.key()];
         let rows = transaction.plain().query(&statement, &key).await.map_err(of)?;
-        judge(first(&rows)?, ticket, &deed, false).unwrap_or(Err(ClaimError::Fenced))
+        judge(first(&rows)?, ticket, &op, false).unwrap_or(Err(ClaimError::Fenced))
     }
 }
 

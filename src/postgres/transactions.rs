@@ -223,8 +223,8 @@ impl TransactionStore {
         Ok(found)
     }
 
-    async fn complete(&self, ticket: &Ticket, deed: &OwnedOp) -> Result<(), ClaimError> {
-        let OwnedOp::Complete { head, response, retention } = deed else {
+    async fn complete(&self, ticket: &Ticket, op: &OwnedOp) -> Result<(), ClaimError> {
+        let OwnedOp::Complete { head, response, retention } = op else {
             unreachable!("only completions come here")
         };
         let inner = self.store.inner();
@@ -233,7 +233,7 @@ impl TransactionStore {
         let session = match self.end(ticket).await {
             Ok(session) => session,
             // A second completion: the first one is there, or else nothing is.
-            Err(_) => return inner.write(ticket, deed).await,
+            Err(_) => return inner.write(ticket, op).await,
         };
         let params = CompleteParams::new(ticket, head, response, retention);
         let completing = async {
@@ -352,12 +352,12 @@ impl IdempotencyStore for TransactionStore {
         self.begin_or_take_over(request, Some(seen)).await
     }
 
-    async fn write(&self, ticket: &Ticket, verb: ClaimOp<'_>) -> Result<(), ClaimError> {
-        let deed = OwnedOp::of(ticket, verb)?;
+    async fn write(&self, ticket: &Ticket, op: ClaimOp<'_>) -> Result<(), ClaimError> {
+        let op = OwnedOp::of(ticket, op)?;
         let (store, ticket) = (self.clone(), ticket.clone());
         let call = async move {
-            match &deed {
-                OwnedOp::Complete { .. } => store.complete(&ticket, &deed).await,
+            match &op {
+                OwnedOp::Complete { .. } => store.complete(&ticket, &op).await,
                 OwnedOp::Fail(_) | OwnedOp::Release => {
                     let until = store.store.inner().tries().this_one();
                     roll_back(store.end(&ticket).await?, until).await;

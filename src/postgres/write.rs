@@ -28,8 +28,8 @@ pub(super) enum OwnedOp {
 
 impl OwnedOp {
     /// What is to be done, if its sizes and terms can be kept.
-    pub fn of(ticket: &Ticket, verb: ClaimOp<'_>) -> Result<OwnedOp, ClaimError> {
-        Ok(match verb {
+    pub fn of(ticket: &Ticket, op: ClaimOp<'_>) -> Result<OwnedOp, ClaimError> {
+        Ok(match op {
             ClaimOp::Complete(completion) => {
                 let retention = completion.retention.unwrap_or(ticket.retention);
                 check_retention(retention, 1).map_err(|what| ClaimError::Terms { what })?;
@@ -78,17 +78,13 @@ pub(super) fn check_lengths(head: &[u8], body: &[u8], limit: usize) -> Result<()
 
 impl Inner {
     /// Does what the holder says; repeated until it is known what became of it.
-    pub async fn write(
-        self: &Arc<Self>,
-        ticket: &Ticket,
-        deed: &OwnedOp,
-    ) -> Result<(), ClaimError> {
+    pub async fn write(self: &Arc<Self>, ticket: &Ticket, op: &OwnedOp) -> Result<(), ClaimError> {
         let mut tries = self.tries();
         loop {
-            let trouble = match self.try_write(&tries, ticket, deed).await {
+            let trouble = match self.try_write(&tries, ticket, op).await {
                 Ok(true) => break,
                 Ok(false) => match self.look(&tries, ticket.key.as_ref()).await {
-                    Ok(row) => match judge(row, ticket, deed, tries.unknown) {
+                    Ok(row) => match judge(row, ticket, op, tries.unknown) {
                         Some(Ok(())) => break,
                         Some(refused) => return refused,
                         None => DbError::Again("the key changed while it was written".into()),
@@ -99,7 +95,7 @@ impl Inner {
             };
             tries.again(trouble).await?;
         }
-        if deed.ends() {
+        if op.ends() {
             self.let_go(ticket);
             self.told(&ticket.key);
         }
@@ -111,12 +107,12 @@ impl Inner {
         &self,
         tries: &Backoff,
         ticket: &Ticket,
-        deed: &OwnedOp,
+        op: &OwnedOp,
     ) -> Result<bool, DbError> {
         let (scope, key) = (&ticket.key.scope(), &ticket.key.key());
         let (token, owner) = (&(ticket.token.get() as i64), &Owner::of(ticket).0.to_vec());
         let sql = &self.sql;
-        let changed = match deed {
+        let changed = match op {
             OwnedOp::Complete { head, response, retention } => {
                 let (replay, remember) =
                     (&millis(retention.replay_for), &millis(retention.remember_for));
@@ -187,7 +183,7 @@ impl Inner {
 pub(super) fn judge(
     row: Option<Row>,
     ticket: &Ticket,
-    deed: &OwnedOp,
+    op: &OwnedOp,
     unknown: bool,
 ) -> Option<Result<(), ClaimError>> {
     let ours =
@@ -195,7 +191,7 @@ pub(super) fn judge(
     let Some(row) = ours else {
         return Some(Err(ClaimError::Fenced));
     };
-    match (row.state, deed) {
+    match (row.state, op) {
         // An earlier try of this call may have been what released it.
         (0, OwnedOp::Release) if unknown => Some(Ok(())),
         (3, _) if matches!(row.says(), RowState::Absent) => Some(Err(ClaimError::Fenced)),

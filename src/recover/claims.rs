@@ -140,10 +140,10 @@ impl ClaimsFile {
         shadowed: bool,
         poison: Arc<Poison>,
         timings: Timings,
-        lane: GroupCommit,
+        group: GroupCommit,
     ) -> Result<Cells, OpenError> {
         let cells = self.contents.cells;
-        Cells::new(self.file.clone(), superblock.store, cells, shadowed, poison, timings, lane)
+        Cells::new(self.file.clone(), superblock.store, cells, shadowed, poison, timings, group)
     }
 
     /// Makes the file as large as the options want it, if it is smaller: after everything in it

@@ -163,9 +163,9 @@ impl Opening<'_> {
         let config = Config::new(options, sizes);
         let shadowed = config.syncs_claims();
         let notifiers = Notifiers::default();
-        // Where claims wait too, their lane and the main one take turns.
+        // Where claims wait too, their group commit and the main one take turns.
         let turn = shadowed.then(|| Arc::new(Turn::new()));
-        let lane = |bell: &Arc<Notifier>| GroupCommit::new(bell.clone(), turn.clone());
+        let group = |notifier: &Arc<Notifier>| GroupCommit::new(notifier.clone(), turn.clone());
         let poison = Arc::new(Poison::default());
         let timings: Timings = Default::default();
         let index = Index::new(hasher, time.now());
@@ -186,7 +186,7 @@ impl Opening<'_> {
             slots,
             starts_of(&begun),
             ring,
-            lane(&notifiers.commit),
+            group(&notifiers.commit),
             notifiers.drain.clone(),
             notifiers.classes.clone(),
         );
@@ -200,7 +200,7 @@ impl Opening<'_> {
                 shadowed,
                 poison.clone(),
                 timings.clone(),
-                lane(&notifiers.claims),
+                group(&notifiers.claims),
             )?,
             tokens: Tokens::new(first_token, first_token + tokens::BLOCK),
             poison,
@@ -267,8 +267,8 @@ impl Opening<'_> {
         let grown = read.claims.grow(&*engine.storage, &superblock, sizes.cells);
         if grown.map_err(io("enlarging the claims file"))? {
             let (poison, timings) = (engine.poison.clone(), engine.timings.clone());
-            let lane = lane(&engine.notifiers.claims);
-            engine.cells = read.claims.open(&superblock, shadowed, poison, timings, lane)?;
+            let group = group(&engine.notifiers.claims);
+            engine.cells = read.claims.open(&superblock, shadowed, poison, timings, group)?;
         }
         let engine = Arc::new(engine);
         let poisoned = |_: Poisoned| OpenError::Io {

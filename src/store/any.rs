@@ -20,7 +20,7 @@ trait Erased: Send + Sync {
     fn write<'a>(
         &'a self,
         ticket: &'a Ticket,
-        verb: ClaimOp<'a>,
+        op: ClaimOp<'a>,
     ) -> Boxed<'a, Result<(), ClaimError>>;
     fn changed<'a>(
         &'a self,
@@ -48,9 +48,9 @@ impl<S: IdempotencyStore> Erased for S {
     fn write<'a>(
         &'a self,
         ticket: &'a Ticket,
-        verb: ClaimOp<'a>,
+        op: ClaimOp<'a>,
     ) -> Boxed<'a, Result<(), ClaimError>> {
-        Box::pin(IdempotencyStore::write(self, ticket, verb))
+        Box::pin(IdempotencyStore::write(self, ticket, op))
     }
 
     fn changed<'a>(
@@ -98,8 +98,8 @@ impl IdempotencyStore for AnyStore {
         self.0.take_over(request, seen).await
     }
 
-    async fn write(&self, ticket: &Ticket, verb: ClaimOp<'_>) -> Result<(), ClaimError> {
-        self.0.write(ticket, verb).await
+    async fn write(&self, ticket: &Ticket, op: ClaimOp<'_>) -> Result<(), ClaimError> {
+        self.0.write(ticket, op).await
     }
 
     async fn changed(&self, request: &Request, seen: Token, at_most: Duration) -> bool {

@@ -88,9 +88,9 @@ impl<S: IdempotencyStore> IdempotencyStore for AsyncStore<S> {
     fn write(
         &self,
         ticket: &Ticket,
-        verb: ClaimOp<'_>,
+        op: ClaimOp<'_>,
     ) -> impl Future<Output = Result<(), ClaimError>> + Send {
-        self.0.write(ticket, verb)
+        self.0.write(ticket, op)
     }
 
     fn changed(

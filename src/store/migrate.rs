@@ -48,7 +48,7 @@ impl Store {
         }
         to.delete_slots(slots.clone())?;
         into.tokens.skip_to(from.tokens.above_all());
-        into.notifiers.keep.ring();
+        into.notifiers.keep.notify();
         let shift_ms = into.now() as i64 - from.now() as i64;
         let mut copied = 0;
         for shard in 0..SHARDS {

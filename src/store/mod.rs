@@ -232,11 +232,11 @@ impl Store {
     pub(crate) fn write_blocking(
         &self,
         ticket: &Ticket,
-        verb: ClaimOp<'_>,
+        op: ClaimOp<'_>,
     ) -> Result<(), ClaimError> {
         let engine = self.engine()?;
-        let call = call_of(engine, ticket, &verb);
-        drive::run(engine, call, |engine| verb_step(engine, ticket, &verb))
+        let call = call_of(engine, ticket, &op);
+        drive::run(engine, call, |engine| op_step(engine, ticket, &op))
     }
 
     /// Waits until the attempt `seen` may have ended, or `at_most` has passed.
@@ -423,10 +423,10 @@ impl Store {
 }
 
 /// What is told of a holder's call.
-fn call_of(engine: &Engine, ticket: &Ticket, verb: &ClaimOp<'_>) -> Call {
+fn call_of(engine: &Engine, ticket: &Ticket, op: &ClaimOp<'_>) -> Call {
     let hash = ticket.note[0];
     let plain = |what| Call::plain(&engine.timings, what, hash);
-    match verb {
+    match op {
         ClaimOp::Complete(_) => Call::complete(&engine.timings, hash),
         ClaimOp::Fail(_) => plain("fail"),
         ClaimOp::Release => plain("release"),
@@ -437,8 +437,8 @@ fn call_of(engine: &Engine, ticket: &Ticket, verb: &ClaimOp<'_>) -> Call {
 }
 
 /// One try of a holder's call.
-fn verb_step(engine: &Engine, ticket: &Ticket, verb: &ClaimOp<'_>) -> StepResult<(), ClaimError> {
-    let step = match verb {
+fn op_step(engine: &Engine, ticket: &Ticket, op: &ClaimOp<'_>) -> StepResult<(), ClaimError> {
+    let step = match op {
         ClaimOp::Complete(completion) => engine.complete(ticket, completion),
         ClaimOp::Fail(answer) => engine.fail(ticket, answer),
         ClaimOp::Release => engine.release(ticket),
@@ -465,10 +465,10 @@ impl IdempotencyStore for Store {
         self.begin_future(request, Some(seen))
     }
 
-    async fn write(&self, ticket: &Ticket, verb: ClaimOp<'_>) -> Result<(), ClaimError> {
+    async fn write(&self, ticket: &Ticket, op: ClaimOp<'_>) -> Result<(), ClaimError> {
         let engine = self.engine()?;
-        let call = call_of(engine, ticket, &verb);
-        drive::future(engine, call, move |engine| verb_step(engine, ticket, &verb)).await
+        let call = call_of(engine, ticket, &op);
+        drive::future(engine, call, move |engine| op_step(engine, ticket, &op)).await
     }
 
     fn changed(

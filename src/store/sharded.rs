@@ -217,10 +217,10 @@ impl<S: IdempotencyStore> IdempotencyStore for ShardedStore<S> {
         store.take_over(request, seen).await
     }
 
-    async fn write(&self, ticket: &Ticket, verb: ClaimOp<'_>) -> Result<(), ClaimError> {
+    async fn write(&self, ticket: &Ticket, op: ClaimOp<'_>) -> Result<(), ClaimError> {
         match self.place(ticket.key.as_ref()) {
             (.., Phase::Still) => Err(ClaimError::Unavailable { what: MOVING.into() }),
-            (_map, store, _) => store.write(ticket, verb).await,
+            (_map, store, _) => store.write(ticket, op).await,
         }
     }
 

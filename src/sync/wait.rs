@@ -150,10 +150,10 @@ impl Event {
 /// Wakes one background thread.
 #[derive(Debug, Default)]
 pub(crate) struct Notifier {
-    rung: std::sync::atomic::AtomicBool,
+    notified: std::sync::atomic::AtomicBool,
     thread: OnceLock<Thread>,
     #[cfg(onlyonce_loom)]
-    rings: AtomicU64,
+    notifications: AtomicU64,
 }
 
 impl Notifier {
@@ -166,49 +166,49 @@ impl Notifier {
         self.thread.get().is_some()
     }
 
-    pub fn ring(&self) {
+    pub fn notify(&self) {
         #[cfg(onlyonce_loom)]
-        self.rings.fetch_add(1, Ordering::SeqCst);
-        if !self.rung.swap(true, Ordering::SeqCst)
+        self.notifications.fetch_add(1, Ordering::SeqCst);
+        if !self.notified.swap(true, Ordering::SeqCst)
             && let Some(thread) = self.thread.get()
         {
             thread.unpark();
         }
     }
 
-    /// Whether it was rung since this was asked last.
+    /// Whether it was notified since this was asked last.
     #[cfg(all(test, not(onlyonce_loom)))]
-    pub fn was_rung(&self) -> bool {
-        self.rung.swap(false, Ordering::SeqCst)
+    pub fn was_notified(&self) -> bool {
+        self.notified.swap(false, Ordering::SeqCst)
     }
 
-    /// How often it was rung, for models, in which no thread sleeps for real.
+    /// How often it was notified, for models, in which no thread sleeps for real.
     #[cfg(all(test, onlyonce_loom))]
-    pub fn rings(&self) -> u64 {
-        self.rings.load(Ordering::SeqCst)
+    pub fn notifications(&self) -> u64 {
+        self.notifications.load(Ordering::SeqCst)
     }
 
-    /// Sleeps until rung, or for at most `at_most`.
+    /// Sleeps until notified, or for at most `at_most`.
     pub fn wait(&self, at_most: Option<Duration>) {
-        if self.rung.swap(false, Ordering::SeqCst) {
+        if self.notified.swap(false, Ordering::SeqCst) {
             return;
         }
         match at_most {
             Some(duration) => thread::park_timeout(duration),
             None => thread::park(),
         }
-        // Reads what the one who rang had written before.
-        self.rung.swap(false, Ordering::SeqCst);
+        // Reads what the notifying thread had written before.
+        self.notified.swap(false, Ordering::SeqCst);
     }
 }
 
 impl Wake for Notifier {
     fn wake(self: Arc<Self>) {
-        self.ring();
+        self.notify();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.ring();
+        self.notify();
     }
 }
 

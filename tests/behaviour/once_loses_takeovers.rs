@@ -60,9 +60,9 @@ impl IdempotencyStore for Contested {
     fn write(
         &self,
         ticket: &Ticket,
-        verb: ClaimOp<'_>,
+        op: ClaimOp<'_>,
     ) -> impl Future<Output = Result<(), ClaimError>> + Send {
-        IdempotencyStore::write(&self.store, ticket, verb)
+        IdempotencyStore::write(&self.store, ticket, op)
     }
 
     fn changed(

@@ -354,9 +354,9 @@ impl<S: Backend> Side<S> {
         }
     }
 
-    async fn write(&mut self, ticket: usize, verb: ClaimOp<'_>) -> String {
+    async fn write(&mut self, ticket: usize, op: ClaimOp<'_>) -> String {
         match self.tickets.get(ticket) {
-            Some(Some(ticket)) => format!("{:?}", self.store.write(ticket, verb).await),
+            Some(Some(ticket)) => format!("{:?}", self.store.write(ticket, op).await),
             _ => String::new(),
         }
     }
