@@ -33,9 +33,9 @@
 //!
 //! `begin` finds the key in the `index` or grants a claim, which stands in a cell of the claims
 //! file (`cells`). The holder `complete`s it: the record is appended to the `log` (its `head`, a
-//! mapped `ring`, drained into segments), becomes durable with its group (`group_commit`), and is visible
-//! from then on. `replay` reads it. `expire` ends leases, and with `keep` brings segments back
-//! whose records have expired. After a crash `recover` finds out what was promised.
+//! mapped `ring`, drained into segments), becomes durable with its group (`group_commit`), and is
+//! visible from then on. `replay` reads it. `expire` ends leases, and with `keep` brings segments
+//! back whose records have expired. After a crash `recover` finds out what was promised.
 //!
 //! # Where things are
 //!

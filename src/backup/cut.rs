@@ -160,7 +160,8 @@ impl Inspection {
 
     /// Copies what can be read to the directory `dst`, which must be empty or not be there: a store
     /// that can be opened without `Recovery::Salvage`. What was left out is in the report; a record
-    /// whose key still reads stays, and answers [`BeginError::Damaged`](crate::BeginError::Damaged).
+    /// whose key still reads stays, and answers
+    /// [`BeginError::Damaged`](crate::BeginError::Damaged).
     pub fn salvage(&self, dst: impl AsRef<std::path::Path>) -> Result<Backup, BackupError> {
         let dst = super::write::destination(dst.as_ref())?;
         self.copy(&dst, &BackupOptions::new().share(false), true)

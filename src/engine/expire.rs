@@ -89,8 +89,8 @@ impl Engine {
         next.min(wheel.next_wakeup().unwrap_or(u64::MAX))
     }
 
-    /// Closes the open segment of an appender if all its records have expired. `Some`: when they will
-    /// have; `None`: it was closed.
+    /// Closes the open segment of an appender if all its records have expired. `Some`: when they
+    /// will have; `None`: it was closed.
     fn close_expired(&self, appender: &Appender, now: u64) -> Option<u64> {
         let mut due = Some(u64::MAX);
         let space = &self.log.shared.space;

@@ -126,8 +126,8 @@ impl Engine {
                     events::created(slot.number, bytes);
                     space.give(slot, usable);
                 }
-                // That the system refuses another file is no failure of the store: it is asked again
-                // whenever somebody asks for space.
+                // That the system refuses another file is no failure of the store: it is asked
+                // again whenever somebody asks for space.
                 Err(Lack::Segment(lacking)) => {
                     *self.lacking.lock() = Some(lacking.clone());
                     if !self.starved.swap(true, Ordering::AcqRel) {
@@ -143,9 +143,9 @@ impl Engine {
 
     /// Creates the next slot: file, header and directory entry durable first, then counted.
     ///
-    /// A sync that fails poisons the store: a second one that succeeds would prove nothing of what the
-    /// first was to cover, the names of other files included. (Not for want of room in the new file: it
-    /// is made again from the start.)
+    /// A sync that fails poisons the store: a second one that succeeds would prove nothing of what
+    /// the first was to cover, the names of other files included. (Not for want of room in the new
+    /// file: it is made again from the start.)
     fn create_segment(&self, bytes: u64) -> Result<Arc<Slot>, Lack> {
         let store = self.superblock.lock().1.store;
         let number = self.superblock.lock().1.slots + 1;

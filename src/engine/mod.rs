@@ -1,9 +1,10 @@
 //! What the verbs share.
 //!
 //! **Lock order**: a shard, then the tail of an appender, then its extents; a shard, then the free
-//! cells; a shard, then a group commit's queue. Draining and the disk's turn are taken with no shard
-//! held. No lock of these is held across a sync, and nobody is woken under one. A backup takes all
-//! shards, in their order, after the lock of housekeeping; nobody else takes more than one.
+//! cells; a shard, then a group commit's queue. Draining and the disk's turn are taken with no
+//! shard held. No lock of these is held across a sync, and nobody is woken under one. A backup
+//! takes all shards, in their order, after the lock of housekeeping; nobody else takes more than
+//! one.
 //!
 //! **Visibility**: a record is visible to others when it would survive a loss of power (in
 //! `Buffered`: when it is written). That is a comparison of its location with how far its

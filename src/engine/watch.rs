@@ -120,8 +120,8 @@ impl Drop for Changed {
 pub(crate) struct Watch {
     /// With the undecided key.
     id: Option<u64>,
-    /// With the group commit that makes a record of it durable: of which class, at which position. The
-    /// group commit lets go of the waker with that record, and the next one needs it anew.
+    /// With the group commit that makes a record of it durable: of which class, at which position.
+    /// The group commit lets go of the waker with that record, and the next one needs it anew.
     in_lane: Option<(u8, u64, Waker)>,
 }
 
@@ -162,8 +162,8 @@ impl Engine {
         true
     }
 
-    /// Registers with the group commit that makes a record durable; in `Buffered` too, where being drained
-    /// is enough: a commit that is waited for begins at once, and drains.
+    /// Registers with the group commit that makes a record durable; in `Buffered` too, where being
+    /// drained is enough: a commit that is waited for begins at once, and drains.
     fn watch_location(&self, location: Location, watch: &mut Watch, waker: &Waker) -> bool {
         let (class, position) = self.log.position_of(location);
         let known = |(known, at, with): &(u8, u64, Waker)| {

@@ -108,8 +108,8 @@ fn start(
     Ok(thread)
 }
 
-/// When a group commit that was dirty since then is to be synced: so early that the sync is over when
-/// `max_delay` is. `Some(0)`: now.
+/// When a group commit that was dirty since then is to be synced: so early that the sync is over
+/// when `max_delay` is. `Some(0)`: now.
 fn due(engine: &Engine, dirty_since: Option<u64>) -> Option<u64> {
     let max_delay = engine.config.max_delay_ms()?;
     Some((dirty_since? + max_delay / 2).saturating_sub(engine.now()))

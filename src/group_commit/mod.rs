@@ -6,9 +6,9 @@
 //! written by then, and wakes those whose group it was. The others wait for it or for the next
 //! one. Where only tasks wait, which must not block, a thread of the store leads.
 //!
-//! Two group commits whose callers alternate between them (a claim waits in one, its completion in the
-//! other) take turns at the disk: side by side their syncs slow each other down, and callers out
-//! of step would stay so, each a group of its own. Who has waited for its turn waits a moment
+//! Two group commits whose callers alternate between them (a claim waits in one, its completion in
+//! the other) take turns at the disk: side by side their syncs slow each other down, and callers
+//! out of step would stay so, each a group of its own. Who has waited for its turn waits a moment
 //! more for the callers whom the other group commit has just released; then they go on in step.
 //!
 //! Ground rules. `leading` changes only under the lock; who sets it leads and no other thread
@@ -100,7 +100,8 @@ struct Waiter {
     waker: Option<Waker>,
 }
 
-/// A place in a queue; to be given back (to a group commit by [`GroupCommit::leave`]) when it is not needed.
+/// A place in a queue; to be given back (to a group commit by [`GroupCommit::leave`]) when it is
+/// not needed.
 #[derive(Debug, Default)]
 pub(crate) struct WaiterId {
     pub id: Option<u64>,
@@ -125,9 +126,9 @@ impl GroupCommit {
         }
     }
 
-    /// The same with positions that begin here. (Made so, and not stored: an appender is made in the
-    /// initialisation of a cell that knows nothing of a checker's threads, and where one of these
-    /// could be switched to, the others would wait for it for ever.)
+    /// The same with positions that begin here. (Made so, and not stored: an appender is made in
+    /// the initialisation of a cell that knows nothing of a checker's threads, and where one of
+    /// these could be switched to, the others would wait for it for ever.)
     pub fn beginning_at(self, position: u64) -> Self {
         GroupCommit { durable: AtomicU64::new(position), ..self }
     }
@@ -199,7 +200,8 @@ impl GroupCommit {
 
     /// For the store's thread: leads if somebody waits and nobody leads.
     pub fn lead_if_needed(&self, target: &impl Commit) {
-        // Once: if somebody is left, the notifier has been notified again, and other group commits come first.
+        // Once: if somebody is left, the notifier has been notified again, and other group commits
+        // come first.
         let mut state = self.state.lock();
         if state.leading || state.failed || state.waiters.is_empty() {
             return;

@@ -1,5 +1,6 @@
-//! A group commit polled by hand: who leads, who is woken, who notifies the store's thread. The schedules of several
-//! threads are loom's; here is one thread, except where a leader waits for others.
+//! A group commit polled by hand: who leads, who is woken, who notifies the store's thread. The
+//! schedules of several threads are loom's; here is one thread, except where a leader waits for
+//! others.
 
 use super::*;
 use std::{
@@ -374,7 +375,8 @@ impl Commit for Shared {
     }
 }
 
-/// A group commit whose leaders wait for those whom they expect as long as it may take on a busy machine.
+/// A group commit whose leaders wait for those whom they expect as long as it may take on a busy
+/// machine.
 fn patient(turn: Option<Arc<Turn>>) -> GroupCommit {
     let mut group_commit = GroupCommit::new(Arc::default(), turn);
     group_commit.rendezvous = Duration::from_secs(60);

@@ -1,8 +1,8 @@
 //! Where records are appended: a ring in front of a segment, one appender for each class of
 //! retention.
 //!
-//! A byte's *position* is its place in everything that this appender ever appended in this life. The
-//! positions reserved, written, drained and durable follow each other in this order.
+//! A byte's *position* is its place in everything that this appender ever appended in this life.
+//! The positions reserved, written, drained and durable follow each other in this order.
 //!
 //! The main class's ring is a mapped file, so that a record is in the kernel's hands as soon as
 //! it is copied. The others' rings are plain memory; there a record is in the kernel's hands when
@@ -12,6 +12,8 @@
 //! it calls the draining thread ([`Appender::serve`]).
 //!
 //! Lock order: tail, then extents. The drain lock is taken before extents and never with tail.
+
+mod drain;
 
 use super::{
     Busy, MAIN_CLASS, Shared,
@@ -24,12 +26,12 @@ use super::{
 };
 use crate::{
     broken::{self, Broken},
-    group_commit::{GroupCommit, WaiterId},
+    group_commit::GroupCommit,
     limits::BASE_MAX,
     location::Location,
     observe::{Timed, events},
     poison::Poisoned,
-    storage::{PAGE_BYTES, Region},
+    storage::Region,
     sync::wait::{Event, Notifier},
     sync::{
         Mutex,
@@ -37,12 +39,7 @@ use crate::{
         unlock_fair, yield_now,
     },
 };
-use std::{
-    collections::VecDeque,
-    io,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{collections::VecDeque, io, sync::Arc};
 
 /// Positions start here, so that a position minus the start of data is never negative.
 pub(crate) const FIRST_POSITION: u64 = DATA_START;
@@ -178,8 +175,8 @@ impl Open {
 }
 
 impl Appender {
-    /// `start`: where its positions begin in this life, which is where the segment ends that an earlier
-    /// life has begun, or [`FIRST_POSITION`].
+    /// `start`: where its positions begin in this life, which is where the segment ends that an
+    /// earlier life has begun, or [`FIRST_POSITION`].
     pub fn new(
         class: u8,
         start: u64,
@@ -279,8 +276,8 @@ impl Appender {
         }
     }
 
-    /// Closes the open segment and takes another into use, if a record has found no room and
-    /// nobody is at it. Whether that was so; then [`Appender::moved`] is to be notified, with no lock
+    /// Closes the open segment and takes another into use, if a record has found no room and nobody
+    /// is at it. Whether that was so; then [`Appender::moved`] is to be notified, with no lock
     /// held.
     pub fn roll(&self, shared: &Shared) -> Result<bool, Poisoned> {
         shared.poison.check_writer()?;
@@ -303,8 +300,8 @@ impl Appender {
         self.close_open(shared, &mut tail);
         tail.next = Next::Coming;
         drop(tail);
-        // The lock is not held while the disk is read and written to: whoever wants to append is told
-        // what there is to wait for.
+        // The lock is not held while the disk is read and written to: whoever wants to append is
+        // told what there is to wait for.
         let opened = match taken {
             Taken::Fresh(slot) => self.open_fresh(shared, slot, position).map(Some),
             Taken::Begun(slot, room) => self.open_begun(shared, slot, position, room),
@@ -328,8 +325,8 @@ impl Appender {
         Ok(Open { slot, entries: Vec::new(), at, newest_ms: 0, drop_ms: 0, footer_at })
     }
 
-    /// Opens a segment that an earlier life has sealed. `None`: its footer does not read any more; it
-    /// stays sealed, and whoever waits tries again.
+    /// Opens a segment that an earlier life has sealed. `None`: its footer does not read any more;
+    /// it stays sealed, and whoever waits tries again.
     fn open_begun(
         &self,
         shared: &Shared,
@@ -401,144 +398,6 @@ impl Appender {
     /// Copies bytes out of the ring; torn if they have been lapped.
     pub fn load(&self, position: u64, into: &mut [u8]) {
         self.ring.load(position, into);
-    }
-
-    /// Moves what is written without a gap into the segments.
-    pub fn drain(&self, shared: &Shared) -> Result<u64, Poisoned> {
-        let mut draining = self.draining.lock();
-        while self.drain_piece(shared, &mut draining)? {}
-        Ok(self.drained())
-    }
-
-    /// Moves a piece, unless somebody has since `drained` was the end of what is. Whether more is
-    /// drained now; if not, somebody is in the middle of copying the oldest frame.
-    pub fn drain_some(&self, shared: &Shared, drained: u64) -> Result<bool, Poisoned> {
-        let mut draining = self.draining.lock();
-        if self.drained() == drained {
-            self.drain_piece(shared, &mut draining)?;
-        }
-        unlock_fair(draining);
-        Ok(self.drained() != drained)
-    }
-
-    /// Moves a piece, within one segment. Whether there was something to do.
-    fn drain_piece(&self, shared: &Shared, draining: &mut Draining) -> Result<bool, Poisoned> {
-        shared.poison.check_writer()?;
-        let position = self.drained();
-        let piece = DRAIN_BYTES.min(self.ring.bytes() / 2);
-        let written = self.ring.written_within(position, position + piece);
-        let Some((slot, footer_at, full)) = self.next_extent() else {
-            return Ok(false);
-        };
-        let upto = full.unwrap_or(u64::MAX).min(written);
-        if upto > position {
-            let (offset, reached) = (position - slot.base(), upto - slot.base());
-            // To the end of the page: a page of which only a part is written, and which is in no
-            // cache, would have to be read from the disk first. What follows in the ring is
-            // written over by the next piece, or the footer. Records themselves end before the next
-            // footer, which is longer than the one that may be there.
-            let end = reached.next_multiple_of(PAGE_BYTES as u64).min(footer_at);
-            let len = (end - offset).min(self.ring.bytes());
-            self.ring
-                .drain_to(position, len, &*slot.file, offset)
-                .map_err(|error| shared.poison.trip("writing a segment", &error))?;
-            match draining.touched.last_mut() {
-                Some((last, at)) if last.number == slot.number => *at = reached,
-                _ => draining.touched.push((slot.clone(), reached)),
-            }
-            slot.set_drained(reached);
-            self.drained.store(upto, Ordering::Release);
-        } else if full != Some(position) {
-            return Ok(false);
-        }
-        if full == Some(upto) {
-            let extent = self.extents.lock().pop_front().expect("seen above");
-            draining.full.extend(extent.full);
-        }
-        Ok(true)
-    }
-
-    /// Whether there is a thread that drains when it is called.
-    pub fn is_served(&self) -> bool {
-        self.drain_notifier.has_listener()
-    }
-
-    /// Has the draining thread look at what tasks wait for.
-    pub fn call(&self) {
-        self.called.store(true, Ordering::SeqCst);
-        self.drain_notifier.notify();
-    }
-
-    /// For a task: ready when there is room for `len` bytes. Must be given up with
-    /// [`Appender::leave_space`].
-    pub fn poll_space(
-        &self,
-        len: u64,
-        place: &mut WaiterId,
-        context: &mut Context<'_>,
-    ) -> Poll<()> {
-        let queues = place.id.is_none();
-        let polled = self.room.poll(len, place, context);
-        if queues {
-            self.call();
-        }
-        polled
-    }
-
-    /// Ends a wait for room.
-    pub fn leave_space(&self, len: u64, place: &mut WaiterId) {
-        if self.room.leave(len, place) {
-            self.call();
-        }
-    }
-
-    /// For the draining thread: whether it was called since this was asked last.
-    pub fn take_call(&self) -> bool {
-        self.called.swap(false, Ordering::SeqCst)
-    }
-
-    /// For the draining thread: drains, and wakes tasks for which there is room. If it was `called`
-    /// it goes on until nobody waits for room or all is drained; of other classes than the main
-    /// one, what was written before it began.
-    pub fn serve(&self, shared: &Shared, called: bool) -> Result<(), Poisoned> {
-        // A record of the main class need not be drained to be in the kernel's hands.
-        let waited_for = called && self.class != MAIN_CLASS;
-        let target = if waited_for { self.reserved() } else { 0 };
-        loop {
-            let mut draining = self.draining.lock();
-            let moved = self.drain_piece(shared, &mut draining)?;
-            unlock_fair(draining);
-            let undrained = self.reserved().saturating_sub(self.drained());
-            let free = self.ring.bytes().saturating_sub(undrained);
-            let left = self.room.grant(free, undrained == 0);
-            if moved {
-                continue;
-            }
-            if !(called && left && undrained > 0) && self.drained() >= target {
-                break;
-            }
-            // Somebody is in the middle of copying the oldest frame.
-            yield_now();
-        }
-        if waited_for {
-            self.moved.notify();
-        }
-        Ok(())
-    }
-
-    /// Nothing is drained any more: whoever waits for it looks why.
-    pub fn release_waiters(&self) {
-        self.room.release();
-        self.moved.notify();
-    }
-
-    /// The oldest segment with bytes to receive, the offset of the footer that it has, and the position
-    /// at which it is full.
-    fn next_extent(&self) -> Option<(Arc<Slot>, u64, Option<u64>)> {
-        let extents = self.extents.lock();
-        let extent = extents.front()?;
-        let end = extent.full.as_ref().map(|f| extent.slot.base() + f.summary.data_end);
-        Some((extent.slot.clone(), extent.footer_at, end))
     }
 
     /// Drains and syncs everything written before the call. Returns the position that is now

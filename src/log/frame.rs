@@ -10,13 +10,13 @@
 //! 88: scope, key, head, body, zero bytes up to a multiple of eight
 //! ```
 //!
-//! All integers little-endian. `crc` covers everything from byte 4 up to the end of the key; it
-//! is seeded with the store, slot, epoch and life, so that a frame of another store, of an
-//! earlier use of the same segment or of an earlier life never passes. `body crc` covers head and
-//! body, and is itself covered by `crc`. Until `crc` has passed, no length here is believed.
-//! `position` is the byte's place in its appender's sequence (see `appender`); `durable lag` is how many
-//! units of eight bytes behind it the durable position was when the frame was written,
-//! `u32::MAX` for "far behind or unknown".
+//! All integers little-endian. `crc` covers everything from byte 4 up to the end of the key; it is
+//! seeded with the store, slot, epoch and life, so that a frame of another store, of an earlier use
+//! of the same segment or of an earlier life never passes. `body crc` covers head and body, and is
+//! itself covered by `crc`. Until `crc` has passed, no length here is believed. `position` is the
+//! byte's place in its appender's sequence (see `appender`); `durable lag` is how many units of
+//! eight bytes behind it the durable position was when the frame was written, `u32::MAX` for "far
+//! behind or unknown".
 
 use super::footer::FOOTER_ENTRY_BYTES;
 use crate::{

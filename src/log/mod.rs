@@ -132,8 +132,8 @@ impl Log {
             .filter_map(|(i, appender)| Some((i as u8, appender.get()?)))
     }
 
-    /// Appends in the class wanted; short of free segments, wherever there is room: in the open segment
-    /// of another class, or in one that an earlier life has begun for it.
+    /// Appends in the class wanted; short of free segments, wherever there is room: in the open
+    /// segment of another class, or in one that an earlier life has begun for it.
     pub fn append(
         &self,
         class: u8,

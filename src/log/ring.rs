@@ -1,15 +1,15 @@
 //! The mapped head of the log: a few megabytes that stay hot, into which appenders copy and out
 //! of which large writes go to the segments.
 //!
-//! Ground rules. A position is handed out once (by the appender, under its lock), and only while less
-//! than the ring's size is between it and the drained position: so appenders never write the
-//! same bytes at once, and never bytes that are still to be drained. An appender copies its
-//! frame and then marks it as written, in the memory of the process and not in the ring, where
-//! an earlier lap's bytes could look like a mark. The mark of a frame is the position at which
-//! it ends, kept at the place where it starts; marks only grow, so a mark at or below a position
-//! is an earlier lap's. The written prefix is found by walking marks. A reader copies without a
-//! lock and may meet an appender that laps it; all copying is by atomic words, and the frame's
-//! checksum (seeded with what cannot repeat) tells.
+//! Ground rules. A position is handed out once (by the appender, under its lock), and only while
+//! less than the ring's size is between it and the drained position: so appenders never write the
+//! same bytes at once, and never bytes that are still to be drained. An appender copies its frame
+//! and then marks it as written, in the memory of the process and not in the ring, where an earlier
+//! lap's bytes could look like a mark. The mark of a frame is the position at which it ends, kept
+//! at the place where it starts; marks only grow, so a mark at or below a position is an earlier
+//! lap's. The written prefix is found by walking marks. A reader copies without a lock and may meet
+//! an appender that laps it; all copying is by atomic words, and the frame's checksum (seeded with
+//! what cannot repeat) tells.
 
 use crate::{
     storage::{Region, StorageFile},

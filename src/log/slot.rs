@@ -206,9 +206,9 @@ impl Slot {
         Ok(())
     }
 
-    /// Takes a sealed slot of an earlier life into use again, from where its frames end. The header is
-    /// not synced here either: if it is lost with power the slot is sealed as before. The footer stays
-    /// in the file until the next one is written over it; what is appended never reaches it.
+    /// Takes a sealed slot of an earlier life into use again, from where its frames end. The header
+    /// is not synced here either: if it is lost with power the slot is sealed as before. The footer
+    /// stays in the file until the next one is written over it; what is appended never reaches it.
     pub fn resume(&self, life: u32, from: u64) -> io::Result<()> {
         let (class, base) = (self.class(), self.base());
         self.reactivate(ActiveSince { life, class, base, from })?;

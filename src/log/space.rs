@@ -7,8 +7,9 @@
 //! whatever sizes and orders the completions come in.
 //!
 //! A segment that an earlier life has left with room is *begun*: sealed, and in the account. The
-//! first record of its class takes it into use again, so that a store which is opened often needs no
-//! more segments than one which stays open. Short of free segments it takes records of any class.
+//! first record of its class takes it into use again, so that a store which is opened often needs
+//! no more segments than one which stays open. Short of free segments it takes records of any
+//! class.
 
 use super::slot::{Slot, Use};
 use crate::sync::{
@@ -88,8 +89,8 @@ impl Space {
         self.adjust(room);
     }
 
-    /// Takes the slot that an earlier life has begun for the class; else a free one: the largest for
-    /// the main class, the smallest for others. The account goes on counting it.
+    /// Takes the slot that an earlier life has begun for the class; else a free one: the largest
+    /// for the main class, the smallest for others. The account goes on counting it.
     pub(super) fn take(&self, class: u8) -> Option<Taken> {
         let mut pool = self.pool.lock();
         if let Some(at) = pool.begun.iter().position(|begun| begun.slot.class() == class) {

@@ -4,9 +4,9 @@
 //! records, all would else look each time that a few places come free.
 //!
 //! Ground rules. Only the draining thread grants. Whoever has queued calls it; whoever has been
-//! granted room, or gives up, leaves, and calls it again if others wait. When it is called it drains
-//! until nobody waits or the ring is empty. If then nobody has been woken, because all of the ring
-//! is granted to tasks that may not be polled for long, all are.
+//! granted room, or gives up, leaves, and calls it again if others wait. When it is called it
+//! drains until nobody waits or the ring is empty. If then nobody has been woken, because all of
+//! the ring is granted to tasks that may not be polled for long, all are.
 
 use crate::{group_commit::WaiterId, sync::Mutex, sync::wait::WakeList};
 use std::{
@@ -69,8 +69,8 @@ impl SpaceQueue {
         others
     }
 
-    /// Wakes those who come first, as many as `free` bytes are enough for; of an `empty` ring all if
-    /// else nobody would be woken. Whether some are left.
+    /// Wakes those who come first, as many as `free` bytes are enough for; of an `empty` ring all
+    /// if else nobody would be woken. Whether some are left.
     pub fn grant(&self, free: u64, empty: bool) -> bool {
         let mut wakes = WakeList::default();
         let mut queue = self.0.lock();

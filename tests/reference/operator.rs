@@ -173,8 +173,9 @@ impl World {
                         let Some(known) = known.cloned() else {
                             panic!("{record:?} replayed, but the key is {model:?}");
                         };
-                        // What has been shown must be there for ever, unless an operator has forgotten
-                        // it: a forgetting whose outcome is unknown is decided by the opening.
+                        // What has been shown must be there for ever, unless an operator has
+                        // forgotten it: a forgetting whose outcome is unknown is decided by the
+                        // opening.
                         if self.model.setting.syncs_completions() {
                             let forgotten = known == model.is && model.maybe.contains(&Is::Absent);
                             let maybe = if forgotten { vec![Is::Absent] } else { vec![] };

@@ -1,0 +1,159 @@
+//! Draining: what is in a ring goes to its segments, by the calling thread or by the draining
+//! thread, which tasks call.
+
+use super::{Appender, DRAIN_BYTES, Draining, MAIN_CLASS, Shared};
+use crate::{
+    group_commit::WaiterId,
+    log::slot::Slot,
+    poison::Poisoned,
+    storage::PAGE_BYTES,
+    sync::{atomic::Ordering, unlock_fair, yield_now},
+};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+impl Appender {
+    /// Moves what is written without a gap into the segments.
+    pub fn drain(&self, shared: &Shared) -> Result<u64, Poisoned> {
+        let mut draining = self.draining.lock();
+        while self.drain_piece(shared, &mut draining)? {}
+        Ok(self.drained())
+    }
+
+    /// Moves a piece, unless somebody has since `drained` was the end of what is. Whether more is
+    /// drained now; if not, somebody is in the middle of copying the oldest frame.
+    pub fn drain_some(&self, shared: &Shared, drained: u64) -> Result<bool, Poisoned> {
+        let mut draining = self.draining.lock();
+        if self.drained() == drained {
+            self.drain_piece(shared, &mut draining)?;
+        }
+        unlock_fair(draining);
+        Ok(self.drained() != drained)
+    }
+
+    /// Moves a piece, within one segment. Whether there was something to do.
+    pub(super) fn drain_piece(
+        &self,
+        shared: &Shared,
+        draining: &mut Draining,
+    ) -> Result<bool, Poisoned> {
+        shared.poison.check_writer()?;
+        let position = self.drained();
+        let piece = DRAIN_BYTES.min(self.ring.bytes() / 2);
+        let written = self.ring.written_within(position, position + piece);
+        let Some((slot, footer_at, full)) = self.next_extent() else {
+            return Ok(false);
+        };
+        let upto = full.unwrap_or(u64::MAX).min(written);
+        if upto > position {
+            let (offset, reached) = (position - slot.base(), upto - slot.base());
+            // To the end of the page: a page of which only a part is written, and which is in no
+            // cache, would have to be read from the disk first. What follows in the ring is
+            // written over by the next piece, or the footer. Records themselves end before the next
+            // footer, which is longer than the one that may be there.
+            let end = reached.next_multiple_of(PAGE_BYTES as u64).min(footer_at);
+            let len = (end - offset).min(self.ring.bytes());
+            self.ring
+                .drain_to(position, len, &*slot.file, offset)
+                .map_err(|error| shared.poison.trip("writing a segment", &error))?;
+            match draining.touched.last_mut() {
+                Some((last, at)) if last.number == slot.number => *at = reached,
+                _ => draining.touched.push((slot.clone(), reached)),
+            }
+            slot.set_drained(reached);
+            self.drained.store(upto, Ordering::Release);
+        } else if full != Some(position) {
+            return Ok(false);
+        }
+        if full == Some(upto) {
+            let extent = self.extents.lock().pop_front().expect("seen above");
+            draining.full.extend(extent.full);
+        }
+        Ok(true)
+    }
+
+    /// Whether there is a thread that drains when it is called.
+    pub fn is_served(&self) -> bool {
+        self.drain_notifier.has_listener()
+    }
+
+    /// Has the draining thread look at what tasks wait for.
+    pub fn call(&self) {
+        self.called.store(true, Ordering::SeqCst);
+        self.drain_notifier.notify();
+    }
+
+    /// For a task: ready when there is room for `len` bytes. Must be given up with
+    /// [`Appender::leave_space`].
+    pub fn poll_space(
+        &self,
+        len: u64,
+        place: &mut WaiterId,
+        context: &mut Context<'_>,
+    ) -> Poll<()> {
+        let queues = place.id.is_none();
+        let polled = self.room.poll(len, place, context);
+        if queues {
+            self.call();
+        }
+        polled
+    }
+
+    /// Ends a wait for room.
+    pub fn leave_space(&self, len: u64, place: &mut WaiterId) {
+        if self.room.leave(len, place) {
+            self.call();
+        }
+    }
+
+    /// For the draining thread: whether it was called since this was asked last.
+    pub fn take_call(&self) -> bool {
+        self.called.swap(false, Ordering::SeqCst)
+    }
+
+    /// For the draining thread: drains, and wakes tasks for which there is room. If it was `called`
+    /// it goes on until nobody waits for room or all is drained; of other classes than the main
+    /// one, what was written before it began.
+    pub fn serve(&self, shared: &Shared, called: bool) -> Result<(), Poisoned> {
+        // A record of the main class need not be drained to be in the kernel's hands.
+        let waited_for = called && self.class != MAIN_CLASS;
+        let target = if waited_for { self.reserved() } else { 0 };
+        loop {
+            let mut draining = self.draining.lock();
+            let moved = self.drain_piece(shared, &mut draining)?;
+            unlock_fair(draining);
+            let undrained = self.reserved().saturating_sub(self.drained());
+            let free = self.ring.bytes().saturating_sub(undrained);
+            let left = self.room.grant(free, undrained == 0);
+            if moved {
+                continue;
+            }
+            if !(called && left && undrained > 0) && self.drained() >= target {
+                break;
+            }
+            // Somebody is in the middle of copying the oldest frame.
+            yield_now();
+        }
+        if waited_for {
+            self.moved.notify();
+        }
+        Ok(())
+    }
+
+    /// Nothing is drained any more: whoever waits for it looks why.
+    pub fn release_waiters(&self) {
+        self.room.release();
+        self.moved.notify();
+    }
+
+    /// The oldest segment with bytes to receive, the offset of the footer that it has, and the
+    /// position at which it is full.
+    fn next_extent(&self) -> Option<(Arc<Slot>, u64, Option<u64>)> {
+        let extents = self.extents.lock();
+        let extent = extents.front()?;
+        let end = extent.full.as_ref().map(|f| extent.slot.base() + f.summary.data_end);
+        Some((extent.slot.clone(), extent.footer_at, end))
+    }
+}
