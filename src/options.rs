@@ -220,11 +220,12 @@ impl Options {
 
     /// How many claims can be undecided at a time, interrupted ones included (rounded up to whole
     /// pages). Default: 16,384; 1 to 4,194,304. Each takes 256 bytes of disk (more with a long key
-    /// or a checkpoint).
+    /// or a checkpoint). A tenth is added, at least 72 cells of 256 bytes (48 in the smallest
+    /// files): of a full file a 32nd is left for takeovers and a 16th for checkpoints.
     ///
     /// A store whose claims file is smaller gets a larger one when it is opened. If the disk has no
-    /// room for that, the store opens as it was; if the file is larger, it stays so. Either is an
-    /// event, and `Stats::claims_max` says what is in force.
+    /// room for that, or the system refuses it, the store opens as it was; if the file is larger, it
+    /// stays so. Either is an event, and `Stats::claims_max` says what is in force.
     pub fn max_claims(mut self, claims: u32) -> Self {
         self.max_claims = claims;
         self

@@ -12,6 +12,8 @@
 #![cfg(onlyonce_broken)]
 #![allow(clippy::duplicate_mod)]
 
+#[path = "crash/checkpoints_are_never_mixed.rs"]
+mod checkpoints_are_never_mixed;
 #[path = "behaviour/completing_twice_joins.rs"]
 mod completing_twice_joins;
 #[path = "crash/damaged_store.rs"]
@@ -95,6 +97,7 @@ const CAUGHT_BY: &[(&str, &[&str])] = &[
         "ForgetUnsettled",
         &["rare_meetings::an_expired_key_does_not_come_back_as_an_earlier_attempt"],
     ),
+    ("ReuseVersions", &["checkpoints_are_never_mixed::in_synced"]),
 ];
 
 fn start(variant: &str, test: &str) -> Child {

@@ -46,11 +46,19 @@ pub(crate) mod format;
 mod free;
 mod medium;
 use format::{CELL_BYTES, FIRST_CELL, FREE, Header};
-use free::FreeCells;
+use free::{FreeCells, Spared};
 use medium::Medium;
 
-/// Cells that first claims leave free: what two of the longest checkpoints take.
-const SPARE_CELLS: u32 = 48;
+/// What a version of a claim is written for: whose spare cells it may use.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Purpose {
+    /// A first claim. It leaves all spare cells to the others.
+    Claim,
+    /// The first version of an attempt that is not the key's first.
+    Takeover,
+    /// A later version: a checkpoint, or what is noted of a release or an interruption.
+    Checkpoint,
+}
 
 /// The cells of one version of a claim, first cell first.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -216,13 +224,17 @@ impl Cells {
         u64::from(self.count) * CELL_BYTES as u64
     }
 
-    /// Makes a file of `bytes` ready that held `cells` cells: the new ones are free and durable
-    /// before the header counts them, so that a crash leaves the old size or the new one.
-    pub fn grown(file: &dyn StorageFile, store: u64, cells: u32, bytes: u64) -> io::Result<()> {
+    /// Frees what a file of `bytes` has behind its first `cells` cells, which its header counts.
+    pub fn free_behind(file: &dyn StorageFile, cells: u32, bytes: u64) -> io::Result<()> {
         let mut free = [0; CELL_BYTES];
         free[..8].copy_from_slice(&FREE.to_le_bytes());
         let from = u64::from(cells) * CELL_BYTES as u64;
-        file.write_at(from, &free.repeat(((bytes - from) / CELL_BYTES as u64) as usize))?;
+        file.write_at(from, &free.repeat(((bytes - from) / CELL_BYTES as u64) as usize))
+    }
+
+    /// Makes the header count all cells of a file of `bytes`. The new ones are durable before, so
+    /// that a crash leaves the old size or the new one.
+    pub fn count_all(file: &dyn StorageFile, store: u64, bytes: u64) -> io::Result<()> {
         file.sync()?;
         let header = Header { store, cells: (bytes / CELL_BYTES as u64) as u32 };
         file.write_at(0, &header.encode())?;
@@ -231,13 +243,20 @@ impl Cells {
 
     /// Size of a file for `claims` claims.
     pub fn file_bytes(claims: u32) -> u64 {
-        let cells = u64::from(claims) + u64::from(FIRST_CELL) + u64::from(SPARE_CELLS);
-        (cells * CELL_BYTES as u64).next_multiple_of(4096)
+        let cells = u64::from(claims) + u64::from(FIRST_CELL + Spared::LEAST);
+        let mut bytes = (cells * CELL_BYTES as u64).next_multiple_of(4096);
+        // A page adds more cells than the shares of it.
+        while Self::claims_in(bytes) < u64::from(claims) {
+            let missing = u64::from(claims) - Self::claims_in(bytes);
+            bytes = (bytes + missing * CELL_BYTES as u64).next_multiple_of(4096);
+        }
+        bytes
     }
 
     /// How many claims of one cell fit into a file of this size.
     pub fn claims_in(bytes: u64) -> u64 {
-        (bytes / CELL_BYTES as u64).saturating_sub(u64::from(FIRST_CELL + SPARE_CELLS))
+        let cells = (bytes / CELL_BYTES as u64).saturating_sub(u64::from(FIRST_CELL));
+        cells.saturating_sub(Spared::of(cells).sum())
     }
 
     /// `shadowed`: see `medium`. `count`: the cells that the header says.
@@ -256,7 +275,7 @@ impl Cells {
             file,
             count,
             store,
-            free: FreeCells::none(),
+            free: FreeCells::none(u64::from(count.saturating_sub(FIRST_CELL))),
             written: AtomicU64::new(0),
             dirty_since: AtomicU64::new(0),
             noted_time: AtomicU64::new(0),
@@ -297,14 +316,14 @@ impl Cells {
         self.written.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Writes a version of a claim into free cells; `None` if there are not enough. A `first`
-    /// one leaves some to takeovers and checkpoints, by which claims come to an end.
-    pub fn write(&self, first: bool, entry: &Entry<'_>) -> Result<Option<Chain>, Poisoned> {
+    /// Writes a version of a claim into free cells; `None` if there are not enough for this
+    /// `purpose`.
+    pub fn write(&self, purpose: Purpose, entry: &Entry<'_>) -> Result<Option<Chain>, Poisoned> {
         self.poison.check_writer()?;
         let mut fixed = [0; format::FIXED_BYTES];
         let (payload, len) = format::payload(entry, &mut fixed);
         let pieces = len.div_ceil(format::PAYLOAD_BYTES);
-        let Some(cells) = self.free.take(pieces, first) else {
+        let Some(cells) = self.free.take(pieces, purpose) else {
             return Ok(None);
         };
         let link = |index: usize| format::Link {

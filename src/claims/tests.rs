@@ -68,7 +68,7 @@ fn claims_of_every_length_come_back() {
         let checkpoint = checkpoint.map(|len| vec![3; len]);
         let key = KeyRef::new(&scope, &key).unwrap();
         let entry = entry(5, 1, key, checkpoint.as_deref());
-        let chain = cells.write(true, &entry).unwrap().unwrap();
+        let chain = cells.write(Purpose::Claim, &entry).unwrap().unwrap();
         let found = decode_all(STORE, &cells.image());
         assert!(found.damaged.is_empty());
         assert_eq!(found.claims.len(), 1);
@@ -84,9 +84,9 @@ fn the_newest_whole_version_counts() {
     let cells = open(40);
     let scope = Scope::global();
     let key = KeyRef::new(&scope, "k").unwrap();
-    cells.write(true, &entry(5, 1, key, None)).unwrap().unwrap();
+    cells.write(Purpose::Claim, &entry(5, 1, key, None)).unwrap().unwrap();
     let long = vec![9; 2000];
-    let second = cells.write(true, &entry(5, 2, key, Some(&long))).unwrap().unwrap();
+    let second = cells.write(Purpose::Claim, &entry(5, 2, key, Some(&long))).unwrap().unwrap();
     let newest = |image: &[u8]| decode_all(STORE, image).claims[0].version;
     assert_eq!(newest(&cells.image()), 2);
     // Without its last cell the second version never became whole.
@@ -104,9 +104,9 @@ fn a_full_file_refuses_and_recovers() {
     let key = KeyRef::new(&scope, "k").unwrap();
     let room = cells.free();
     let chains: Vec<_> = (0..room as u64)
-        .map(|n| cells.write(true, &entry(n + 1, 1, key, None)).unwrap().unwrap())
+        .map(|n| cells.write(Purpose::Claim, &entry(n + 1, 1, key, None)).unwrap().unwrap())
         .collect();
-    assert_eq!(cells.write(true, &entry(99, 1, key, None)), Ok(None));
+    assert_eq!(cells.write(Purpose::Claim, &entry(99, 1, key, None)), Ok(None));
     chains.iter().for_each(|chain| cells.clear(chain).unwrap());
     assert_eq!(cells.free(), room);
 }
@@ -117,7 +117,7 @@ fn every_flipped_bit_of_a_claim_is_noticed_or_harmless() {
     let scope = Scope::global();
     let key = KeyRef::new(&scope, "some-key").unwrap();
     let entry = entry(5, 1, key, None);
-    let chain = cells.write(true, &entry).unwrap().unwrap();
+    let chain = cells.write(Purpose::Claim, &entry).unwrap().unwrap();
     let image = cells.image();
     let from = chain.cells[0] as usize * CELL_BYTES;
     for bit in from * 8..(from + CELL_BYTES) * 8 {
@@ -144,9 +144,9 @@ fn an_old_chain_goes_when_the_new_one_is_durable() {
     let cells = open(20);
     let scope = Scope::global();
     let key = KeyRef::new(&scope, "k").unwrap();
-    let mut chain = cells.write(true, &entry(5, 1, key, None)).unwrap().unwrap();
+    let mut chain = cells.write(Purpose::Claim, &entry(5, 1, key, None)).unwrap().unwrap();
     let free = cells.free();
-    let newer = cells.write(true, &entry(5, 2, key, None)).unwrap().unwrap();
+    let newer = cells.write(Purpose::Claim, &entry(5, 2, key, None)).unwrap().unwrap();
     cells.replace(&mut chain, newer);
     assert_eq!(cells.free(), free - 1);
     cells.group.lead_if_needed(&cells);
@@ -158,10 +158,10 @@ fn a_version_is_settled_when_the_clearing_of_the_one_before_is_durable() {
     let cells = open(20);
     let scope = Scope::global();
     let key = KeyRef::new(&scope, "k").unwrap();
-    let mut chain = cells.write(true, &entry(5, 1, key, None)).unwrap().unwrap();
+    let mut chain = cells.write(Purpose::Claim, &entry(5, 1, key, None)).unwrap().unwrap();
     assert_eq!(cells.until_settled(&chain), None);
     let free = cells.free();
-    let newer = cells.write(true, &entry(5, 2, key, None)).unwrap().unwrap();
+    let newer = cells.write(Purpose::Claim, &entry(5, 2, key, None)).unwrap().unwrap();
     // A commit that passes between the writing of the new version and the queueing of the old one.
     cells.group.lead_once(&cells);
     cells.replace(&mut chain, newer);
@@ -216,7 +216,7 @@ fn an_image_holds_what_it_was_made_of() {
         let checkpoint = vec![n as u8; n * 300];
         let key = KeyRef::new(&scope, &name).unwrap();
         let entry = entry(n as u64, 1, key, Some(&checkpoint).filter(|_| n > 1).map(|c| &c[..]));
-        cells.write(true, &entry).unwrap().unwrap();
+        cells.write(Purpose::Claim, &entry).unwrap().unwrap();
         let found = decode_all(STORE, &cells.image()).claims.pop().unwrap();
         Found { chain: Chain::default(), ..found }
     };

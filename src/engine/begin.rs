@@ -3,7 +3,7 @@
 use crate::{
     broken::{self, Broken},
     claim::{Held, NoTakeover, Seen},
-    claims::Entry,
+    claims::{Entry, Purpose},
     engine::replay::Lookup,
     engine::{Blocked, CLAIMS, Engine, Step, StepResult, Wait},
     error::{BeginError, Full},
@@ -400,10 +400,15 @@ impl Engine {
             crate::claim::Phase::Interrupted { reason, at } => Some((reason, at)),
             crate::claim::Phase::InFlight { .. } => None,
         };
-        // First claims leave some cells to those that end interrupted ones.
-        let first = undecided.version == 1 && !held.history;
+        // One that comes from another store is new to this file, whatever its history.
+        let takeover = held.history && !undecided.adopted;
+        let purpose = match (undecided.version, takeover) {
+            (1, false) => Purpose::Claim,
+            (1, true) => Purpose::Takeover,
+            _ => Purpose::Checkpoint,
+        };
         self.cells.write(
-            first,
+            purpose,
             &Entry {
                 token: held.token,
                 version: undecided.version,

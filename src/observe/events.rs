@@ -154,7 +154,7 @@ pub(crate) fn claims_kept(max_claims: u64, in_force: u64) {
 
 /// The claims file could not become as large as the options want it.
 pub(crate) fn claims_not_grown(max_claims: u64, in_force: u64, why: &std::io::Error) {
-    event!(error, max_claims, in_force, %why, "no room for a larger claims file");
+    event!(error, max_claims, in_force, %why, "the claims file can't be made larger");
 }
 
 /// The wall clock was not believed.

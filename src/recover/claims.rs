@@ -23,7 +23,7 @@ use crate::{
     poison::{Poison, Poisoned},
     record::Reason,
     stats::Count,
-    storage::{Storage, StorageFile},
+    storage::{Storage, StorageFile, is_failed_sync, is_no_room},
     superblock::Superblock,
     token::Token,
 };
@@ -147,8 +147,9 @@ impl ClaimsFile {
     }
 
     /// Makes the file as large as the options want it, if it is smaller: after everything in it
-    /// has been written again. Says whether it has become larger. Where there is no room, or the
-    /// storage can't do it, it stays as it was, and that is told.
+    /// has been written again. Says whether it has become larger. If there is no room, or the
+    /// system refuses it for another reason, it stays as it was, and that is told. Not after a sync
+    /// that failed, or a write of the header: then what the file holds is not known.
     pub fn grow(
         &mut self,
         storage: &dyn Storage,
@@ -163,18 +164,19 @@ impl ClaimsFile {
             }
             return Ok(false);
         }
-        let file = match storage.grow(CLAIMS_FILE, bytes) {
+        let larger = storage.grow(CLAIMS_FILE, bytes).and_then(|file| {
+            Cells::free_behind(&*file, self.contents.cells, bytes)?;
+            Ok(file)
+        });
+        let file = match larger {
             Ok(file) => file,
+            Err(error) if is_failed_sync(&error) && !is_no_room(&error) => return Err(error),
             Err(error) => {
-                let kinds = [io::ErrorKind::StorageFull, io::ErrorKind::Unsupported];
-                if !kinds.contains(&error.kind()) {
-                    return Err(error);
-                }
                 events::claims_not_grown(u64::from(wanted), Cells::claims_in(now), &error);
                 return Ok(false);
             }
         };
-        Cells::grown(&*file, superblock.store, self.contents.cells, bytes)?;
+        Cells::count_all(&*file, superblock.store, bytes)?;
         file.expect_small_changes();
         self.file = file;
         self.contents.cells = (bytes / format::CELL_BYTES as u64) as u32;

@@ -165,7 +165,7 @@ impl Storage for DiskStorage {
             Err(error) => fail(error),
             Ok(()) => match file.sync_all() {
                 Ok(()) => return Ok(self.file(file, path, len)),
-                Err(error) => io::Error::new(error.kind(), super::SyncFailed(fail(error))),
+                Err(error) => failed_sync(fail(error)),
             },
         };
         // Best effort: the caller learns of the first error, and a file that stays behind is replaced
@@ -191,12 +191,13 @@ impl Storage for DiskStorage {
         let file = self.open_file(name, OFlags::empty()).map_err(fail)?;
         let size = file.metadata().map_err(fail)?.len();
         if size < len {
-            let grown = extend(&file, size, len).and_then(|()| file.sync_all());
+            let grown = extend(&file, size, len).map_err(fail);
+            let grown = grown.and_then(|()| file.sync_all().map_err(|e| failed_sync(fail(e))));
             if let Err(error) = grown {
                 // What could be allocated goes back, best effort: the caller learns of the first
                 // error, and what is behind the old end means nothing.
                 let _ = file.set_len(size);
-                return Err(fail(error));
+                return Err(error);
             }
         }
         Ok(self.file(file, path, size.max(len)))
@@ -358,6 +359,11 @@ fn named(verb: &str, path: &Path, error: io::Error) -> io::Error {
         _ => error.kind(),
     };
     io::Error::new(kind, format!("{verb} {}: {error}", path.display()))
+}
+
+/// The same error, marked as that of a sync.
+fn failed_sync(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), super::SyncFailed(error))
 }
 
 /// Gives an empty file `len` zero bytes with blocks behind them.

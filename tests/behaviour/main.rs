@@ -11,6 +11,7 @@ mod any_backend_as_one_type;
 mod backup_and_restore;
 mod backup_is_a_cut;
 mod bytes_are_pinned;
+mod claims_file_is_full;
 mod claims_reserve_their_space;
 mod clock_steps;
 mod completing_twice_joins;

@@ -122,6 +122,38 @@ fn without_room_the_store_opens_as_it_was() {
     assert!(on(&many(&sim), &sim.disk).unwrap().stats().claims_max >= 500);
 }
 
+/// The call that makes the file larger may fail for any reason: the store opens as it was. Whatever
+/// other call fails, nothing is lost, and the next opening makes it larger.
+#[test]
+fn a_refusal_leaves_the_old_size() {
+    use std::io::ErrorKind::{FileTooLarge, Other, PermissionDenied, QuotaExceeded};
+    let sim = few(Durability::Synced);
+    undecided(&sim.open());
+    let left = sim.disk.kill();
+    let large = many(&sim);
+    for kind in [Other, PermissionDenied, QuotaExceeded, FileTooLarge] {
+        let mut stayed = 0;
+        for at in 1.. {
+            let disk = left.kill();
+            disk.fault_at(at, Fault::Error(kind));
+            let opened = on(&large, &disk);
+            if disk.calls() < at {
+                break;
+            }
+            if let Ok(store) = opened {
+                is_there(&store);
+                stayed += u64::from(store.stats().claims_max < 500);
+                store.close().unwrap();
+            }
+            let store = on(&large, &disk.kill()).unwrap_or_else(|e| panic!("call {at}: {e:?}"));
+            is_there(&store);
+            assert!(store.stats().claims_max >= 500);
+        }
+        // Making it longer, and writing what is new.
+        assert!(stayed >= 2, "{kind:?}: {stayed}");
+    }
+}
+
 /// A copy of a store whose claims file is lost has room for what the options say.
 #[test]
 fn a_salvaged_copy_gets_what_the_options_say() {

@@ -321,7 +321,7 @@ impl World {
         let each = frame_max / stats.segments as i64;
         assert!(each < 12_000, "space has leaked: {stats:?}");
         assert_eq!(each * stats.segments as i64, frame_max, "space has leaked: {stats:?}");
-        let cells = if self.model.setting.tight { 4096 / 256 } else { 53248 / 256 } - 2;
+        let cells = if self.model.setting.tight { 14 } else { 214 };
         assert_eq!(stats.cells_free, cells, "cells have leaked: {stats:?}");
     }
 }
