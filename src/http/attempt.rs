@@ -9,7 +9,13 @@ use crate::{
     store::claim::{Claim, derive_key},
     token::Token,
 };
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 /// The attempt that a handler runs in: in the extensions of each covered request.
 ///
@@ -33,6 +39,8 @@ struct Inner {
     after: Option<Reason>,
     checkpoint: Option<Arc<[u8]>>,
     holder: Box<dyn Holder>,
+    /// A checkpoint may have been saved: the key can't be freed by this attempt any more.
+    saved: AtomicBool,
 }
 
 /// What a holder writes while its handler runs.
@@ -65,6 +73,7 @@ impl Attempt {
             after: claim.after(),
             checkpoint: claim.checkpoint().map(Arc::from),
             holder: Box::new(claim.store.clone()),
+            saved: AtomicBool::new(false),
         }))
     }
 
@@ -113,6 +122,7 @@ impl Attempt {
     /// Records how far the handler got (at most 4 KiB), for whoever goes on after a crash. From
     /// then on nothing but a completion or an operator ends the key.
     pub async fn save_checkpoint(&self, bytes: impl Into<Vec<u8>>) -> Result<(), ClaimError> {
+        self.0.saved.store(true, Ordering::Release);
         self.write(Note::Checkpoint(bytes.into())).await
     }
 
@@ -120,6 +130,11 @@ impl Attempt {
     /// outside effect.
     pub async fn ensure_durable(&self) -> Result<(), ClaimError> {
         self.write(Note::EnsureDurable).await
+    }
+
+    /// Whether the key may stay interrupted when this attempt is given back.
+    pub(super) fn leaves_history(&self) -> bool {
+        self.0.after.is_some() || self.0.saved.load(Ordering::Acquire)
     }
 
     async fn write(&self, note: Note) -> Result<(), ClaimError> {

@@ -10,6 +10,7 @@ use super::{
     problem::{Problem, with_jitter},
     running::Run,
     stored::Kind,
+    verdict::Verdict,
 };
 use crate::{
     error::ClaimError,
@@ -21,7 +22,15 @@ use crate::{
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::Body;
-use std::{sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    task::Poll,
+    time::Duration,
+};
 use tower_service::Service;
 
 /// Settles if there is something to settle, runs the handler, records what it answered.
@@ -36,6 +45,7 @@ pub(super) async fn execute<S, I, B, R>(
 where
     S: IdempotencyStore,
     I: Service<Request<RequestBody<B>>, Response = Response<R>>,
+    I::Error: 'static,
     R: Body<Data = Bytes>,
 {
     // Dropped last, when everything is recorded.
@@ -56,19 +66,48 @@ where
         }
     }
     let head_request = parts.method == Method::HEAD;
-    parts.extensions.insert(attempt);
+    if let Err(error) = poll_fn(|context| inner.poll_ready(context)).await {
+        return Box::pin(core.errored(&key, claim, Verdict::NothingDone, error)).await;
+    }
+    parts.extensions.insert(attempt.clone());
     let request = Request::from_parts(parts, RequestBody::whole(data, trailers, held));
-    match inner.call(request).await {
-        Ok(answer) => {
-            let recorder = Recorder { core: &core, key: &key, head_request };
+    match caught(async move { inner.call(request).await }).await {
+        Ok(Ok(answer)) => {
+            let recorder = Recorder { core: &core, key: &key, attempt, head_request };
             Ok(recorder.record(claim, answer).await)
         }
-        Err(error) => {
-            // There is no answer to keep; what the client sees is made further out.
-            let _ = claim.fail(b"").await;
-            Err(error)
+        Ok(Err(error)) => {
+            let verdict = Verdict::of_any(&error);
+            Box::pin(core.errored(&key, claim, verdict, error)).await
+        }
+        Err(panic) => {
+            // Only a question: the claim is dropped by the panic.
+            match claim.ensure_durable().await {
+                Err(error) if is_overtaken(&error) => core.overtaken(&claim, &error),
+                _ => {}
+            }
+            resume_unwind(panic)
         }
     }
+}
+
+/// What a future comes to, or its panic.
+async fn caught<T>(work: impl Future<Output = T>) -> Result<T, Box<dyn Any + Send>> {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        // It is not polled again after a panic.
+        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+            Ok(polled) => polled.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    })
+    .await
+}
+
+/// Whether the key has been decided by somebody else: nothing of the handler's own may be told.
+pub(super) fn is_overtaken(error: &ClaimError) -> bool {
+    use ClaimError::*;
+    matches!(error, Fenced | AlreadyCompleted | DifferentResponse)
 }
 
 impl<S: IdempotencyStore> Core<S> {
@@ -124,6 +163,38 @@ impl<S: IdempotencyStore> Core<S> {
         }
     }
 
+    /// There is no answer to keep; what the client sees is made of the error, further out.
+    async fn errored<E, R: Body<Data = Bytes>>(
+        &self,
+        key: &OwnedKey,
+        mut claim: Claim<AsyncStore<S>>,
+        verdict: Verdict,
+        error: E,
+    ) -> Result<Response<ResponseBody<R>>, E> {
+        let ended = match verdict {
+            Verdict::NothingDone => claim.give_back().await,
+            _ => claim.fail(b"").await,
+        };
+        match ended {
+            Err(late) if is_overtaken(&late) => {
+                Ok(Box::pin(self.unrecorded(key, claim, &late)).await)
+            }
+            Ok(()) | Err(_) => Err(error),
+        }
+    }
+
+    /// A handler has ended too late.
+    fn overtaken(&self, claim: &Claim<AsyncStore<S>>, error: &ClaimError) {
+        self.shared.double_executions.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(
+            token = claim.token().get(),
+            attempt = claim.attempt(),
+            %error,
+            "a handler ended after its key had been decided without it: the operation may have \
+             taken effect twice"
+        );
+    }
+
     /// The answer could not be recorded, so it isn't sent.
     pub(super) async fn unrecorded<R: Body<Data = Bytes>>(
         &self,
@@ -131,17 +202,8 @@ impl<S: IdempotencyStore> Core<S> {
         claim: Claim<AsyncStore<S>>,
         error: &ClaimError,
     ) -> Response<ResponseBody<R>> {
-        use ClaimError::*;
-        if matches!(error, Fenced | AlreadyCompleted | DifferentResponse) {
-            use std::sync::atomic::Ordering;
-            self.shared.double_executions.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(
-                token = claim.token().get(),
-                attempt = claim.attempt(),
-                %error,
-                "a handler ended after somebody else had ended its key: the operation may have \
-                 taken effect twice"
-            );
+        if is_overtaken(error) {
+            self.overtaken(&claim, error);
             return self.standing(key, &claim).await;
         }
         tracing::error!(token = claim.token().get(), %error, "an answer could not be recorded");
@@ -160,6 +222,7 @@ pub(super) fn completion<'a>(head: &'a [u8], response: Option<&'a [u8]>) -> Comp
 pub(super) struct Recorder<'a, S> {
     pub core: &'a Core<S>,
     pub key: &'a OwnedKey,
+    pub attempt: Attempt,
     pub head_request: bool,
 }
 

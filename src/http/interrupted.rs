@@ -45,6 +45,11 @@ impl OnInterrupted {
         }))
     }
 
+    /// Whether retries of interrupted keys run nothing by themselves.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, OnInterrupted::Refuse)
+    }
+
     pub fn name(&self) -> &'static str {
         match self {
             OnInterrupted::Refuse => "refuse",

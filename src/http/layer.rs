@@ -61,8 +61,8 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
         self.core.shared.budget.held()
     }
 
-    /// How many handlers ended after somebody else had ended their key. **Each may be an operation
-    /// that took effect twice.**
+    /// How many handlers ended, in whatever way, after somebody else had ended their key or gone on
+    /// with it. **Each may be an operation that took effect twice.**
     pub fn double_executions(&self) -> u64 {
         self.core.shared.double_executions.load(Ordering::Relaxed)
     }

@@ -2,7 +2,7 @@
 
 use super::{
     body::{Read, ResponseBody},
-    execute::{Recorder, completion, read_answer},
+    execute::{Recorder, completion, is_overtaken, read_answer},
     fingerprint::media_type,
     keep::Head,
     replay::REPLAYED,
@@ -33,10 +33,10 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         let verdict = given.unwrap_or_else(|| self.core.config.policy.verdict(&parts));
         match verdict {
             Verdict::NothingDone => {
-                if let Err(error) = claim.release().await {
-                    tracing::error!(%error, "a key could not be freed");
-                }
-                Response::from_parts(parts, ResponseBody::through(body))
+                self.nothing_done(claim, || {
+                    Response::from_parts(parts, ResponseBody::through(body))
+                })
+                .await
             }
             Verdict::Unknown => self.fail(claim, parts, body).await,
             Verdict::NotRetained => self.without_body(claim, parts, body).await,
@@ -51,6 +51,22 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
                 }
                 None => self.complete(claim, parts, body).await,
             },
+        }
+    }
+
+    /// The key is free again, and the client hears so by the handler's own `answer`. Where it can't
+    /// be freed, the client hears what it is instead.
+    async fn nothing_done<R: Body<Data = Bytes>>(
+        &self,
+        mut claim: Claim<AsyncStore<S>>,
+        answer: impl FnOnce() -> Answer<R>,
+    ) -> Answer<R> {
+        // Retries take over by themselves unless they are refused.
+        let stuck = self.attempt.leaves_history() && self.core.config.interrupted.is_refused();
+        match claim.give_back().await {
+            Ok(()) if stuck => Box::pin(self.core.standing(self.key, &claim)).await,
+            Ok(()) => answer(),
+            Err(error) => Box::pin(self.core.unrecorded(self.key, claim, &error)).await,
         }
     }
 
@@ -87,8 +103,9 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
                 return self.sent(claim, done, Response::from_parts(parts, body)).await;
             }
             Read::Failed(chunks, error) => {
-                let _ = claim.fail(b"").await;
-                return Response::from_parts(parts, ResponseBody::broken(chunks, error));
+                let failed = claim.fail(b"").await;
+                let answer = Response::from_parts(parts, ResponseBody::broken(chunks, error));
+                return self.failed(claim, failed, answer).await;
             }
         };
         let done = self.whole(&mut claim, &head, &chunks, trailers.as_ref()).await;
@@ -188,8 +205,19 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
             Read::Failed(chunks, error) => (None, ResponseBody::broken(chunks, error)),
         };
         let answer = Response::from_parts(parts, body);
-        match claim.fail(&packed.unwrap_or_default()).await {
-            Err(error @ (ClaimError::Fenced | ClaimError::AlreadyCompleted)) => {
+        let failed = claim.fail(&packed.unwrap_or_default()).await;
+        self.failed(claim, failed, answer).await
+    }
+
+    /// The answer of an attempt whose outcome is unknown.
+    async fn failed<R: Body<Data = Bytes>>(
+        &self,
+        claim: Claim<AsyncStore<S>>,
+        failed: Result<(), ClaimError>,
+        answer: Answer<R>,
+    ) -> Answer<R> {
+        match failed {
+            Err(error) if is_overtaken(&error) => {
                 Box::pin(self.core.unrecorded(self.key, claim, &error)).await
             }
             // Without room for the answer the key is interrupted all the same.

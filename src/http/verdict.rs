@@ -1,7 +1,9 @@
 //! What a service's answer says about the operation.
 
+use super::seal::BoxError;
 use http::{StatusCode, header, response::Parts};
-use std::{fmt, sync::Arc};
+use std::{any::Any, error::Error, fmt, sync::Arc};
+use tower::load_shed::error::Overloaded;
 
 /// What becomes of the key when the service has answered.
 ///
@@ -24,6 +26,46 @@ pub enum Verdict {
     NothingDone,
     /// It isn't known whether something was done. The key is interrupted and keeps the answer.
     Unknown,
+}
+
+impl Verdict {
+    /// The verdict on an error of the service: [`NothingDone`](Self::NothingDone) if it, or what it
+    /// was made of, is the [`Overloaded`](tower::load_shed::error::Overloaded) of tower's load
+    /// shedding, which refuses a request before the service behind it has seen it; else
+    /// [`Unknown`](Self::Unknown).
+    ///
+    /// The layer asks this itself about errors that reach it. Where they are made into responses
+    /// inside of it, as axum wants it, the response brings the verdict:
+    ///
+    /// ```
+    /// use onlyonce::http::{BoxError, Verdict};
+    /// fn response_of(error: BoxError) -> http::Response<String> {
+    ///     let mut response = http::Response::new(error.to_string());
+    ///     *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+    ///     response.extensions_mut().insert(Verdict::of_error(&*error));
+    ///     response
+    /// }
+    /// ```
+    pub fn of_error(error: &(dyn Error + 'static)) -> Self {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if error.is::<Overloaded>() {
+                return Verdict::NothingDone;
+            }
+            cause = error.source();
+        }
+        Verdict::Unknown
+    }
+
+    /// [`of_error`](Self::of_error) for an error of any type: those in a box are looked into.
+    pub(super) fn of_any<E: 'static>(error: &E) -> Self {
+        let error: &dyn Any = error;
+        match error.downcast_ref::<BoxError>() {
+            Some(error) => Verdict::of_error(&**error),
+            None if error.is::<Overloaded>() => Verdict::NothingDone,
+            None => Verdict::Unknown,
+        }
+    }
 }
 
 /// Decides the verdict of answers that don't bring one.

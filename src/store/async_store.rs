@@ -152,6 +152,11 @@ impl<S: IdempotencyStore> Claim<AsyncStore<S>> {
 
     /// The attempt did nothing.
     pub async fn release(mut self) -> Result<(), ClaimError> {
+        self.give_back().await
+    }
+
+    /// [`release`](Self::release), by a caller who looks at the claim afterwards.
+    pub(crate) async fn give_back(&mut self) -> Result<(), ClaimError> {
         self.store.write(self.ticket(), ClaimOp::Release).await?;
         self.ended = true;
         Ok(())

@@ -93,6 +93,40 @@ async fn not_for_ever() {
     assert_eq!((got.problem().as_str(), got.retryable()), ("interrupted", false));
 }
 
+/// A handler that saved a checkpoint and then did nothing: its key can't be freed, and nobody is told
+/// that it is.
+#[tokio::test]
+async fn the_first_client_hears_what_a_retry_will() {
+    let busy = || {
+        let runs = AtomicU64::new(0);
+        handler(move |request: Request<Bytes>| {
+            let attempt = request.extensions().get::<Attempt>().unwrap().clone();
+            let first = runs.fetch_add(1, Ordering::SeqCst) == 0;
+            async move {
+                if first {
+                    attempt.save_checkpoint("half").await.unwrap();
+                    return with(answer(429, "later"), "retry-after", "1");
+                }
+                answer(201, String::from_utf8(attempt.checkpoint().unwrap().to_vec()).unwrap())
+            }
+        })
+    };
+    let (store, orders) = (store(), busy());
+    let service = behind(&layer(&store), &orders);
+    for _ in 0..3 {
+        let got = send(&service, post("k")).await;
+        assert_eq!((got.status.as_u16(), got.problem().as_str()), (409, "interrupted"));
+        assert!(!got.retryable() && got.header("retry-after").is_none());
+    }
+    assert_eq!(orders.runs(), 1);
+    // Where a retry goes on, that it may come is the truth.
+    let (store, orders) = (self::store(), busy());
+    let service = behind(&layer(&store).resume(), &orders);
+    let got = send(&service, post("k")).await;
+    assert_eq!((got.status.as_u16(), got.text()), (429, "later"));
+    assert_eq!(send(&service, post("k")).await.text(), "half");
+}
+
 /// A handler whose key is interrupted without an answer.
 fn crashing() -> Handler {
     handler(|_| async {

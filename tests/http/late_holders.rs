@@ -2,9 +2,21 @@
 
 use crate::service::*;
 
-use onlyonce::{Completion, KeyRef, Resolution, Scope, http::Verdict};
-use std::sync::Arc;
+use bytes::Bytes;
+use http::Response;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use onlyonce::{Completion, KeyRef, Resolution, Scope, http::BoxError};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
 use tokio::sync::Semaphore;
+use tower::{Layer, Service};
 
 fn late(gate: &Arc<Semaphore>, status: u16) -> Handler {
     gated(gate, move || answer(status, "the late one's"))
@@ -84,20 +96,110 @@ async fn an_operator_was_quicker() {
     }
 }
 
-/// Who says that nothing was done has nothing to be sorry for.
+/// How a handler ends.
+#[derive(Clone, Copy, Debug)]
+enum Ends {
+    Answers(u16),
+    BreaksOff,
+    Fails,
+    Panics,
+}
+
+type In = http::Request<onlyonce::http::RequestBody<hyper::body::Incoming>>;
+
+/// A handler that ends so when it may. Counts when it begins.
+fn ending(
+    ends: Ends,
+    gate: &Arc<Semaphore>,
+    begun: &Arc<AtomicU64>,
+) -> impl Service<In, Response = Response<AnyBody>, Error = BoxError, Future: Send> + Clone + Send + use<>
+{
+    let (gate, begun) = (gate.clone(), begun.clone());
+    tower::service_fn(move |_: In| {
+        let (gate, begun) = (gate.clone(), begun.clone());
+        async move {
+            begun.fetch_add(1, Ordering::SeqCst);
+            gate.acquire().await?.forget();
+            match ends {
+                Ends::Answers(status) => Ok(answer(status, "the late one's")),
+                Ends::BreaksOff => Ok(answer(200, "").map(|_| {
+                    let cut = Frame::data(Bytes::from("the late one's"));
+                    StreamBody::new(Pieces(vec![Ok(cut), Err("cut".into())])).boxed_unsync()
+                })),
+                Ends::Fails => Err("the late one's".into()),
+                Ends::Panics => panic!("the late one's"),
+            }
+        }
+    })
+}
+
+struct Pieces(Vec<Result<Frame<Bytes>, BoxError>>);
+
+impl futures_core::Stream for Pieces {
+    type Item = Result<Frame<Bytes>, BoxError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = (!self.0.is_empty()).then(|| self.0.remove(0));
+        Poll::Ready(next)
+    }
+}
+
+/// Whatever it says, be it that nothing was done: its client hears what stands, and it is counted.
 #[tokio::test]
-async fn nothing_done_is_no_alarm() {
-    let clock = onlyonce::ManualClock::at(1_000_000);
-    let store = store_at(&clock);
-    let gate = Arc::new(Semaphore::new(0));
-    let layer = layer(&store).policy(onlyonce::http::Policy::by(|_| Verdict::NothingDone));
-    let slow = late(&gate, 200);
-    let call = tokio::spawn(send(&behind(&layer, &slow), post("k")));
-    until(|| slow.runs() == 1).await;
-    clock.advance(HOUR);
-    let taker = behind(&self::layer(&store).resume().even_if_holder_lives(), &counter());
-    assert_eq!(send(&taker, post("k")).await.text(), "order 1");
-    gate.add_permits(1);
-    assert_eq!(call.await.unwrap().text(), "the late one's");
-    assert_eq!(layer.double_executions(), 0);
+async fn its_own_answer_is_never_told() {
+    for ends in [
+        Ends::Answers(201),
+        Ends::Answers(400),
+        Ends::Answers(403),
+        Ends::Answers(429),
+        Ends::Answers(500),
+        Ends::BreaksOff,
+        Ends::Fails,
+        Ends::Panics,
+    ] {
+        let clock = onlyonce::ManualClock::at(1_000_000);
+        let store = store_at(&clock);
+        let (gate, begun) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicU64::new(0)));
+        let layer = layer(&store);
+        let address = serve(Layer::layer(&layer, ending(ends, &gate, &begun))).await;
+        let call = tokio::spawn(try_send_to(address, post("k")));
+        until(|| begun.load(Ordering::SeqCst) == 1).await;
+        clock.advance(HOUR);
+        let taker = behind(&self::layer(&store).resume().even_if_holder_lives(), &counter());
+        assert_eq!(send(&taker, post("k")).await.text(), "order 1");
+        gate.add_permits(1);
+        let got = call.await.unwrap();
+        match ends {
+            // There is no answer then.
+            Ends::Panics => assert_eq!(got, None),
+            _ => assert!(got.as_ref().is_some_and(Got::is_replay), "{ends:?}: {got:?}"),
+        }
+        assert!(got.is_none_or(|got| got.text() == "order 1"));
+        until(|| layer.double_executions() == 1).await;
+    }
+}
+
+/// Neither while the one that overtook it still runs.
+#[tokio::test]
+async fn nor_while_the_winner_runs() {
+    for ends in [Ends::Answers(403), Ends::BreaksOff, Ends::Fails] {
+        let clock = onlyonce::ManualClock::at(1_000_000);
+        let store = store_at(&clock);
+        let (gate, begun) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicU64::new(0)));
+        let layer = layer(&store);
+        let address = serve(Layer::layer(&layer, ending(ends, &gate, &begun))).await;
+        let call = tokio::spawn(send_to(address, post("k")));
+        until(|| begun.load(Ordering::SeqCst) == 1).await;
+        clock.advance(HOUR);
+        let winner = handler(|_| std::future::pending());
+        let taker = behind(&self::layer(&store).resume().even_if_holder_lives(), &winner);
+        let taken = tokio::spawn(send(&taker, post("k")));
+        until(|| winner.runs() == 1).await;
+        gate.add_permits(1);
+        assert_eq!(
+            (call.await.unwrap().problem().as_str(), layer.double_executions()),
+            ("in-flight", 1)
+        );
+        taken.abort();
+    }
 }

@@ -164,3 +164,24 @@ async fn over_a_socket_they_hang_up() {
         assert_eq!(store.stats().granted, 1);
     }
 }
+
+/// What load shedding inside the layer refuses has not reached the handler: the key is free.
+#[tokio::test]
+async fn what_is_shed_is_no_interruption() {
+    let (store, gate) = (store(), std::sync::Arc::new(tokio::sync::Semaphore::new(0)));
+    let slow = gated(&gate, || answer(201, "order"));
+    let limited = tower::ServiceBuilder::new()
+        .layer(tower::load_shed::LoadShedLayer::new())
+        .layer(tower::limit::GlobalConcurrencyLimitLayer::new(1))
+        .service(slow.clone());
+    let service = tower::Layer::layer(&layer(&store), limited);
+    let address = serve(service).await;
+    let first = tokio::spawn(send_to(address, post("a")));
+    until(|| slow.runs() == 1).await;
+    // An error, of which a server makes nothing.
+    assert!(try_send_to(address, post("b")).await.is_none());
+    assert_eq!((store.stats().in_flight, store.stats().interrupted), (1, 0));
+    gate.add_permits(2);
+    assert_eq!(first.await.unwrap().text(), "order");
+    assert_eq!(send_to(address, post("b")).await.text(), "order");
+}

@@ -105,3 +105,37 @@ async fn an_attempt_is_optional_where_there_may_be_none() {
     assert_eq!(send(&app, request("PUT")).await.text(), "7 false");
     assert_eq!(send(&app, request("DELETE")).await.status, 500);
 }
+
+/// In axum errors are responses; the one that is made of shed load says so.
+#[tokio::test]
+async fn what_is_shed_is_no_interruption() {
+    use onlyonce::http::{BoxError, Verdict};
+    let (store, gate) = (store(), Arc::new(tokio::sync::Semaphore::new(0)));
+    let runs = Arc::new(AtomicU64::new(0));
+    let shed = async |error: BoxError| {
+        let verdict = axum::Extension(Verdict::of_error(&*error));
+        (StatusCode::SERVICE_UNAVAILABLE, verdict, "shed")
+    };
+    let create = {
+        let (gate, runs) = (gate.clone(), runs.clone());
+        move || async move {
+            runs.fetch_add(1, Ordering::SeqCst);
+            gate.acquire().await.unwrap().forget();
+            "order"
+        }
+    };
+    let inside = tower::ServiceBuilder::new()
+        .layer(axum::error_handling::HandleErrorLayer::new(shed))
+        .layer(tower::load_shed::LoadShedLayer::new())
+        .layer(tower::limit::GlobalConcurrencyLimitLayer::new(1));
+    let app = Router::new().route("/orders", post(create));
+    let address = serve(app.route_layer(inside).route_layer(layer(&store))).await;
+    let first = tokio::spawn(send_to(address, order("/orders", "a")));
+    until(|| runs.load(Ordering::SeqCst) == 1).await;
+    let got = send_to(address, order("/orders", "b")).await;
+    assert_eq!((got.status.as_u16(), got.text()), (503, "shed"));
+    assert_eq!((store.stats().in_flight, store.stats().interrupted), (1, 0));
+    gate.add_permits(2);
+    assert_eq!(first.await.unwrap().text(), "order");
+    assert_eq!(send_to(address, order("/orders", "b")).await.text(), "order");
+}
