@@ -14,7 +14,7 @@ use http::{Request, Response};
 use http_body::Body;
 use std::{
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -55,30 +55,26 @@ where
     type Error = I::Error;
     type Future = BoxFuture<Result<Response<ResponseBody<R>>, I::Error>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), I::Error>> {
-        self.inner.poll_ready(context)
+    /// Always ready: the service inside is asked when it is to run. Until then a request whose body
+    /// trickles in, one that waits, a replay and a refusal hold nothing of it.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), I::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let next = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, next);
+        let inner = self.inner.clone();
         let (parts, body) = request.into_parts();
         // The extension is there if an outer layer handles this request.
         let covered =
             self.core.config.covers(&parts) && parts.extensions.get::<Attempt>().is_none();
         if !covered {
-            let request = Request::from_parts(parts, RequestBody::through(body));
-            let answer = inner.call(request);
-            return Box::pin(async { Ok(answer.await?.map(ResponseBody::through)) });
+            return Box::pin(pass(inner, Request::from_parts(parts, body)));
         }
         let core = self.core.clone();
         Box::pin(async move {
             let key = match core.key(&parts) {
                 Ok(Some(key)) => key,
-                Ok(None) => {
-                    let request = Request::from_parts(parts, RequestBody::through(body));
-                    return Ok(inner.call(request).await?.map(ResponseBody::through));
-                }
+                Ok(None) => return pass(inner, Request::from_parts(parts, body)).await,
                 Err(trouble) => return Ok(core.say(trouble)),
             };
             let asked = match core.read(key, parts, body).await {
@@ -88,6 +84,19 @@ where
             once(core, inner, asked).await
         })
     }
+}
+
+/// A request that the layer does not handle.
+async fn pass<I, B, R>(
+    mut inner: I,
+    request: Request<B>,
+) -> Result<Response<ResponseBody<R>>, I::Error>
+where
+    I: Service<Request<RequestBody<B>>, Response = Response<R>>,
+    R: Body<Data = Bytes>,
+{
+    poll_fn(|context| inner.poll_ready(context)).await?;
+    Ok(inner.call(request.map(RequestBody::through)).await?.map(ResponseBody::through))
 }
 
 /// A request that is to take effect once.

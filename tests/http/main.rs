@@ -24,6 +24,7 @@ mod keys_are_required;
 mod late_holders;
 mod on_the_wire;
 mod other_requests_are_refused;
+mod readiness;
 mod remembering;
 mod retries_are_replayed;
 mod store_fails;
