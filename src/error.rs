@@ -1,10 +1,11 @@
-//! The errors, in three families: a store that cannot be opened ([`OpenError`]), a call after
-//! which nothing ran ([`BeginError`]), a call after which something may have ([`ClaimError`]).
+//! Errors in three families: the store could not be opened ([`OpenError`]); a call failed before
+//! anything was executed ([`BeginError`]); a call failed after something may have been executed
+//! ([`ClaimError`]).
 
 use crate::limits::*;
 use std::{io, sync::Arc, time::Duration};
 
-/// A scope or key that no store accepts.
+/// Why a scope or a key is not accepted by any store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
@@ -27,48 +28,53 @@ pub enum KeyError {
     },
 }
 
-/// Why a store could not be opened. Except for [`OpenError::Io`] and [`OpenError::NoSpace`], which
-/// can come from any step, nothing was written.
+/// Why a store could not be opened.
+///
+/// Nothing was written, with these exceptions: [`OpenError::Io`] and [`OpenError::NoSpace`] can
+/// come from any step, and [`Recovery::Salvage`](crate::Recovery::Salvage) creates a missing ring
+/// or claims file before it reads the rest.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// An option has a value that cannot be kept.
+    /// An option has a value that is out of bounds, or doesn't fit another one.
     #[error("{what}")]
     Options {
-        /// Which, and what would do.
+        /// The option, and the values that are allowed.
         what: String,
     },
-    /// Another store, of this process or of another, has the directory open.
-    #[error("{place} is in use by another store; one directory serves one store at a time")]
+    /// The directory is open already, in this process or in another one.
+    #[error(
+        "{place} is open already; a directory can be open once at a time, close the other store"
+    )]
     InUse {
         /// The directory.
         place: String,
     },
-    /// The operating system refused something.
+    /// A call to the operating system failed.
     #[error("{doing}: {source}")]
     Io {
         /// What was being done, with the file's name.
         doing: String,
-        /// Its answer.
+        /// The operating system's error.
         source: Arc<io::Error>,
     },
-    /// There is no room to create what the store needs.
+    /// There is no space to create the files that the store needs.
     #[error(
-        "{place} has no room for the {bytes} bytes that the store needs; free some space and open again"
+        "{place} has no space for the {bytes} bytes that the store needs; free some and open again"
     )]
     NoSpace {
         /// The directory.
         place: String,
-        /// Bytes needed at the least.
+        /// The least number of bytes that is needed.
         bytes: u64,
     },
-    /// A file that belongs to the store is not there.
-    #[error("{file} is missing; restore it, or open with Recovery::Salvage to go on without it")]
+    /// A file that belongs to the store is missing.
+    #[error("{file} is missing; restore it, or open without it with Recovery::Salvage")]
     Missing {
-        /// Its name.
+        /// The file's name.
         file: String,
     },
-    /// Bytes that had been made durable do not read back.
+    /// Bytes that had been made durable do not read back as they were written.
     #[error(
         "{file} is damaged at byte {offset}: {what}; restore a backup, or open with Recovery::Salvage"
     )]
@@ -80,26 +86,26 @@ pub enum OpenError {
         /// What is wrong there.
         what: &'static str,
     },
-    /// A file that belongs to another store, or to another place in this one.
+    /// A file belongs to another store, or to another place in this one.
     #[error("{file} belongs to another store or place; put back the store's own file")]
     Foreign {
-        /// Its name.
+        /// The file's name.
         file: String,
     },
-    /// Written by a later version of this library.
+    /// A file was written by a later version of this library.
     #[error(
-        "{file} has format {found}, this version knows up to {known}; open it with a newer one"
+        "{file} has format {found}, this version knows up to {known}; open it with a newer version"
     )]
     Newer {
-        /// Its name.
+        /// The file's name.
         file: String,
         /// Its format version.
         found: u32,
-        /// The newest version known here.
+        /// The newest version that this library knows.
         known: u32,
     },
-    /// There is no store there, and none was to be created: see
-    /// [`Options::create`](crate::Options::create). Nothing was, not even a directory.
+    /// The directory holds no store, and [`Options::create`](crate::Options::create) is `false`.
+    /// Nothing was created, not even a directory.
     #[error(
         "{place} holds no store; name the directory that a store was opened in, and mount its volume"
     )]
@@ -109,7 +115,8 @@ pub enum OpenError {
     },
     /// The directory holds files of a store but no superblock.
     #[error(
-        "{place} holds {file} but no superblock: not a whole store; restore it, or choose an empty directory"
+        "{place} holds {file} but no superblock, so it is not a whole store; restore it, or choose \
+         an empty directory"
     )]
     NotAStore {
         /// The directory.
@@ -117,18 +124,18 @@ pub enum OpenError {
         /// One of the files found.
         file: String,
     },
-    /// The process has forked since the store was opened, which is the parent's: the answer of
-    /// [`Store::verify`](crate::Store::verify) in the child.
+    /// This process was forked after the store was opened, so the store is its parent's.
+    /// [`Store::verify`](crate::Store::verify) returns this in the child.
     #[error("this store was opened before a fork; open one in this process")]
     Forked,
     /// The tables of a store in a database are missing, or of an older version.
     #[error("{file} has version {found}, this library needs {known}; run migrate()")]
     NotMigrated {
-        /// Its name.
+        /// The table's name.
         file: String,
         /// Its version; 0 if there is none.
         found: u32,
-        /// The version known here.
+        /// The version that this library needs.
         known: u32,
     },
     /// No server answers.
@@ -136,26 +143,26 @@ pub enum OpenError {
     Unreachable {
         /// The servers.
         place: String,
-        /// What was the last thing heard.
+        /// The last error that was received.
         what: String,
     },
     /// The server refuses the credentials, the database or the right to create the tables.
-    #[error("{place} refuses: {what}")]
+    #[error("{place} refuses access: {what}")]
     Denied {
         /// The servers.
         place: String,
-        /// What it said.
+        /// The server's message.
         what: String,
     },
-    /// No server of the cluster takes writes.
+    /// No server of the cluster accepts writes.
     #[error("{place} is read-only: {what}")]
     ReadOnly {
         /// The servers.
         place: String,
-        /// What it said.
+        /// The server's message.
         what: String,
     },
-    /// The cluster was said to replicate synchronously, and does not.
+    /// The cluster was declared to replicate synchronously, and does not.
     #[error("{place} does not replicate synchronously: {what}")]
     NotReplicated {
         /// The servers.
@@ -165,8 +172,8 @@ pub enum OpenError {
     },
 }
 
-/// This process is a child that was forked after the store was opened: the store is its
-/// parent's. Translated into each family of errors.
+/// This process was forked after the store was opened, so the store is its parent's. Translated
+/// into each family of errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Forked;
 
@@ -199,92 +206,105 @@ impl OpenError {
     }
 }
 
-/// What is known of the key's state after an error.
+/// The state of a key after an error, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyState {
-    /// As it was before the call.
+    /// The key is as it was before the call.
     Unchanged,
-    /// Held by somebody else now, or finished by them: see the key.
+    /// The key is held by another holder now, or was ended by another holder or an operator. Look
+    /// the key up.
     NotYours,
-    /// Completed, with the response of the first completion.
+    /// The key is completed, with the response of the first completion.
     Completed,
-    /// Not known until the store has been opened again: the disk refused to confirm a write.
+    /// The key's state is not known. In an embedded store: until it has been opened again, because
+    /// the disk refused to confirm a write. In another backend: until the key is looked up there.
     Unknown,
 }
 
-/// Whether the same call is worth trying again.
+/// Whether the same call is worth repeating.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Retry {
-    /// Yes, after about this long.
+    /// The call may succeed after about this long.
     After(Duration),
-    /// Yes, once the store has been opened again.
+    /// The call may succeed once the store has been opened again.
     AfterReopen,
-    /// No: it will fail the same way.
+    /// The call will fail the same way.
     Never,
 }
 
-/// What there is no room for.
+/// The resource that is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Full {
-    /// Segments: no space for the largest response that the claim may store.
+    /// Space in segments: the largest response that the claim may store doesn't fit.
     Space,
-    /// The claims file: as many claims are undecided as it has room for.
+    /// The claims file: as many keys are undecided as it has room for.
     Claims,
 }
 
-/// Why `begin`, `take_over`, `get` or `entries` has no answer. **Nothing ran.**
+impl std::fmt::Display for Full {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Full::Space => "no space is left for another response",
+            Full::Claims => "too many keys are undecided",
+        })
+    }
+}
+
+/// Why `begin`, `take_over`, `get` or `entries` failed. **Nothing was executed.**
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BeginError {
-    /// No room to promise that the claim can be completed. Nothing is evicted to make some:
-    /// answer 503 and let records expire, or raise `Options::capacity`.
-    #[error("the store is full ({0:?}): no room is left to keep another answer")]
+    /// The store can't reserve what the claim needs to be completed. Nothing is evicted to make
+    /// room: answer 503 and let records expire, or raise `Options::capacity` or
+    /// `Options::max_claims`.
+    #[error("the store is full: {0}")]
     StoreFull(Full),
-    /// The record of this key, or one that may be this key's, does not read back.
+    /// The record of this key, or one that may be this key's, does not read back as it was written.
     #[error("the record in segment {segment} at byte {offset} is damaged; it may be this key's")]
     Damaged {
-        /// Number of the segment.
+        /// The segment's number.
         segment: u32,
-        /// Byte in it.
+        /// The record's offset in the segment, in bytes.
         offset: u64,
     },
-    /// A write or sync failed earlier; see [`ClaimError::Poisoned`].
-    #[error("the store is poisoned by a failed write: open it again")]
+    /// A write or a sync failed earlier; see [`ClaimError::Poisoned`].
+    #[error("the store is poisoned by a failed write; open it again")]
     Poisoned,
     /// The store was closed, or is draining.
-    #[error("the store is closed")]
+    #[error("the store is closed or draining; open it again")]
     Closed,
-    /// As many attempts were made as `Options::max_attempts` allows; only an operator goes on.
+    /// `Options::max_attempts` attempts at this key have been made. Only an operator can end the
+    /// key now.
     #[error("{attempts} attempts were interrupted; an operator must resolve this key")]
     AttemptsExhausted {
-        /// How many.
+        /// The number of attempts.
         attempts: u32,
     },
-    /// The terms cannot be kept.
+    /// The claim's terms are out of bounds.
     #[error("{what}")]
     Terms {
-        /// Which, and what would do.
+        /// The term, and the values that are allowed.
         what: &'static str,
     },
-    /// The process has forked since the store was opened. It is the parent's: nothing of it was
-    /// touched.
+    /// This process was forked after the store was opened, so the store is its parent's. The call
+    /// changed nothing.
     #[error("this store was opened before a fork; open one in this process")]
     Forked,
-    /// A backend beyond this process gave no usable answer; whether it holds a claim for this
-    /// call is settled by the lease. Or, in an embedded store, the system refuses the file of a
-    /// further segment for another reason than want of room: then nothing was granted.
+    /// A backend beyond this process gave no usable answer; it may hold a claim for this call,
+    /// which ends with its lease. Or an embedded store could not create a further segment, for
+    /// another reason than lack of space; then nothing was granted.
     #[error("the store is unavailable: {what}")]
     Unavailable {
-        /// What it said.
+        /// The error of the backend or of the operating system.
         what: String,
     },
 }
 
 impl BeginError {
-    /// Whether the same call is worth trying again.
+    /// Returns whether the same call is worth repeating.
     pub fn retry(&self) -> Retry {
         match self {
             BeginError::StoreFull(_) => Retry::After(Duration::from_secs(1)),
@@ -294,8 +314,9 @@ impl BeginError {
         }
     }
 
-    /// What is known of the key's state: it is as it was, unless the disk (or the backend)
-    /// refused to confirm a claim; then it may turn out to be interrupted. Nothing ran either way.
+    /// Returns what is known of the key's state. It is unchanged, unless the disk or the backend
+    /// refused to confirm a claim: then the key may turn out to be interrupted. Nothing was executed
+    /// in either case.
     pub fn key_state(&self) -> KeyState {
         match self {
             BeginError::Poisoned | BeginError::Unavailable { .. } => KeyState::Unknown,
@@ -304,84 +325,86 @@ impl BeginError {
     }
 }
 
-/// Why a holder's (or an operator's) call did not do what it says. **Something may have run.**
+/// Why a call of a holder or an operator failed. **The operation may have been executed.**
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClaimError {
-    /// The key is not this holder's any more: it was taken over, resolved, or has expired. The
-    /// effect of this attempt may exist beside another one: log it loudly.
+    /// The caller no longer holds the key: it was taken over, resolved, or has expired. The effect
+    /// of this attempt may exist beside that of another one, so the error should raise an alarm.
     #[error("fenced: the key is no longer held with this token")]
     Fenced,
-    /// The key is completed.
+    /// The key is already completed.
     #[error("the key is already completed")]
     AlreadyCompleted,
-    /// The key has been completed (or failed) with other bytes under this token; those stay.
+    /// The key was completed (or failed) with other bytes under this token; those stay.
     #[error("the key already has another response")]
     DifferentResponse,
-    /// The claim is still held: complete with less, or without the response.
+    /// The response is larger than the space that was reserved for it. The claim is still held:
+    /// complete with fewer bytes, or without the response.
     #[error("the response has {len} bytes, the claim has room for {limit}")]
     ResponseTooLarge {
-        /// Its size in bytes, head included.
+        /// The size of the response in bytes, head included.
         len: usize,
-        /// The largest that this claim can store, in bytes.
+        /// The largest size that this claim can store, in bytes.
         limit: usize,
     },
     /// A head or a checkpoint is longer than 4 KiB. The claim is still held.
     #[error("{what} has {len} bytes, the longest is {limit}")]
     TooLong {
-        /// Which.
+        /// "the head" or "the checkpoint".
         what: &'static str,
         /// Its size in bytes.
         len: usize,
-        /// The longest allowed, in bytes.
+        /// The greatest length that is allowed, in bytes.
         limit: usize,
     },
-    /// A retention that cannot be kept. The claim is still held.
+    /// The retention of a completion is out of bounds. The claim is still held.
     #[error("{what}")]
     Terms {
-        /// Which, and what would do.
+        /// The term, and the values that are allowed.
         what: &'static str,
     },
-    /// No room for a checkpoint or for the answer of a failure. The claim is still held.
-    #[error("the store is full ({0:?})")]
+    /// There is no room for a checkpoint or for the answer of a failure. The claim is still held.
+    #[error("the store is full: {0}")]
     StoreFull(Full),
-    /// A write or a sync failed, now or earlier. What had been acknowledged is still served;
-    /// nothing further is, and the keys of the failing group are unknown until the store is
-    /// opened again.
-    #[error("the store is poisoned by a failed write: open it again to learn what was kept")]
+    /// A write or a sync failed, now or earlier. What had been acknowledged is still served, and
+    /// nothing else is acknowledged. The keys of the group commit that failed are unknown until the
+    /// store is opened again.
+    #[error("the store is poisoned by a failed write; open it again to learn what was kept")]
     Poisoned,
     /// The store was closed.
-    #[error("the store is closed")]
+    #[error("the store is closed; open it again")]
     Closed,
-    /// The stored record does not read back.
+    /// The stored record does not read back as it was written.
     #[error("the key's record is damaged")]
     Damaged,
-    /// The operator's call needs `force` in this state.
-    #[error("the key is {state}; say force to do it nevertheless")]
+    /// The operator's call needs `force` while the key is in this state.
+    #[error("the key is {state}; this needs force")]
     NeedsForce {
-        /// Its state.
+        /// The key's state.
         state: &'static str,
     },
-    /// The operator's call does not apply to this state.
+    /// The operator's call does not apply to a key in this state.
     #[error("the key is {state}; this does not apply")]
     NotApplicable {
-        /// Its state.
+        /// The key's state.
         state: &'static str,
     },
-    /// The process has forked since the store was opened. The claim is the parent's, which still
-    /// holds it; nothing of it was touched.
-    #[error("this store was opened before a fork")]
+    /// This process was forked after the store was opened. The claim is its parent's, which still
+    /// holds it; the call changed nothing.
+    #[error("this store was opened before a fork; its claims are the parent's")]
     Forked,
-    /// A backend beyond this process gave no usable answer.
+    /// A backend beyond this process gave no usable answer. Or an embedded store could not create a
+    /// further segment, for another reason than lack of space; then nothing was written.
     #[error("the store is unavailable: {what}")]
     Unavailable {
-        /// What it said.
+        /// The error of the backend or of the operating system.
         what: String,
     },
 }
 
 impl ClaimError {
-    /// What is known of the key's state.
+    /// Returns what is known of the key's state.
     pub fn key_state(&self) -> KeyState {
         match self {
             ClaimError::Fenced => KeyState::NotYours,
@@ -394,7 +417,7 @@ impl ClaimError {
         }
     }
 
-    /// Whether the same call is worth trying again.
+    /// Returns whether the same call is worth repeating.
     pub fn retry(&self) -> Retry {
         match self {
             ClaimError::StoreFull(_) | ClaimError::Unavailable { .. } => {

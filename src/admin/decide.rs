@@ -22,7 +22,7 @@ fn object(content: &[u8]) -> Result<Value, Refusal> {
 }
 
 fn text<'a>(value: &'a Value, name: &str) -> Result<&'a str, Refusal> {
-    value[name].as_str().ok_or_else(|| Refusal::bad(format!("{name}: a string is missing")))
+    value[name].as_str().ok_or_else(|| Refusal::bad(format!("{name} is missing: a string")))
 }
 
 /// `POST api/resolve`. `token` is the one that the operator has looked at: if another attempt has
@@ -31,11 +31,13 @@ pub(super) fn resolve(store: &Store, content: &[u8]) -> Result<Value, Refusal> {
     let asked = object(content)?;
     let key = key_of(text(&asked, "scope")?, text(&asked, "key")?)?;
     let seen = asked["token"].as_u64().and_then(Token::new);
-    let seen = seen.ok_or_else(|| Refusal::bad("token: the one that was looked at is missing"))?;
+    let seen = seen.ok_or_else(|| {
+        Refusal::bad("token is missing: the token that the key had when it was looked at")
+    })?;
     let force = match &asked["force"] {
         Value::Null => false,
         Value::Bool(force) => *force,
-        _ => return Err(Refusal::bad("force: true or false")),
+        _ => return Err(Refusal::bad("force must be true or false")),
     };
     let answer = Answer::of(&asked["answer"]);
     let resolution = match text(&asked, "decision")? {
@@ -48,7 +50,7 @@ pub(super) fn resolve(store: &Store, content: &[u8]) -> Result<Value, Refusal> {
             let done = Resolution::Complete { fingerprint: None, completion };
             return decided(store.resolve_seen(key.as_ref(), done, force, Some(seen)));
         }
-        _ => return Err(Refusal::bad("decision: complete, free or forget")),
+        _ => return Err(Refusal::bad("decision must be complete, free or forget")),
     };
     decided(store.resolve_seen(key.as_ref(), resolution, force, Some(seen)))
 }
@@ -92,7 +94,7 @@ impl Answer {
         }
         let status = http["status"].as_u64().and_then(|status| u16::try_from(status).ok());
         let status = status.and_then(|status| StatusCode::from_u16(status).ok());
-        let status = status.ok_or_else(|| Refusal::bad("http.status: not a status"))?;
+        let status = status.ok_or_else(|| Refusal::bad("http.status is not a status"))?;
         let mut headers = HeaderMap::new();
         for line in http["headers"].as_array().into_iter().flatten() {
             let (name, value) = header(line)
@@ -115,7 +117,7 @@ pub(super) fn drain(store: &Store, content: &[u8]) -> Result<Value, Refusal> {
     const LONGEST_MS: u64 = 60_000;
     let asked = object(content)?;
     if asked["confirm"] != "drain" {
-        let why = "confirm: \"drain\" is missing; it can't be undone before the store is reopened";
+        let why = "\"confirm\": \"drain\" is missing; only opening the store again undoes a drain";
         return Err(Refusal::bad(why));
     }
     let at_most = asked["at_most_ms"].as_u64().unwrap_or(0).min(LONGEST_MS);

@@ -152,14 +152,14 @@ fn alarm(alarm: &Alarm) -> Value {
 fn troubles(stats: &Stats, draining: bool) -> Vec<String> {
     let mut troubles = Vec::new();
     if let Some(why) = &stats.poisoned {
-        troubles.push(format!("poisoned, open it again: {why}"));
+        troubles.push(format!("poisoned; open the store again: {why}"));
     }
     if let Some(why) = &stats.full {
         let refused = stats.refused_full;
-        troubles.push(format!("full, {refused} claims were refused: {why}"));
+        troubles.push(format!("full; {refused} claims were refused: {why}"));
     }
     if stats.damaged_places > 0 {
-        troubles.push(format!("opened past {} damaged places", stats.damaged_places));
+        troubles.push(format!("opened in spite of {} damaged places", stats.damaged_places));
     }
     if stats.clock_held {
         troubles.push("the wall clock is not believed".into());

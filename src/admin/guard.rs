@@ -15,7 +15,9 @@ pub(super) const HEADER: &str = "x-onlyonce-admin";
 /// Whether this request may read.
 pub(super) fn may_read(parts: &Parts) -> Result<(), Refusal> {
     match site(&parts.headers) {
-        Some(site) if site == "cross-site" => Err(forbidden("this is not for other sites")),
+        Some(site) if site == "cross-site" => {
+            Err(forbidden("requests made by the pages of other sites are refused"))
+        }
         _ => Ok(()),
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn number(query: &str, name: &str, otherwise: u64) -> Result<u64, Ref
     match get(query, name)?.filter(|text| !text.is_empty()) {
         None => Ok(otherwise),
         Some(text) => {
-            text.parse().map_err(|_| Refusal::bad(format!("the parameter {name} is no number")))
+            text.parse().map_err(|_| Refusal::bad(format!("the parameter {name} is not a number")))
         }
     }
 }

@@ -86,7 +86,7 @@ impl<S: IdempotencyStore> Core<S> {
     ) -> Result<Asked, ProblemResponse> {
         let limit = self.config.max_body;
         let too_large = || {
-            let why = format!("the body may have {limit} bytes");
+            let why = format!("the body is larger than {limit} bytes");
             Problem::BodyTooLarge.because(why)
         };
         let declared = declared_length(&parts.headers).unwrap_or(0);
@@ -97,7 +97,8 @@ impl<S: IdempotencyStore> Core<S> {
         let keep = |bytes| match held.take(bytes, self.config.max_buffered) {
             true => Ok(()),
             false => {
-                let overloaded = Problem::Overloaded.because("too much is waiting to be read");
+                let overloaded = Problem::Overloaded
+                    .because("the service holds as many bytes of requests as it may");
                 Err(overloaded.after(with_jitter(Duration::from_secs(1))))
             }
         };
@@ -106,7 +107,7 @@ impl<S: IdempotencyStore> Core<S> {
                 Ok(Asked { key, parts, data: join(chunks), trailers, held })
             }
             Read::TooLarge(..) => Err(too_large()),
-            Read::Failed(..) => Err(Problem::BodyUnreadable.because("the body broke off")),
+            Read::Failed(..) => Err(Problem::BodyUnreadable.because("the body ended in an error")),
         }
     }
 
@@ -139,11 +140,11 @@ impl<S: IdempotencyStore> Core<S> {
             Ok(Begin::Replay(record)) => Decision::Replay(record),
             Ok(Begin::InFlight(pending)) => Decision::Refuse(in_flight(&pending)),
             Ok(Begin::Interrupted(stuck)) => self.interrupted(&stuck),
-            Ok(Begin::Mismatch { .. }) => Decision::Refuse(
-                Problem::KeyReused.because("this key was used for another request; use a new one"),
-            ),
+            Ok(Begin::Mismatch { .. }) => Decision::Refuse(Problem::KeyReused.because(
+                "this key was used for another request; make a new key for a new request",
+            )),
             Err(BeginError::AttemptsExhausted { attempts }) => {
-                let why = format!("{attempts} attempts were interrupted; the service must decide");
+                let why = format!("{attempts} attempts were interrupted; an operator must decide");
                 or_left(left, Problem::Interrupted.because(why))
             }
             Err(error) => Decision::Refuse(refused(&error)),
@@ -211,12 +212,13 @@ pub(super) fn in_flight<S: IdempotencyStore>(pending: &Pending<S>) -> ProblemRes
 }
 
 fn stopping() -> ProblemResponse {
-    Problem::Unavailable.because("the service is stopping").after(with_jitter(STORE_BACK))
+    let why = "the service is stopping; the request was not executed";
+    Problem::Unavailable.because(why).after(with_jitter(STORE_BACK))
 }
 
 fn refused(error: &BeginError) -> ProblemResponse {
-    tracing::error!(%error, "an idempotency key could not be claimed; nothing ran");
-    let why = "the request was not executed";
+    tracing::error!(%error, "an idempotency key could not be claimed; nothing was executed");
+    let why = "the idempotency store refused the request; it was not executed";
     match error.retry() {
         Retry::After(wait) => Problem::Unavailable.because(why).after(with_jitter(wait)),
         Retry::AfterReopen => Problem::Unavailable.because(why).after(with_jitter(STORE_BACK)),

@@ -10,12 +10,14 @@ use std::convert::Infallible;
 
 /// A handler asked for an [`Attempt`], and its request was not covered by the layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this request is not covered by an idempotency layer")]
+#[error("this request is not covered by an idempotency layer; extract Option<Attempt>")]
 pub struct NoAttempt;
 
 impl IntoResponse for NoAttempt {
     fn into_response(self) -> Response {
-        tracing::error!("a handler takes an Attempt, and its route has no idempotency layer");
+        tracing::error!(
+            "a handler takes an Attempt, and its request is not covered by an idempotency layer"
+        );
         StatusCode::INTERNAL_SERVER_ERROR.into_response()
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn key(headers: &HeaderMap, name: &HeaderName) -> Result<Vec<u8>, Bad
     let mut lines = headers.get_all(name).iter();
     let line = lines.next().ok_or(BadKey::Missing)?;
     if lines.next().is_some() {
-        return Err(BadKey::Malformed("there is more than one line of it"));
+        return Err(BadKey::Malformed("the header has more than one line"));
     }
     parse(line.as_bytes()).map_err(BadKey::Malformed)
 }
@@ -31,29 +31,29 @@ pub(super) fn key(headers: &HeaderMap, name: &HeaderName) -> Result<Vec<u8>, Bad
 pub(crate) fn parse(line: &[u8]) -> Result<Vec<u8>, &'static str> {
     let line = line.trim_ascii();
     let key = match line.first() {
-        None => return Err("it is empty"),
+        None => return Err("the header is empty"),
         Some(b'"') => quoted(line)?,
         Some(_) if line.iter().all(|&byte| is_bare(byte)) => line.to_vec(),
         Some(_) => {
             return Err(
-                "a key without quotes is visible ASCII without quotes, backslashes, , or ;",
+                "a key without quotes is visible ASCII without \", \\, comma and semicolon",
             );
         }
     };
     match key.len() {
-        0 => Err("it is empty"),
+        0 => Err("the key is empty"),
         1..=KEY_BYTES_MAX => Ok(key),
-        _ => Err("it is longer than 255 bytes"),
+        _ => Err("the key is longer than 255 bytes"),
     }
 }
 
 fn quoted(line: &[u8]) -> Result<Vec<u8>, &'static str> {
     let item: Item = Parser::new(line)
         .parse()
-        .map_err(|_| "it is not a string as RFC 9651 has it: ASCII in quotes, nothing after it")?;
+        .map_err(|_| "the key is not a string as RFC 9651 defines it: ASCII in double quotes")?;
     match item.bare_item {
         BareItem::String(key) => Ok(String::from(key).into_bytes()),
-        _ => Err("it is not a string"),
+        _ => Err("the key is not a string"),
     }
 }
 

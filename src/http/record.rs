@@ -41,7 +41,8 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
             Verdict::Unknown => self.fail(claim, parts, body).await,
             Verdict::NotRetained => self.without_body(claim, parts, body).await,
             Verdict::Final if parts.status == StatusCode::SWITCHING_PROTOCOLS => {
-                let why = "an upgrade can't be replayed: don't let the idempotency layer cover it";
+                let why =
+                    "an upgrade can't be replayed; leave its route out of the idempotency layer";
                 tracing::error!("{why}");
                 self.without_body(claim, parts, body).await
             }

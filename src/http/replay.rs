@@ -52,7 +52,8 @@ impl<S: IdempotencyStore> Core<S> {
                     Ok(None) => return self.not_retained(key, &record),
                     Err(error) => {
                         tracing::error!(%error, "a body kept elsewhere could not be found");
-                        let trouble = Problem::Unavailable.because("the stored answer is away");
+                        let why = "executed earlier; the stored answer can't be read now";
+                        let trouble = Problem::Unavailable.because(why);
                         let wait = super::problem::with_jitter(std::time::Duration::from_secs(2));
                         return self.say(trouble.after(wait));
                     }

@@ -91,7 +91,7 @@ fn a_key_in_each_state() {
     let text = get("stuck", &[]).ok();
     assert!(text.contains("the claim was dropped undecided") && text.contains("charged ch_1"));
     assert_eq!(get("held", &["--json"]).json()["reason"], "crashed");
-    get("held", &["--raw"]).fails(8, "no answer that is kept");
+    get("held", &["--raw"]).fails(8, "no answer of it is kept");
     get("never", &[]).fails(8, "no key never");
     get("", &[]).fails(2, "key");
 }

@@ -5,24 +5,24 @@ use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use std::{path::PathBuf, time::Duration};
 
 const SCOPES: &str = "\
-SCOPE is what the service has chosen:
-  a/b/c        parts, as of Scope::of([\"a\", \"b\", \"c\"]); of the HTTP layer, the principal
-  =text        these very bytes, as of Scope::new(\"text\")
-  hex:0a0b     these very bytes
+SCOPE is the scope that the service uses:
+  a/b/c        parts, as in Scope::of([\"a\", \"b\", \"c\"]); with the HTTP layer, the principal
+  =text        exactly these bytes, as in Scope::new(\"text\")
+  hex:0a0b     exactly these bytes
   -            the empty scope, Scope::global()
-KEY is text, or hex:0a0b. `list` prints both so that they can be given back.";
+KEY is text, or hex:0a0b. `list` prints both in a form that can be given back.";
 
 const CODES: &str = "\
-Exit codes: 0 done; 1 failed; 2 misused; 3 no store there; 4 files that are not this store's;
-5 damaged; 6 in use; 7 of a newer version; 8 no such key; 9 refused; 10 no room.";
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 no store there; 4 files of another store;
+5 damaged; 6 in use; 7 written by a newer version; 8 no such key; 9 refused; 10 no space.";
 
-/// Looks at an onlyonce store, repairs it, copies it, moves it.
+/// Inspects, repairs, copies and moves an onlyonce store.
 #[derive(Parser)]
 #[command(name = "onlyonce", version, after_help = CODES, max_term_width = 100)]
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
-    /// Answer in JSON: an object, or an object a line.
+    /// Answer in JSON: one object, or one object a line.
     #[arg(long, global = true)]
     pub json: bool,
     /// Ask the admin service of a running store at this address, instead of naming STORE:
@@ -57,33 +57,33 @@ impl Color {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Sizes, keys by state, format, who has it open. Reads no records.
+    /// Shows sizes, keys by state, the format, and which process has the store open.
     Info(Of),
-    /// The keys, undecided ones first.
+    /// Lists the keys, undecided ones first.
     List(List),
-    /// All that is known of one key.
+    /// Shows everything that is known of one key.
     Get(Get),
-    /// Decides what became of a key, in a store that nobody has open.
+    /// Decides what became of a key, in a store that is not open (or, with --url, in one that is).
     Resolve(Resolve),
-    /// Reads everything and holds it against its checksums.
+    /// Reads everything and compares it with its checksums.
     Verify(Of),
-    /// Copies a store to a new directory, of one that is open too.
+    /// Copies a store to a new directory; the store may be open.
     Backup(Backup),
-    /// Makes a store of a backup (and the earlier ones that it builds on), checking everything.
+    /// Makes a store from a backup (and the earlier ones that it needs), checking everything.
     Restore(FromTo),
     /// Copies what can be read of a damaged store to a new directory.
     Salvage(FromTo),
     /// Writes all keys as JSON lines to stdout.
     Export(Of),
-    /// Reads keys from JSON lines into a store that nobody has open.
+    /// Reads keys from JSON lines into a store that is not open.
     Import(Import),
-    /// Accepts the clock for a store that holds it (see `info`), which nobody has open.
+    /// Accepts the wall clock for a store that doesn't believe it (see `info`) and is not open.
     AcceptClock(AcceptClock),
-    /// Measures what this disk and this machine give: a sync, claims, replays.
+    /// Measures this disk and this machine: a sync, claims, replays.
     Bench(Bench),
     /// Writes a completion script for a shell to stdout.
     Completions {
-        /// For which shell.
+        /// The shell.
         shell: clap_complete::Shell,
     },
 }
@@ -116,7 +116,7 @@ pub struct List {
     /// Only keys that begin with this.
     #[arg(long)]
     pub prefix: Option<String>,
-    /// Only keys that are as they are for longer than this: 90s, 15m, 2h, 7d.
+    /// Only keys that have been in their state for longer than this: 90s, 15m, 2h, 7d.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub older_than: Option<Duration>,
 }
@@ -154,17 +154,17 @@ pub struct Resolve {
 
 #[derive(Subcommand)]
 pub enum How {
-    /// It took effect, and this is its answer.
+    /// The operation took effect, and this is its answer.
     Complete(Complete),
-    /// It did not take effect: the key is free.
+    /// The operation did not take effect: frees the key.
     Free {
-        /// Of a running store: also if the key is in flight; its holder is then fenced.
+        /// In a running store: also if the key is in flight; its holder is then fenced.
         #[arg(long)]
         force: bool,
     },
-    /// As if the key had never been seen.
+    /// Forgets the key, as if it had never been used.
     Forget {
-        /// Needed for a completed key: a retry will execute again.
+        /// Needed for a completed key, because a retry then executes again.
         #[arg(long)]
         force: bool,
     },
@@ -181,10 +181,10 @@ pub struct Complete {
     /// Store it as the HTTP layer does, with this status. Needed if the layer is to replay it.
     #[arg(long, value_name = "CODE", value_parser = parse_status)]
     pub status: Option<http::StatusCode>,
-    /// A header of it, as "Location: /orders/1". May be given several times.
+    /// A header of the answer, as "Location: /orders/1". May be given several times.
     #[arg(long = "header", value_name = "LINE", requires = "status", value_parser = parse_header)]
     pub headers: Vec<Header>,
-    /// Of a running store: also if the key is in flight; its holder is then fenced.
+    /// In a running store: also if the key is in flight; its holder is then fenced.
     #[arg(long)]
     pub force: bool,
 }
@@ -205,7 +205,7 @@ pub fn parse_header(line: &str) -> Result<Header, String> {
 pub struct FromTo {
     /// The directory to read.
     pub from: PathBuf,
-    /// The directory to write: empty, or not there.
+    /// The directory to write: empty, or not there yet.
     pub to: PathBuf,
 }
 
@@ -216,7 +216,7 @@ pub struct Backup {
     /// Leave out segments that have not changed since this backup.
     #[arg(long, value_name = "EARLIER")]
     pub since: Option<PathBuf>,
-    /// Copy, also where blocks could be shared with the store.
+    /// Copy even where blocks could be shared with the store.
     #[arg(long)]
     pub no_share: bool,
 }
@@ -228,7 +228,7 @@ pub struct Import {
     /// The file with JSON lines; - for stdin.
     #[arg(default_value = "-")]
     pub file: PathBuf,
-    /// Make the store if it is not there.
+    /// Create the store if there is none.
     #[arg(long)]
     pub create: bool,
 }
@@ -244,25 +244,25 @@ pub struct AcceptClock {
 #[derive(Group)]
 #[group(required = true, multiple = false)]
 pub struct Accept {
-    /// Move all times that the store has kept by the difference: a record that had an hour left
-    /// has an hour left. For a store from a machine without a clock, and while clients still retry.
+    /// Move all times in the store by the difference: a record that had an hour left still has an
+    /// hour left. For a store from a machine without a clock, and while clients still retry.
     #[arg(long)]
     pub keep_windows: bool,
-    /// The difference is time that has passed: what would have expired expires at once, and a
-    /// retry of it executes again.
+    /// Treat the difference as time that has passed: what would have expired expires at once, and
+    /// a retry of it executes again.
     #[arg(long)]
     pub expire: bool,
 }
 
 #[derive(Group)]
 pub struct Bench {
-    /// A directory on the disk to be measured. What is written there is removed.
+    /// A directory on the disk to be measured. Everything that is written there is removed.
     #[arg(default_value = ".")]
     pub directory: PathBuf,
-    /// How long each measurement takes.
+    /// The duration of each measurement.
     #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
     pub seconds: f64,
-    /// How many callers the store is asked by at once, in the rows with many.
+    /// The number of concurrent callers, in the rows with many callers.
     #[arg(long, default_value_t = 32)]
     pub callers: usize,
 }

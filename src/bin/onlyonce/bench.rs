@@ -95,7 +95,7 @@ fn show(args: &Bench, sync: Duration, rows: &[Row], out: &mut Out) -> Result<(),
         sync.as_secs_f64() * 1e6
     ))?;
     out.line(format_args!(
-        "claim and completion with {RESPONSE} bytes; {} callers where there are many",
+        "a pair is a claim and a completion with {RESPONSE} bytes; many callers are {}",
         args.callers
     ))?;
     out.line(format_args!("{:<22}{:>14}{:>14}   limit set by", "", "pairs/s", "limit/s"))?;
@@ -108,7 +108,7 @@ fn show(args: &Bench, sync: Duration, rows: &[Row], out: &mut Out) -> Result<(),
             row.by
         ))?;
     }
-    out.line("one short run on a machine that does other things too: an order of magnitude")
+    out.line("from one short run beside whatever else this machine does: an order of magnitude")
 }
 
 /// The median time of a sync.

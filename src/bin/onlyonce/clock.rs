@@ -10,13 +10,17 @@ pub fn accept(args: &Args, out: &mut Out) -> Result<(), Failure> {
         true => AcceptClock::KeepingWindows,
         false => AcceptClock::AsIs,
     };
-    // The store remembers how its service opened it, for those who look from outside.
+    // The store keeps the durability that its service opened it with, for outside readers.
     let durability = info.durability.unwrap_or(Durability::Synced);
     let store = owner::open_at(&info, 0, durability, accept)?;
     let now_ms = store.stats().now_ms;
     store.close()?;
     match out.json {
         true => out.value(&json!({ "was_ms": info.now_ms, "now_ms": now_ms })),
-        false => out.line(format_args!("it was {}, it is {}", date(info.now_ms), date(now_ms))),
+        false => out.line(format_args!(
+            "the store's time was {}, and is {} now",
+            date(info.now_ms),
+            date(now_ms)
+        )),
     }
 }

@@ -65,8 +65,8 @@ pub fn restore(args: &FromTo, out: &mut Out) -> Result<(), Failure> {
     match out.json {
         true => out.value(&json!({ "to": to.to_string(), "copied_bytes": bytes })),
         false => out.line(format_args!(
-            "{to}: {} copied and checked. It has forgotten what came after the backup: compare with \
-             where the effects are, and `import` what is missing.",
+            "{to}: {} copied and checked. It doesn't know what happened after the backup: compare it \
+             with the effects, and `import` what is missing.",
             size(bytes)
         )),
     }

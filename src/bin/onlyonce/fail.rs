@@ -24,7 +24,7 @@ pub enum Code {
 pub enum Failure {
     /// One line.
     Said { code: Code, line: String },
-    /// Nobody reads the output any more.
+    /// The reader of the output has closed it.
     Unheard,
 }
 
@@ -44,7 +44,7 @@ impl Failure {
         }
     }
 
-    /// Tells the user, and the shell.
+    /// Prints the failure, and returns the exit code.
     pub fn tell(self, json: bool) -> ExitCode {
         let Failure::Said { code, line } = self else { return ExitCode::SUCCESS };
         // One line, whatever an operating system or a file's name has put into it.
@@ -88,8 +88,9 @@ impl From<OpenError> for Failure {
             }
             OpenError::InUse { place } => {
                 let line = format!(
-                    "{place} is in use: a process has the store open; stop it first, or let it \
-                     do this itself (info, list, get, verify, backup and export work all the same)"
+                    "{place} is in use: a process has the store open; stop it first, or ask its \
+                     admin service with --url (info, list, get, verify, backup and export work \
+                     on an open store)"
                 );
                 (Code::InUse, line)
             }
@@ -103,7 +104,7 @@ impl From<OpenError> for Failure {
             OpenError::NoSpace { .. } => (Code::NoRoom, error.to_string()),
             OpenError::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => {
-                    (Code::Failed, format!("{error}; run as the user whom the store belongs to"))
+                    (Code::Failed, format!("{error}; run as the user who owns the store"))
                 }
                 io::ErrorKind::NotADirectory => {
                     (Code::NoStore, format!("{error}; name the directory of a store"))
@@ -134,8 +135,8 @@ impl From<BackupError> for Failure {
         };
         let next = match &error {
             BackupError::Changed { .. } => "; restore another backup",
-            BackupError::OtherStore { .. } => "; name one of this store, or make a full one",
-            BackupError::Io { .. } => "; remove what was written there, and try again",
+            BackupError::OtherStore { .. } => "; name a backup of this store, or make a full one",
+            BackupError::Io { .. } => "; remove what was written, and try again",
             _ => "",
         };
         Failure::new(code, format!("{error}{next}"))
@@ -145,8 +146,8 @@ impl From<BackupError> for Failure {
 impl From<ClaimError> for Failure {
     fn from(error: ClaimError) -> Self {
         let code = match &error {
-            ClaimError::NeedsForce { .. } => {
-                return Failure::new(Code::Refused, format!("{error} (--force)"));
+            ClaimError::NeedsForce { state } => {
+                return Failure::new(Code::Refused, format!("the key is {state}; add --force"));
             }
             ClaimError::AlreadyCompleted => {
                 let line = "the key is already completed, and keeps its answer: see `onlyonce get`";

@@ -21,7 +21,7 @@ pub fn run(get: &Get, out: &mut Out) -> Result<(), Failure> {
     let now = inspection.info().now_ms;
     let Some(item) = inspection.get(key_ref)? else {
         let line = format!(
-            "no key {} in scope {}; `onlyonce list` shows what there is",
+            "no key {} in scope {}; `onlyonce list` shows the keys",
             get.named.key, get.named.scope
         );
         return Err(Failure::new(Code::NoKey, line));
@@ -44,7 +44,7 @@ fn raw(item: &Item, out: &mut Out) -> Result<(), Failure> {
     match bytes {
         Some(bytes) => out.raw(&bytes),
         None => {
-            let line = format!("the key is {} and has no answer that is kept", state_of(item));
+            let line = format!("the key is {} and no answer of it is kept", state_of(item));
             Err(Failure::new(Code::NoKey, line))
         }
     }
@@ -126,6 +126,6 @@ fn answer(name: &str, bytes: &[u8], out: &mut Out) -> Result<(), Failure> {
 fn text(bytes: &[u8], out: &mut Out) -> Result<(), Failure> {
     match std::str::from_utf8(bytes) {
         Ok(text) => out.line(visible(text)),
-        Err(_) => out.line(format_args!("{DIM}(not text; --raw writes it as it is){DIM:#}")),
+        Err(_) => out.line(format_args!("{DIM}(not text; --raw writes the bytes){DIM:#}")),
     }
 }

@@ -35,7 +35,7 @@ fn as_text(info: &Info, out: &mut Out) -> Result<(), Failure> {
     out.row("store", &info.place)?;
     match info.owner {
         Some(process) => out.row("open", format_args!("by process {process}"))?,
-        None => out.row("open", "by nobody, as far as this system tells")?,
+        None => out.row("open", "no, as far as this system can tell")?,
     }
     out.row("format", info.format)?;
     out.row(
@@ -43,15 +43,15 @@ fn as_text(info: &Info, out: &mut Out) -> Result<(), Failure> {
         format_args!("{:016x}, opened {}", info.store, many(info.life.into(), "time")),
     )?;
     if info.created {
-        out.row("created", "by its only opening: no key from before that is known")?;
+        out.row("created", "by its only opening; it knows no key from before")?;
     }
     out.row("durability", durability(info))?;
     let stuck = if info.interrupted > 0 { WARN } else { GOOD };
     out.row(
         "keys",
         format_args!(
-            "{} in flight, {stuck}{} interrupted{stuck:#}, {} completed (expired ones included, \
-             until their segment is swept)",
+            "{} in flight, {stuck}{} interrupted{stuck:#}, {} completed (including expired ones \
+             whose segment has not been swept)",
             count(info.in_flight),
             count(info.interrupted),
             count(info.records),
@@ -84,12 +84,19 @@ fn as_text(info: &Info, out: &mut Out) -> Result<(), Failure> {
     )?;
     if info.torn_claims > 0 {
         let torn = info.torn_claims;
-        out.row("torn", format_args!("{torn} by a loss of power; they had not been promised"))?;
+        out.row(
+            "torn",
+            format_args!(
+                "{torn} claims by a loss of power; they had not been promised to survive it"
+            ),
+        )?;
     }
     out.row("ring", size(info.ring_bytes))?;
     out.row("tokens", format_args!("below {}", info.token_limit))?;
     match info.problems.len() {
-        0 => out.row("problems", format_args!("{GOOD}none seen{GOOD:#} (`verify` reads it all)")),
+        0 => {
+            out.row("problems", format_args!("{GOOD}none seen{GOOD:#} (`verify` reads everything)"))
+        }
         n => {
             let more = "`onlyonce verify` names all damage";
             out.row("problems", format_args!("{BAD}{n}{BAD:#}; {more}"))?;

@@ -59,17 +59,17 @@ pub fn run(list: &List, out: &mut Out) -> Result<(), Failure> {
     told(&list.of.store, &damaged)
 }
 
-/// What doesn't read is no reason not to list the rest, and none to say that all is well.
+/// The command's end: damage doesn't keep the rest from being listed, but is reported.
 pub fn told(store: &Path, damaged: &[onlyonce::inspect::Problem]) -> Result<(), Failure> {
     match damaged {
         [] => Ok(()),
         [first, ..] => {
             let line = format!(
-                "{} not read, the first: {first}; `onlyonce verify {}` names all",
+                "{} could not be read, the first: {first}; `onlyonce verify {}` names all",
                 if damaged.len() == 1 {
-                    "a place does".into()
+                    "one place".into()
                 } else {
-                    format!("{} places do", damaged.len())
+                    format!("{} places", damaged.len())
                 },
                 store.display()
             );

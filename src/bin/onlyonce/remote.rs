@@ -69,7 +69,7 @@ fn to_bytes(text: &str) -> Vec<u8> {
 impl Remote {
     fn new(url: &str, args: &Args) -> Result<Self, Failure> {
         if !url.starts_with("http://") && !url.starts_with("https://") {
-            let line = format!("{url} is no address; write it as http://127.0.0.1:8080/admin");
+            let line = format!("{url} is not an address; write it as http://127.0.0.1:8080/admin");
             return Err(Failure::new(Code::Misused, line));
         }
         let mut headers = Vec::new();
@@ -96,7 +96,7 @@ impl Remote {
 
     fn failed(&self, error: impl std::fmt::Display) -> Failure {
         let line = format!(
-            "{}: {error}; is the service running, and its admin service there?",
+            "{}: {error}; is the service running, and is its admin service at this address?",
             self.base.trim_end_matches("api/")
         );
         Failure::new(Code::Failed, line)
@@ -112,19 +112,19 @@ impl Remote {
         let body = body.map_err(|error| self.failed(error))?;
         let value: Result<Value, _> = serde_json::from_str(&body);
         if status.is_success() {
-            return value.map_err(|_| self.failed("it answers, and not as an admin service does"));
+            return value.map_err(|_| self.failed("the answer is not that of an admin service"));
         }
         let said = value.ok().and_then(|value| Some(visible(value["error"].as_str()?)));
         let (code, next) = match status.as_u16() {
             401 | 403 => {
-                (Code::Refused, "; --url-header or $ONLYONCE_AUTHORIZATION says who you are")
+                (Code::Refused, "; pass credentials by --url-header or $ONLYONCE_AUTHORIZATION")
             }
             404 if said.as_ref().is_some_and(|said| said.contains("this key")) => {
-                (Code::NoKey, "; `onlyonce list` shows what there is")
+                (Code::NoKey, "; `onlyonce list` shows the keys")
             }
             409 => (
                 Code::Refused,
-                "; look at the key again (`onlyonce get`), and say --force if you must",
+                "; look at the key again (`onlyonce get`), and add --force if you are sure",
             ),
             400 => (Code::Misused, ""),
             413 => (Code::Refused, ""),
@@ -226,15 +226,15 @@ impl Remote {
         if !out.json && listed == 0 {
             out.line(format_args!("{DIM}no keys{DIM:#}"))?;
         }
-        if more > 0 && !out.json {
+        if more > 0 {
+            // On stderr, so that a program that reads JSON from stdout doesn't miss it.
             let text = many(more, "younger undecided key");
-            out.line(format_args!(
-                "{DIM}and {text}; --scope, --prefix and --older-than narrow{DIM:#}"
-            ))?;
+            let hint = "--scope, --prefix and --older-than narrow the list";
+            anstream::eprintln!("onlyonce: {text} not listed; {hint}");
         }
         if damaged > 0 {
             let text = many(damaged, "record");
-            let line = format!("{text} not readable; `onlyonce verify` on its machine names all");
+            let line = format!("{text} not readable; `onlyonce verify` on that machine names all");
             return Err(Failure::new(Code::Damaged, line));
         }
         Ok(())
@@ -249,7 +249,7 @@ impl Remote {
 
     fn get_key(&self, get: &Get, out: &mut Out) -> Result<(), Failure> {
         if get.raw {
-            let line = "--raw needs the store's directory: the service shows at most 64 KiB";
+            let line = "--raw needs the store's directory; the service shows at most 64 KiB";
             return Err(Failure::new(Code::Misused, line));
         }
         let key = self.look_up(&get.named.scope, &get.named.key)?;
@@ -370,7 +370,7 @@ fn show(key: &Value, out: &mut Out) -> Result<(), Failure> {
             Err(_) => out.line(format_args!("{DIM}(not text){DIM:#}"))?,
         }
         if stored["cut"] == true {
-            out.line(format_args!("{DIM}(the service shows no more){DIM:#}"))?;
+            out.line(format_args!("{DIM}(cut: the service shows 64 KiB){DIM:#}"))?;
         }
     }
     Ok(())

@@ -53,7 +53,8 @@ pub fn run(args: &Resolve, out: &mut Out) -> Result<(), Failure> {
             return Err(absent(args));
         }
         Err(ClaimError::NotApplicable { state: "completed" }) => {
-            let line = "the key is completed: `forget --force` makes as if it had never been seen";
+            let line =
+                "the key is completed; `forget --force` forgets it, and a retry executes again";
             return Err(Failure::new(Code::Refused, line));
         }
         decided => decided?,
@@ -65,8 +66,8 @@ pub fn run(args: &Resolve, out: &mut Out) -> Result<(), Failure> {
 /// There is no such key.
 pub fn absent(args: &Resolve) -> Failure {
     let line = format!(
-        "no key {} in scope {}; `onlyonce list` shows what there is, and `onlyonce import` brings in \
-         what is not there",
+        "no key {} in scope {}; `onlyonce list` shows the keys, and `onlyonce import` adds one that is \
+         missing",
         args.named.key, args.named.scope
     );
     Failure::new(Code::NoKey, line)

@@ -28,8 +28,8 @@ const CAPACITY: u64 = 8 << 30;
 pub fn export(of: &Of, out: &mut Out) -> Result<(), Failure> {
     let inspection = Inspection::open(&of.store)?;
     let mut damaged = inspection.problems().to_vec();
-    // What is left of the windows of a store that holds the clock is said in the clock's terms,
-    // by which it is imported.
+    // Of a store that doesn't believe the wall clock, times are written by the wall clock, which
+    // `import` compares them with.
     let info = inspection.info();
     let behind_ms = match info.clock_held {
         true => SystemClock.wall_ms().saturating_sub(info.now_ms),
@@ -100,7 +100,7 @@ pub fn import(args: &Import, out: &mut Out) -> Result<(), Failure> {
     let store = match Inspection::open(&args.of.store) {
         Err(OpenError::NoStore { .. }) if args.create => owner::create(&args.of.store, durability)?,
         Err(OpenError::NoStore { place }) => {
-            let line = format!("{place} holds no store; --create makes one");
+            let line = format!("{place} holds no store; --create creates one");
             return Err(Failure::new(Code::NoStore, line));
         }
         Err(error) => return Err(error.into()),
@@ -120,7 +120,7 @@ pub fn import(args: &Import, out: &mut Out) -> Result<(), Failure> {
     match out.json {
         true => out.value(&json!({ "imported": imported, "known": known, "expired": expired })),
         false => out.line(format_args!(
-            "{} imported, {} were there already, {} had expired",
+            "{} imported, {} already there, {} expired",
             count(imported),
             count(known),
             count(expired)
@@ -147,8 +147,8 @@ fn import_lines(
         if let Err(Failure::Said { code, line }) = done {
             let number = number + 1;
             let line = format!(
-                "line {number}: {line}; the lines before it are imported, and importing them again \
-                 does no harm"
+                "line {number}: {line}; the lines before it are imported, and can be imported again \
+                 without harm"
             );
             return Err(Failure::new(code, line));
         }
@@ -200,8 +200,8 @@ fn take_in(store: &Store, line: Line, counts: &mut Counts) -> Result<(), Failure
 fn understand(line: &str, now: u64) -> Result<Line, String> {
     let map = match serde_json::from_str(line) {
         Ok(Value::Object(map)) => map,
-        Ok(_) => return Err("a line is a JSON object".into()),
-        Err(error) => return Err(format!("no JSON: {error}")),
+        Ok(_) => return Err("a line must be a JSON object".into()),
+        Err(error) => return Err(format!("not JSON: {error}")),
     };
     let scope = match map.get("scope") {
         Some(Value::String(text)) => parse_scope(text).map_err(said)?,

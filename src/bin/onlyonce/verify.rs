@@ -42,7 +42,9 @@ pub fn run(of: &Of, out: &mut Out) -> Result<(), Failure> {
         ))?;
         if report.torn_claims > 0 {
             let torn = many(report.torn_claims, "claim");
-            out.line(format_args!("{torn} torn by a loss of power, and not promised before"))?;
+            out.line(format_args!(
+                "{torn} torn by a loss of power, which had not been promised to survive it"
+            ))?;
         }
     }
     match report.problems.len() {
@@ -50,9 +52,9 @@ pub fn run(of: &Of, out: &mut Out) -> Result<(), Failure> {
         0 => out.line(format_args!("{GOOD}no damage{GOOD:#}")),
         n => {
             let line = format!(
-                "{} not read; `onlyonce restore` brings back a backup, `onlyonce salvage \
+                "{} could not be read; `onlyonce restore` brings back a backup, `onlyonce salvage \
                  {} NEW` copies what can be read",
-                if n == 1 { "a place does".into() } else { format!("{n} places do") },
+                if n == 1 { "one place".into() } else { format!("{n} places") },
                 of.store.display()
             );
             Err(Failure::new(Code::Damaged, line))
