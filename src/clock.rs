@@ -1,4 +1,4 @@
-//! Time is handed in: the store asks one [`Clock`], and its parts take `now` as an argument.
+//! Time is injected: the store asks one [`Clock`], and its parts take `now` as an argument.
 
 use crate::{limits::TIME_MAX_MS, sync::Mutex};
 use std::{
@@ -8,21 +8,23 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// Where a store gets its time from. Milliseconds.
+/// A source of time, in milliseconds.
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
-    /// Wall-clock time since 1970. Read once, when a store is opened.
+    /// Returns the wall-clock time since 1970. A store takes its time from this when it is opened.
+    /// Later readings have no effect on expiry.
     fn wall_ms(&self) -> u64;
 
-    /// Time since some fixed point, counting on while the machine is suspended; never steps back.
+    /// Returns the time since some fixed point. It counts while the machine is suspended, and never
+    /// steps back.
     fn boot_ms(&self) -> u64;
 
-    /// How long a thread may sleep, at most, when it waits for `ms` of this clock to pass; `None`
-    /// if only [`Clock::on_change`] tells.
+    /// Returns how long a thread may sleep at most when it waits for `ms` of this clock to pass, or
+    /// `None` if only [`Clock::on_change`] announces changes.
     fn sleep_for(&self, ms: u64) -> Option<Duration> {
         Some(Duration::from_millis(ms))
     }
 
-    /// `waker` is to be woken whenever this clock is moved by hand. Clocks that run by
+    /// Registers `waker` to be woken whenever this clock is moved by hand. Clocks that run by
     /// themselves do nothing here.
     fn on_change(&self, waker: Waker) {
         drop(waker);
@@ -48,7 +50,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is told to move: for tests, of this crate and of services.
+/// A clock that stands still until it is moved, for tests of this crate and of services.
 ///
 /// ```
 /// use onlyonce::{Clock, ManualClock};
@@ -68,12 +70,12 @@ struct Hands {
 }
 
 impl ManualClock {
-    /// A clock that shows `wall_ms` since 1970.
+    /// Makes a clock that shows `wall_ms` since 1970.
     pub fn at(wall_ms: u64) -> Self {
         ManualClock(Arc::new(Mutex::new(Hands { wall: wall_ms, boot: 1, listeners: vec![] })))
     }
 
-    /// Time passes: both hands move.
+    /// Lets time pass: moves the wall clock and the boot clock.
     pub fn advance(&self, by: Duration) {
         let ms = by.as_millis() as u64;
         self.change(|hands| {
@@ -82,8 +84,8 @@ impl ManualClock {
         });
     }
 
-    /// Somebody sets the wall clock; no time passes. A running store doesn't notice, an opening
-    /// one does.
+    /// Sets the wall clock, without any time passing. An open store doesn't notice; the next opening
+    /// does.
     pub fn set_wall(&self, wall_ms: u64) {
         self.change(|hands| hands.wall = wall_ms);
     }
@@ -123,19 +125,19 @@ impl Clock for ManualClock {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AcceptClock {
-    /// Don't believe it: time goes on from the highest seen, nothing expires early, and
+    /// Don't believe it: time continues from the highest seen, nothing expires early, and
     /// `Stats::clock_held` is true.
     #[default]
     No,
-    /// Believe it, and keep what is left of all windows: each time that the store has kept moves
-    /// by the difference, so that a record that had an hour to live lives for another hour. For a
-    /// store that was made by a machine without a clock, and for one that stood still for so long
-    /// that its records would all expire at once. The difference is kept with the store, and
-    /// counts at later openings and in backups. Also where the wall clock is *behind* the store's
-    /// time by more than the bound, because that was once wrong.
+    /// Believe it, and keep what is left of all windows: each time in the store moves by the
+    /// difference, so that a record that had an hour left has another hour. For a store that was
+    /// created by a machine without a clock, and for one that was closed for so long that its
+    /// records would all expire at once. The difference is kept with the store, and counts at later
+    /// openings and in backups. It also applies where the wall clock is *behind* the store's time by
+    /// more than the bound, because an earlier clock was wrong.
     KeepingWindows,
-    /// Believe it: the difference is time that has passed, and what would have expired in it
-    /// expires.
+    /// Believe it: the difference is time that has passed, and records that would have expired in it
+    /// expire.
     AsIs,
 }
 
@@ -177,7 +179,7 @@ impl StoreTime {
         if let (Some(seen), AcceptClock::KeepingWindows) = (seen, accept) {
             let behind = seen > by_wall.saturating_add(jump_max);
             if ahead || behind {
-                // Store time stays what it was; what differs is what it is called.
+                // Store time stays the same; only its translation to wall-clock time changes.
                 shift_ms = wall.min(TIME_MAX_MS) as i64 - seen.min(TIME_MAX_MS) as i64;
                 (by_wall, ahead) = (seen, false);
             }

@@ -1,13 +1,13 @@
-//! What makes two requests with one key the same request.
+//! Fingerprints, by which a retry is told from another request under the same key.
 
 use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
 use std::{fmt, sync::LazyLock};
 
-/// Sixteen bytes over a request's meaning, with the number of the scheme that made them.
+/// Sixteen bytes that stand for a request's meaning, and the number of the scheme that made them.
 ///
-/// A retry carries the fingerprint of the first request; another one under the same key is
-/// [`Mismatch`](crate::Begin::Mismatch). It is the same on every platform, in every version and
-/// backend.
+/// A retry has the fingerprint of the first request. A request with another fingerprint under the
+/// same key gets [`Mismatch`](crate::Begin::Mismatch). Fingerprints are the same on every platform,
+/// in every version and with every backend.
 ///
 /// ```
 /// use onlyonce::Fingerprint;
@@ -19,14 +19,14 @@ pub struct Fingerprint {
     bytes: [u8; 16],
 }
 
-/// Bytes of parts that are hashed at once.
+/// The number of bytes of short parts that are hashed together.
 const GATHERED: usize = 512;
 
 const CONTEXT: &str = "onlyonce 2026-11 request fingerprint";
 
 impl Fingerprint {
-    /// The fingerprint of a request whose parts are `parts`, in this order, each delimited by
-    /// its length. Anyone who can guess the payload can compute it; see [`Fingerprint::keyed`].
+    /// Makes the fingerprint of a request from `parts`, in this order, each delimited by its length.
+    /// An attacker who can guess the payload can compute it; see [`Fingerprint::keyed`].
     pub fn of<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
         // What `Hasher::new_derive_key(CONTEXT)` computes each time.
         static CONTEXT_KEY: LazyLock<ContextKey> =
@@ -34,33 +34,34 @@ impl Fingerprint {
         Self::finish(blake3::Hasher::new_from_context_key(&CONTEXT_KEY), parts)
     }
 
-    /// Like [`Fingerprint::of`] under a secret of the service's, for payloads that must not be
-    /// guessed from their hash (a card number, a PIN).
+    /// Makes a fingerprint like [`Fingerprint::of`], under a secret of the service, for payloads
+    /// that must not be guessed from their hash (a card number, a PIN).
     pub fn keyed<P: AsRef<[u8]>>(secret: &[u8; 32], parts: impl IntoIterator<Item = P>) -> Self {
         Self::finish(blake3::Hasher::new_keyed(secret), parts)
     }
 
-    /// For services that hash by themselves.
+    /// Makes a fingerprint of sixteen bytes that the service has computed itself.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Fingerprint { scheme: 0, bytes }
     }
 
-    /// The same bytes said to be made by scheme `scheme` (0 to 255; 0 unless said otherwise).
+    /// Returns the same bytes with the number of the scheme that made them (0 to 255; 0 by default).
     ///
     /// A service that changes what goes into its fingerprints gives the new definition another
-    /// number. [`Begin::Mismatch`](crate::Begin::Mismatch) then tells the stored scheme, so that a
-    /// retry across the deployment can be compared by the older definition. Other bytes make other
-    /// keys in [`Claim::derive_key`](crate::Claim::derive_key), which says what follows.
+    /// number. [`Begin::Mismatch`](crate::Begin::Mismatch) then has the stored scheme, so that a
+    /// retry across the deployment can be compared by the older definition. The bytes also go into
+    /// [`Claim::derive_key`](crate::Claim::derive_key): a new definition makes other derived keys
+    /// for a key that the store has forgotten, with the consequences that are described there.
     pub fn with_scheme(self, scheme: u8) -> Self {
         Fingerprint { scheme, ..self }
     }
 
-    /// The number of the scheme.
+    /// Returns the number of the scheme.
     pub fn scheme(&self) -> u8 {
         self.scheme
     }
 
-    /// The sixteen bytes.
+    /// Returns the sixteen bytes.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.bytes
     }
@@ -97,7 +98,7 @@ impl Fingerprint {
 }
 
 impl fmt::Debug for Fingerprint {
-    /// Never the bytes: they belong into no log.
+    /// Leaves the bytes out, because they must not be in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Fingerprint(scheme {})", self.scheme)
     }

@@ -1,4 +1,4 @@
-//! What identifies a request: a key of the client's in a scope of the service's.
+//! The identity of a request: a key, chosen by the client, in a scope, chosen by the service.
 
 use crate::{error::KeyError, limits::*};
 use smallvec::SmallVec;
@@ -6,7 +6,7 @@ use std::fmt;
 
 /// The part of a request's identity that the service chooses: tenant, principal, operation.
 ///
-/// The same key in two scopes is two requests. A scope is 0 to 255 bytes.
+/// The same key in two scopes means two requests. A scope has 0 to 255 bytes.
 ///
 /// ```
 /// use onlyonce::Scope;
@@ -17,12 +17,16 @@ use std::fmt;
 pub struct Scope(SmallVec<[u8; 40]>);
 
 impl Scope {
-    /// The empty scope: all keys of the store are one name space. Say it aloud, choose it rarely.
+    /// Returns the empty scope: all keys of the store share one name space. It is rarely the right
+    /// choice, because any client can then use the key of any other.
     pub fn global() -> Self {
         Scope(SmallVec::new())
     }
 
-    /// A scope of these very bytes; [`KeyError::ScopeTooLong`] beyond 255.
+    /// Makes a scope of exactly these bytes.
+    ///
+    /// # Errors
+    /// [`KeyError::ScopeTooLong`] if there are more than 255.
     pub fn new(bytes: impl AsRef<[u8]>) -> Result<Self, KeyError> {
         let bytes = bytes.as_ref();
         if bytes.len() > SCOPE_BYTES_MAX {
@@ -31,8 +35,9 @@ impl Scope {
         Ok(Scope(SmallVec::from_slice(bytes)))
     }
 
-    /// A scope of several parts, each delimited by its length, so that `["ab", "c"]` and
-    /// `["a", "bc"]` differ. What would be longer than 255 bytes is replaced by its BLAKE3 hash.
+    /// Makes a scope of several parts, each delimited by its length, so that `["ab", "c"]` and
+    /// `["a", "bc"]` differ. A scope that would be longer than 255 bytes is replaced by its BLAKE3
+    /// hash.
     pub fn of<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
         let mut bytes = SmallVec::<[u8; 40]>::new();
         for part in parts {
@@ -46,7 +51,7 @@ impl Scope {
         Scope(bytes)
     }
 
-    /// The bytes.
+    /// Returns the bytes of the scope.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -58,7 +63,7 @@ impl fmt::Debug for Scope {
     }
 }
 
-/// The identity of a request, borrowed: (scope, key). A key is 1 to 255 bytes of any value.
+/// The identity of a request, borrowed: (scope, key). A key has 1 to 255 bytes of any value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyRef<'a> {
     scope: &'a [u8],
@@ -66,7 +71,10 @@ pub struct KeyRef<'a> {
 }
 
 impl<'a> KeyRef<'a> {
-    /// A key in a scope; [`KeyError`] if the key is empty or longer than 255 bytes.
+    /// Makes the identity of a request from a scope and a key.
+    ///
+    /// # Errors
+    /// [`KeyError::Empty`] or [`KeyError::TooLong`] if the key does not have 1 to 255 bytes.
     pub fn new(scope: &'a Scope, key: &'a (impl AsRef<[u8]> + ?Sized)) -> Result<Self, KeyError> {
         Self::from_parts(scope.as_bytes(), key.as_ref())
     }
@@ -80,12 +88,12 @@ impl<'a> KeyRef<'a> {
         }
     }
 
-    /// The service's part.
+    /// Returns the bytes of the scope.
     pub fn scope(&self) -> &'a [u8] {
         self.scope
     }
 
-    /// The client's part.
+    /// Returns the bytes of the key.
     pub fn key(&self) -> &'a [u8] {
         self.key
     }
@@ -101,10 +109,10 @@ impl fmt::Debug for KeyRef<'_> {
     }
 }
 
-/// Scope and key of up to so many bytes together need no allocation.
+/// The number of bytes up to which scope and key together need no allocation.
 const INLINE: usize = 72;
 
-/// The identity of a request, owned; without an allocation for scopes and keys of usual length.
+/// The identity of a request, owned. Scopes and keys of usual length need no allocation.
 #[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OwnedKey {
     scope_len: u8,
@@ -112,18 +120,18 @@ pub struct OwnedKey {
 }
 
 impl OwnedKey {
-    /// Borrowed again.
+    /// Borrows the identity.
     pub fn as_ref(&self) -> KeyRef<'_> {
         let (scope, key) = self.bytes.split_at(self.scope_len as usize);
         KeyRef { scope, key }
     }
 
-    /// The service's part.
+    /// Returns the bytes of the scope.
     pub fn scope(&self) -> &[u8] {
         self.as_ref().scope
     }
 
-    /// The client's part.
+    /// Returns the bytes of the key.
     pub fn key(&self) -> &[u8] {
         self.as_ref().key
     }

@@ -1,4 +1,4 @@
-//! Every bound of the store in one place, checked against each other when it is compiled.
+//! Every bound of the store in one place, checked against each other at compile time.
 
 /// Longest key in bytes.
 pub const KEY_BYTES_MAX: usize = 255;
@@ -26,7 +26,7 @@ pub const LEASE_MAX_MS: u64 = 30 * 24 * 3_600_000;
 /// The latest time: what a hint has bits for, some nine thousand years from now.
 pub(crate) const TIME_MAX_MS: u64 = (1 << 48) - 1;
 /// Positions stay below this: far enough from the end of 64 bits that no sum of a position and the
-/// size of a segment or a ring wraps. At ten gigabytes a second a class comes there in 14 years.
+/// size of a segment or a ring wraps. At ten gigabytes a second a class gets there in 14 years.
 pub(crate) const POSITION_MAX: u64 = 1 << 62;
 /// The highest base of a segment: all of its bytes have positions.
 pub(crate) const BASE_MAX: u64 = POSITION_MAX - SEGMENT_BYTES_MAX;
@@ -39,13 +39,13 @@ pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 64 * MIB;
 /// Largest ring in bytes.
 pub(crate) const RING_BYTES_MAX: u64 = 1 << 30;
-/// Highest number of segment slots a store can have.
+/// Highest number of segment slots that a store can have.
 pub(crate) const SLOTS_MAX: u32 = (1 << 17) - 1;
 /// Classes of retention: the store's own, and one for each power of two in seconds.
 pub(crate) const CLASSES: usize = 34;
-/// Shards of the index. Small tables: none takes long to grow, and 24 bits of hash are all that
-/// a table of this many shards needs to do it without reading the log.
-/// A model of schedules has a few, so that its threads meet in them.
+/// Shards of the index. Their tables are small, so none takes long to grow, and 24 bits of hash are
+/// all that a table needs to grow without reading the log. A model of schedules has a few, so that
+/// its threads meet in them.
 pub(crate) const SHARDS: usize = if cfg!(onlyonce_shuttle) { 4 } else { 1024 };
 
 const _: () = assert!(SHARDS.is_power_of_two());

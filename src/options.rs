@@ -1,4 +1,4 @@
-//! Every tunable of a store, with its unit, default and bound; checked once, at open.
+//! The options of a store, with their units, defaults and bounds. They are checked once, at open.
 
 use crate::{
     clock::{AcceptClock, Clock, SystemClock},
@@ -9,7 +9,9 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// When a call returns, and what then survives which crash.
+/// When a call returns, and what of it survives which crash.
+///
+/// What is left of a call that has returned:
 ///
 /// | | panic, dropped future | kill -9, abort | power loss, kernel crash |
 /// |---|---|---|---|
@@ -19,28 +21,34 @@ use std::{sync::Arc, time::Duration};
 /// | claim; otherwise | Interrupted | Interrupted | may be absent: a retry may execute again |
 /// | release; `Synced` | kept | kept | kept |
 /// | release; otherwise | kept | kept | may return as Interrupted, never as Completed |
+///
+/// A takeover counts as a claim, and the answer that `fail` keeps as a completion. Others see a
+/// completion (and that answer) only when it survives what this setting says. A claim is seen as in
+/// flight at once, also while it is being synced, and a released key can be granted again before
+/// its release is durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
-    /// Claims, takeovers, checkpoints, completions and releases are on stable storage (one sync
-    /// covers all who wait) before the call returns, and only then visible to others.
+    /// Claims, takeovers, checkpoints, completions and releases are on stable storage before the
+    /// call returns. One sync covers all callers that wait for it.
     #[default]
     Synced,
-    /// Completions and checkpoints as with `Synced`; claims and releases are written without
-    /// waiting for the disk. Choose it if the effect is itself idempotent, by `derive_key` or a
-    /// unique column, or make single claims durable with `ensure_durable`.
+    /// Completions, failures and checkpoints are on stable storage before the call returns; claims
+    /// and releases are written without waiting for the disk. Choose it if the effect is itself
+    /// idempotent, by `derive_key` or a unique column, or make single claims durable with
+    /// `ensure_durable`.
     SyncedCompletions,
     /// Everything is in the kernel's hands when the call returns, and on the disk at most
-    /// `max_delay` later.
+    /// `max_delay` later, plus what a sync takes longer than half of it.
     Buffered {
-        /// The longest time that an acknowledged write may be missing from the disk, at least
-        /// one millisecond. Writers wait when the disk falls behind it.
+        /// The longest time that an acknowledged write may be missing from the disk: 1 ms to an
+        /// hour. Completions wait when the disk falls behind it; other calls don't.
         max_delay: Duration,
     },
 }
 
 impl Durability {
-    /// How the superblock says it: 1 `Synced`, 2 `SyncedCompletions`, 3 `Buffered` with the
-    /// milliseconds above the lowest byte.
+    /// The setting as the superblock stores it: 1 `Synced`, 2 `SyncedCompletions`, 3 `Buffered` with
+    /// the milliseconds above the lowest byte.
     pub(crate) fn code(self) -> u32 {
         match self {
             Durability::Synced => 1,
@@ -62,22 +70,25 @@ impl Durability {
     }
 }
 
-/// What opening does about damage.
+/// What an opening does about damage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recovery {
-    /// Refuses to open, naming file and place. Nothing is changed. (The bodies of sealed records
-    /// are not read at open: a key whose record turns out damaged later answers
+    /// Refuses to open, and names file and place. Nothing is changed. (The bodies of sealed records
+    /// are not read at open. A key whose record turns out to be damaged later gets
     /// [`BeginError::Damaged`](crate::BeginError::Damaged).)
     #[default]
     Strict,
-    /// Opens with what can be read. Keys whose record is known to be damaged answer
-    /// [`BeginError::Damaged`](crate::BeginError::Damaged). Records that lie in a missing file,
-    /// or in a damaged part that doesn't tell its keys, are lost: their keys can be claimed
-    /// again.
+    /// Opens with what can be read. Keys whose record is known to be damaged get
+    /// [`BeginError::Damaged`](crate::BeginError::Damaged). Records in a missing file, or in a
+    /// damaged part whose keys can't be read, are lost: their keys can be claimed again.
     Salvage,
 }
 
-/// How to open a store.
+/// The options with which a store is opened.
+///
+/// Each method names its unit, its default and its bounds. [`open`](Options::open) checks them.
+/// All of them may change between two openings, except the size of the ring, which is fixed at
+/// creation; `max_claims` and `segment_bytes` never make what exists smaller.
 ///
 /// ```no_run
 /// use onlyonce::{Durability, Options};
@@ -137,17 +148,17 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The defaults named at each method.
+    /// Returns the options with their defaults, which are named at each method.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether a store that isn't there is created. Default: yes.
+    /// Sets whether a store that doesn't exist is created. Default: yes.
     ///
     /// If not, a directory that is missing, is empty or holds no store is refused with
-    /// [`OpenError::NoStore`], and nothing is created, not even the directory. For every start of a
-    /// service but its first: a volume that isn't mounted, or a path with a slip of the pen, is
-    /// else a new store, which knows no key, so that every retry executes again.
+    /// [`OpenError::NoStore`], and nothing is created, not even the directory. Use this at every
+    /// start of a service but its first: otherwise a volume that isn't mounted, or a mistyped path,
+    /// becomes a new store, which knows no key, so that every retry executes again.
     /// [`Stats::created`](crate::Stats::created) says what an opening did.
     ///
     /// ```no_run
@@ -164,40 +175,45 @@ impl Options {
         self
     }
 
-    /// What survives which crash. Default: [`Durability::Synced`].
+    /// Sets what survives which crash. Default: [`Durability::Synced`].
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
         self
     }
 
-    /// What to do about damage at open. Default: [`Recovery::Strict`].
+    /// Sets what an opening does about damage. Default: [`Recovery::Strict`].
     pub fn recovery(mut self, recovery: Recovery) -> Self {
         self.recovery = recovery;
         self
     }
 
-    /// How long a holder may be silent. Default: 60 s; 1 ms to 30 days.
+    /// Sets how long a holder may be silent. Default: 60 s; 1 ms to 30 days.
+    ///
+    /// [`Once`](crate::Once) and the HTTP layer keep the claim for
+    /// [`execution_limit`](Self::execution_limit) by themselves, which is at least as long: the lease
+    /// matters to claims that are taken by [`begin`](crate::Store::begin).
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// How long completed records are known. Default: 24 h both windows; at least the lease, at
-    /// most ten years.
+    /// Sets how long completed records are kept. Default: 24 h for both windows; at least the lease,
+    /// at most ten years.
     pub fn retention(mut self, retention: impl Into<Retention>) -> Self {
         self.retention = retention.into();
         self
     }
 
-    /// How long an interrupted key is kept for somebody to decide. Default: the longer of the
-    /// claim's retention and seven days; 1 ms to ten years.
+    /// Sets how long an interrupted key is kept for a decision, after which it is forgotten and a
+    /// retry executes again. Default: the longer of the claim's retention and seven days; 1 ms to
+    /// ten years.
     pub fn interrupted_retention(mut self, window: Duration) -> Self {
         self.interrupted_retention = Some(window);
         self
     }
 
-    /// For how long an execution is kept alive by the library itself. Default: 15 min; from the
-    /// lease to 30 days.
+    /// Sets how long [`Once`](crate::Once) and the HTTP layer keep a claim alive by themselves.
+    /// Default: 15 min; from the lease to 30 days.
     pub fn execution_limit(mut self, limit: Duration) -> Self {
         self.execution_limit = limit;
         self
@@ -209,16 +225,16 @@ impl Options {
         self
     }
 
-    /// Largest response in bytes, head included. Default: 256 KiB; at most [`RESPONSE_BYTES_MAX`], a
-    /// little less than 16 MiB (four of the largest records fit a segment of 64 MiB), and a quarter of
-    /// the ring that the store was made with. Each claim reserves this much unless its `Terms::reserve` says
-    /// otherwise.
+    /// Sets the size of the largest response in bytes, head included. Default: 256 KiB; at most
+    /// [`RESPONSE_BYTES_MAX`], a little less than 16 MiB (four of the largest records fit a segment
+    /// of 64 MiB), and a little less than a quarter of the ring that the store was created with. Each
+    /// claim reserves this much unless its [`Terms::reserve`](crate::Terms::reserve) says otherwise.
     pub fn max_response(mut self, bytes: usize) -> Self {
         self.max_response = bytes;
         self
     }
 
-    /// How many claims can be undecided at a time, interrupted ones included (rounded up to whole
+    /// Sets how many keys can be undecided at a time, interrupted ones included (rounded up to whole
     /// pages). Default: 16,384; 1 to 4,194,304. Each takes 256 bytes of disk (more with a long key
     /// or a checkpoint). A tenth is added, at least 72 cells of 256 bytes (48 in the smallest
     /// files): of a full file a 32nd is left for takeovers and a 16th for checkpoints.
@@ -231,60 +247,60 @@ impl Options {
         self
     }
 
-    /// The most bytes that segments may take on the disk. Default: 8 GiB; at least one segment of
-    /// four of the largest responses, and of 1 MiB. They are created as needed and used again for
-    /// ever.
+    /// Sets how many bytes segments may take on the disk. Default: 8 GiB; at least one segment, which
+    /// has 1 MiB and room for four of the largest responses. Segments are created when they are
+    /// needed, used again, and never removed.
     pub fn capacity(mut self, bytes: u64) -> Self {
         self.capacity = bytes;
         self
     }
 
-    /// Size of the largest segments in bytes. Default: 64 MiB, which is also the most; raised to
-    /// what four of the largest frames take.
+    /// Sets the size of the largest segments in bytes. Default: 64 MiB, which is also the maximum; it
+    /// is raised to what four of the largest records take.
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;
         self
     }
 
-    /// Size of the ring in bytes. Default: 4 MiB, or what four of the largest frames take. Only
-    /// a new store takes notice.
+    /// Sets the size of the ring in bytes. Default: 4 MiB, or what four of the largest records take;
+    /// at most 1 GiB. It is used only when a store is created.
     pub fn ring_bytes(mut self, bytes: u64) -> Self {
         self.ring_bytes = Some(bytes);
         self
     }
 
-    /// Where time comes from. Default: [`SystemClock`].
+    /// Sets the clock. Default: [`SystemClock`].
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// How far the wall clock may be ahead of the last time that this store has seen, at open,
-    /// to be believed. Beyond it time goes on from there, so that nothing expires early; see
-    /// [`Options::accept_clock`] and `Stats::clock_held`.
+    /// Sets how far the wall clock may be ahead of the last time that the store has seen, at open,
+    /// to be believed. If it is further ahead, time continues from the last time seen, so that
+    /// nothing expires early; see [`Options::accept_clock`] and `Stats::clock_held`.
     ///
     /// Default: half the store's `remember_for`, but 10 minutes to 31 days; 12 hours with the
-    /// default retention. A clock that is ahead at one opening thus never takes more than half of
-    /// a record's time (a claim's or completion's own, shorter retention has no such bound). The
-    /// price is that a store which really stood still for longer, over a weekend perhaps, is held
-    /// too: its records live longer by the time it stood still, and take their space for as long,
-    /// until an operator accepts the clock. That does no harm; what expired early is executed a
-    /// second time. A new store believes whatever the clock says at its first opening.
+    /// default retention. So a clock that is ahead at one opening never takes more than half of a
+    /// record's time (a claim's or completion's own, shorter retention has no such bound). The price
+    /// is that a store that was really closed for longer, over a weekend perhaps, is held too: its
+    /// records live longer by the time it was closed, and take their space for as long, until an
+    /// operator accepts the clock. That does no harm, while a record that expires early lets its
+    /// operation execute a second time. A new store believes any clock at its first opening.
     pub fn clock_jump_max(mut self, jump: Duration) -> Self {
         self.clock_jump_max = Some(jump);
         self
     }
 
-    /// Whether to believe a wall clock that is beyond [`Options::clock_jump_max`] at this open, and
-    /// what becomes of the windows of what the store has kept. Store time never goes back. For one
-    /// opening, by an operator who has looked at the clock: left in place, it would accept the next
-    /// wrong one. Default: [`AcceptClock::No`].
+    /// Sets whether this opening believes a wall clock that is beyond [`Options::clock_jump_max`],
+    /// and what becomes of the windows of the keys in the store. Store time never goes back. This is
+    /// for one opening, by an operator who has looked at the clock: left in place, it would accept
+    /// the next wrong one. Default: [`AcceptClock::No`].
     pub fn accept_clock(mut self, accept: AcceptClock) -> Self {
         self.accept_clock = accept;
         self
     }
 
-    /// Without threads of its own the store does its housekeeping when
+    /// Sets whether the store has threads of its own. Without them it does its housekeeping when
     /// [`Store::housekeep`](crate::Store::housekeep) is called, and async callers lead their own
     /// commits (blocking their thread): for simulation. Default: true.
     #[doc(hidden)]
@@ -293,7 +309,7 @@ impl Options {
         self
     }
 
-    /// Uses only so many bits of a key's hash, so that tests can force collisions.
+    /// Uses only this many bits of a key's hash, so that tests can force collisions.
     #[doc(hidden)]
     pub fn hash_bits(mut self, bits: u32) -> Self {
         self.hash_bits = bits.min(64);

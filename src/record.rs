@@ -1,23 +1,23 @@
-//! What a key can be found to be: the words of an answer.
+//! The data of an answer: a record, its retention, the reason of an interruption.
 
 use crate::sync::pooled_bytes::Copied;
 use std::{fmt, time::Duration};
 
-/// How long a completed record is known.
+/// How long a completed record is kept.
 ///
-/// The response is replayed for `replay_for` from completion on; that the operation was done is
-/// remembered for `remember_for`, which is at least as long. Milliseconds are the resolution,
-/// ten years the longest.
+/// The response is replayed for `replay_for`, counted from the completion. The fact that the
+/// operation was executed is remembered for `remember_for`, which is at least as long. The
+/// resolution is milliseconds, and the maximum ten years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Retention {
-    /// How long the response is replayed.
+    /// The time for which the response is replayed.
     pub replay_for: Duration,
-    /// How long it is known that the operation was done.
+    /// The time for which the store knows that the operation was executed.
     pub remember_for: Duration,
 }
 
 impl Retention {
-    /// Both windows of the same length.
+    /// Returns a retention whose two windows have the same length.
     pub const fn of(window: Duration) -> Self {
         Retention { replay_for: window, remember_for: window }
     }
@@ -38,12 +38,12 @@ pub enum Reason {
     Dropped = 1,
     /// The holder panicked.
     Panicked = 2,
-    /// The process or machine died, or closed the store with the claim in hand.
+    /// The process or the machine died, or closed the store while the claim was held.
     Crashed = 3,
     /// The lease passed: the holder is silent, perhaps alive.
     LeasePassed = 4,
-    /// A later attempt (or one that had set a checkpoint) was released: it says nothing of what
-    /// went before.
+    /// A later attempt (or one that had saved a checkpoint) was released. That says nothing about
+    /// what happened before it.
     GivenBack = 5,
     /// The holder reported a failure whose outcome it doesn't know.
     Failed = 6,
@@ -71,7 +71,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A completed operation, as it was stored. Owned; cheap to clone.
+/// A completed operation, as it was stored. It is owned, and cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record {
     /// What was read; `from` is where the head starts, `body` where the response does.
@@ -99,7 +99,7 @@ impl Record {
         Record { bytes, from: from as u32, body: body as u32, meta }
     }
 
-    /// For backends that have the parts in hand.
+    /// Makes a record from its parts, for backends.
     pub fn from_parts(
         token: crate::Token,
         head: &[u8],
@@ -118,14 +118,14 @@ impl Record {
         Record::new(bytes, 0, head.len(), meta)
     }
 
-    /// How old the record is by the backend's own time, for backends that know.
+    /// Sets the age of the record by the backend's own time, for backends that know it.
     pub fn with_age(mut self, age: Duration) -> Self {
         self.meta.age_ms = u64::try_from(age.as_millis()).unwrap_or(AGE_UNKNOWN);
         self
     }
 
-    /// The response, byte for byte; `None` if it was not retained (it was too large, or its
-    /// replay window has passed): the operation is done, its answer is not known any more.
+    /// Returns the response, byte for byte. `None` means that the operation was executed and its
+    /// response is not retained: it was too large, or its replay window has passed.
     pub fn response(&self) -> Option<&[u8]> {
         self.meta.retained.then(|| &self.bytes[self.body as usize..])
     }
@@ -135,23 +135,23 @@ impl Record {
         &self.bytes[self.from as usize..self.body as usize]
     }
 
-    /// When the operation was completed, in milliseconds since 1970.
+    /// Returns when the operation was completed, in milliseconds since 1970.
     pub fn completed_at(&self) -> u64 {
         self.meta.completed_ms
     }
 
-    /// When the record is forgotten, in milliseconds since 1970.
+    /// Returns when the record is forgotten, in milliseconds since 1970.
     pub fn expires_at(&self) -> u64 {
         self.meta.expires_ms
     }
 
-    /// How long ago the operation had been completed when this was read, by the store's time,
-    /// whatever the wall clock says. `None` if the backend doesn't say ([`Record::with_age`]).
+    /// Returns the age of the record at the time when it was read, by the store's time and not by
+    /// the wall clock. `None` if the backend doesn't know it ([`Record::with_age`]).
     pub fn age(&self) -> Option<Duration> {
         (self.meta.age_ms != AGE_UNKNOWN).then(|| Duration::from_millis(self.meta.age_ms))
     }
 
-    /// The token of the attempt that completed it.
+    /// Returns the token of the attempt that completed the operation.
     pub fn token(&self) -> crate::Token {
         crate::Token::new(self.meta.token).expect("stored tokens were checked")
     }

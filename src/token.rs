@@ -3,22 +3,22 @@
 use crate::limits::TOKEN_MAX;
 use std::fmt;
 
-/// A fencing token: which attempt at a key this is.
+/// A fencing token: the number that orders the attempts at a key.
 ///
-/// Tokens rise for each key and are never given out again, not after a loss of power, an expiry or
-/// (as long as the wall clock goes on) a restored backup. They stay below 2^53. A token changes
-/// with each attempt, so it must never be sent to another service as *its* idempotency key:
-/// `claim.derive_key(step)` is for that.
+/// Tokens of a key rise and are never given out twice, not after a loss of power, an expiry or (if
+/// the wall clock is right) a restored backup. They stay below 2^53. A token changes with each
+/// attempt, so it must never be sent to another service as *its* idempotency key: use
+/// `claim.derive_key(step)` for that.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(u64);
 
 impl Token {
-    /// A token from its number; `None` for 0 and for 2^53 and above, which no store gives out.
+    /// Makes a token from its number; `None` for 0 and for 2^53 and above, which no store gives out.
     pub fn new(number: u64) -> Option<Self> {
         (1..TOKEN_MAX).contains(&number).then_some(Token(number))
     }
 
-    /// The number.
+    /// Returns the number.
     pub fn get(self) -> u64 {
         self.0
     }
