@@ -14,7 +14,7 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// A key and what is known of it.
+/// A key, and what is known of it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Entry {
@@ -24,7 +24,7 @@ pub struct Entry {
     pub token: Token,
     /// Attempts made; 0 if an operator decided without one.
     pub attempts: u32,
-    /// What it is.
+    /// The key's state.
     pub state: State,
 }
 
@@ -32,39 +32,39 @@ pub struct Entry {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum State {
-    /// Somebody executes it.
+    /// A holder executes the operation.
     InFlight {
-        /// For how long.
+        /// How long the attempt has been running.
         running_for: Duration,
         /// The last checkpoint.
         checkpoint: Option<Arc<[u8]>>,
     },
-    /// Nobody knows whether it took effect.
+    /// It is not known whether the operation took effect.
     Interrupted {
-        /// Why.
+        /// Why the attempt was interrupted.
         reason: Reason,
-        /// When, in milliseconds since 1970.
+        /// When it was interrupted, in milliseconds since 1970.
         at: u64,
-        /// Nobody has the claim in hand any more.
+        /// Whether no holder can be working on it any more.
         holder_gone: bool,
         /// The last checkpoint.
         checkpoint: Option<Arc<[u8]>>,
         /// The answer that a failed holder left.
         answer: Option<Arc<[u8]>>,
     },
-    /// It took effect.
+    /// The operation took effect.
     Completed(Record),
 }
 
-/// Which keys to list. The default lists all.
+/// The states of keys to list. The default lists all keys.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Filter {
-    /// Those in flight.
+    /// Lists keys in flight.
     pub in_flight: bool,
-    /// Those interrupted.
+    /// Lists interrupted keys.
     pub interrupted: bool,
-    /// Those completed.
+    /// Lists completed keys.
     pub completed: bool,
 }
 
@@ -73,7 +73,7 @@ impl Filter {
     pub const ALL: Filter = Filter { in_flight: true, interrupted: true, completed: true };
     /// Keys that are being executed.
     pub const IN_FLIGHT: Filter = Filter { interrupted: false, completed: false, ..Filter::ALL };
-    /// Keys that wait for somebody to decide.
+    /// Keys that need a decision.
     pub const INTERRUPTED: Filter = Filter { in_flight: false, completed: false, ..Filter::ALL };
     /// Keys with a record.
     pub const COMPLETED: Filter = Filter { in_flight: false, interrupted: false, ..Filter::ALL };
@@ -128,7 +128,7 @@ impl Engine {
         }
         let checkpoint = undecided.checkpoint.clone();
         let state = match held.phase_at(now) {
-            // A failure that isn't durable yet is in flight, to whoever looks.
+            // A failure that isn't durable yet is in flight to others.
             Phase::Interrupted { .. } if self.settling(undecided).is_some() => State::InFlight {
                 running_for: Duration::from_millis(now.saturating_sub(held.started_ms)),
                 checkpoint,
@@ -149,7 +149,7 @@ impl Engine {
         Some(Entry { key, token: held.token, attempts: held.attempt, state })
     }
 
-    /// A record that isn't visible yet is in flight, to whoever looks.
+    /// A record that isn't visible yet is in flight to others.
     fn completed_entry(&self, frame: Frame, location: Location, now: u64) -> Entry {
         let key = frame.key().owned();
         let token = Token::new(frame.header.token).expect("checked when it was read");
@@ -229,7 +229,7 @@ impl Engine {
     }
 
     /// The record that the index named in this epoch of its segment. `None`: it has expired, and
-    /// been swept; whatever lies there now is no business of whoever lists this shard.
+    /// been swept; what is stored there now doesn't belong to the listing of this shard.
     pub fn listed(
         &self,
         shard: usize,

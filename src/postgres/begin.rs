@@ -1,4 +1,4 @@
-//! A key arrives: claim it, take it over, or say what it is.
+//! `begin`: claims a key, takes it over, or returns its state.
 
 use super::{
     inner::{GrantTerms, Inner},
@@ -14,8 +14,8 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// A found key on its way to the caller. If a granted claim doesn't arrive, its attempt did
-/// nothing.
+/// The answer to a `begin` until its caller has it. If the caller is gone, a granted claim is undone,
+/// because its attempt did nothing.
 pub(super) struct Delivery {
     inner: Arc<Inner>,
     found: Option<Found>,
@@ -55,7 +55,7 @@ impl Inner {
             if fresh {
                 match self.try_claim(&tries, request, &terms, owner).await {
                     Ok(Some(found)) => return self.answer(request, found, seen),
-                    // It has a row: what is it?
+                    // The key has a row: read its state.
                     Ok(None) => match self.look(&tries, request.key.as_ref()).await {
                         Ok(row) => {
                             if let Some(found) = row.and_then(|row| row.found(request, owner)) {
@@ -76,7 +76,7 @@ impl Inner {
                 continue;
             }
             let trouble = match self.try_begin(&tries, request, &terms, owner, taking).await {
-                // Not as it was seen any more: what is it now?
+                // The key is no longer as it was seen: read its present state.
                 Ok(None) if taking.take().is_some() => continue,
                 Ok(None) => DbError::Again("the key changed while it was asked for".into()),
                 Ok(Some(row)) => {
@@ -85,12 +85,12 @@ impl Inner {
                         return self.answer(request, found, seen);
                     }
                     if ended {
-                        // An operator has freed what an earlier try was granted.
+                        // An operator has freed the claim that an earlier try was granted.
                         owner = Owner::new();
                     }
                     DbError::Again("the key changed while it was asked for".into())
                 }
-                // If an earlier try of ours may be what holds it, its end is waited for.
+                // An earlier try of this call may hold the lock: wait for its end.
                 Err(DbError::Locked) if !tries.unknown => {
                     match self.locked(&tries, request, owner).await {
                         Ok(found) => return self.answer(request, found, seen),
@@ -152,7 +152,7 @@ impl Inner {
         first(&rows)
     }
 
-    /// Somebody's transaction has the key in its hands.
+    /// Another transaction has locked the key.
     async fn locked(
         &self,
         tries: &Backoff,
@@ -164,17 +164,17 @@ impl Inner {
     }
 }
 
-/// In flight in a transaction that nobody can look into.
+/// In flight, in a transaction that can't be read from outside.
 pub(super) fn hidden() -> Found {
     Found::InFlight(Running { token: hidden_token(), running_for: Duration::ZERO })
 }
 
-/// Stands for the token of an attempt that nobody can see.
+/// Stands for the token of an attempt that can't be seen from outside.
 pub(super) fn hidden_token() -> Token {
     Token::new(1).expect("1 is a token")
 }
 
-/// The row that a statement answered.
+/// The row that a statement returned.
 pub(super) fn first(rows: &[tokio_postgres::Row]) -> Result<Option<Row>, DbError> {
     rows.first().map(Row::of).transpose().map_err(|error| DbError::Refused(error.to_string()))
 }

@@ -1,10 +1,10 @@
-//! Who waits for a key is told when it has changed: in this process at once, in others by
-//! `NOTIFY`, and if that fails by asking again.
+//! Waiters are woken when their key has changed: in this process at once, in others by `NOTIFY`,
+//! and if that fails by asking again.
 //!
-//! A `NOTIFY` takes a lock that all its senders of a server share until their commit is over, so a
-//! completion never carries one: that would end group commit. Changes are told a little later, in
-//! batches, by transactions that wait for no disk, and only while another store listens: each
-//! keeps the disk busy a little later. (Who listens holds a shared advisory lock, which everybody
+//! A `NOTIFY` takes a lock that serialises its senders on a server until their commits end, so a
+//! completion never carries one: that would end group commit. Changes are announced a little later,
+//! in batches, by transactions that wait for no disk, and only while another store listens, because
+//! each of them gives the disk work. (A listener holds a shared advisory lock, which every session
 //! can see.)
 
 use super::{begin::hidden_token, inner::Inner, inner::hash, pool::Heard, row::RowState};
@@ -23,19 +23,19 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// How long changes are gathered before they are told.
+/// How long changes are gathered before they are announced.
 const GATHER: Duration = Duration::from_millis(5);
 /// How many changes fit the payload of one notification (less than 8,000 bytes).
 const CHANGES_MAX: usize = 400;
-/// For how long it is believed that others listen, or that nobody does.
+/// How long the answer to "does another store listen?" is used.
 const BELIEVED: Duration = Duration::from_millis(1000);
-/// How often a waiter looks when nobody tells, at first and at the end.
+/// The intervals at which a waiter looks when no notifications come, at first and at the end.
 const LOOK_FIRST: Duration = Duration::from_millis(25);
 const LOOK_LAST: Duration = Duration::from_millis(400);
-/// How often it looks although it would be told.
+/// The interval at which a waiter looks although it would be notified.
 const LOOK_TOLD: Duration = Duration::from_millis(1000);
 
-/// Those who wait, by the hash of their key.
+/// The waiters, by the hash of their key.
 #[derive(Default)]
 pub(super) struct Changes {
     waiting: Mutex<HashMap<u64, Waiters>>,
@@ -47,10 +47,10 @@ pub(super) struct Changes {
     teller: Mutex<Option<Teller>>,
 }
 
-/// How other stores are told.
+/// How other stores are notified.
 struct Teller {
     changes: mpsc::UnboundedSender<u64>,
-    /// Until then it is believed that nobody listens, so that a change wakes no task in vain.
+    /// Until then no other store is believed to listen, so that a change wakes no task in vain.
     nobody_until: Instant,
 }
 
@@ -59,7 +59,7 @@ struct Waiters {
     count: usize,
 }
 
-/// One who waits.
+/// A waiter.
 struct Waiting<'a> {
     changes: &'a Changes,
     hash: u64,
@@ -93,7 +93,7 @@ impl Changes {
         }
     }
 
-    /// Everybody looks again.
+    /// Makes every waiter look again.
     pub fn wake_all(&self) {
         self.waiting.lock().values().for_each(|waiters| waiters.told.notify_waiters());
     }
@@ -122,7 +122,7 @@ impl Inner {
     ) -> bool {
         let until = Instant::now() + at_most.min(Duration::from_secs(30 * 24 * 3600));
         if seen == hidden_token() {
-            // In a transaction: asking again waits for its lock.
+            // The holder is a transaction: asking again waits for its lock.
             sleep(at_most.min(LOOK_FIRST)).await;
             return !at_most.is_zero();
         }
@@ -183,7 +183,7 @@ impl Inner {
         }
     }
 
-    /// Starts telling others.
+    /// Starts the task that notifies other stores.
     pub fn start_telling(self: &Arc<Self>) {
         let (changes, gathered) = mpsc::unbounded_channel();
         *self.changes.teller.lock() = Some(Teller { changes, nobody_until: Instant::now() });
@@ -209,7 +209,7 @@ async fn tell(inner: Arc<Inner>, mut changes: mpsc::UnboundedReceiver<u64>) {
             Some((until, others)) if now < until => others,
             _ => {
                 let others = inner.others_listen().await;
-                // From when it was asked: the answer may have taken its time.
+                // Counted from the question, because the answer may have been slow.
                 believed = Some((now + BELIEVED, others));
                 if !others && let Some(teller) = &mut *inner.changes.teller.lock() {
                     teller.nobody_until = now + BELIEVED;
@@ -225,7 +225,7 @@ async fn tell(inner: Arc<Inner>, mut changes: mpsc::UnboundedReceiver<u64>) {
         let channel = &inner.names.channel;
         let told = inner.query(&inner.tries(), &inner.sql.notify, &[channel, &payload]).await;
         if let Err(trouble) = told {
-            tracing::debug!(why = trouble.what(), "changes were not told; who waits asks again");
+            tracing::debug!(why = trouble.what(), "changes were not announced; waiters ask again");
         }
     }
 }
@@ -241,10 +241,10 @@ async fn listen(inner: Arc<Inner>) {
             && session.batch_execute(&listen).await.is_ok()
         {
             inner.changes.ear.store(row.get(0), Ordering::SeqCst);
-            // Until then others may still believe that nobody listens.
+            // Until then others may still believe that no store listens.
             sleep(BELIEVED + GATHER).await;
             inner.changes.heard.store(true, Ordering::SeqCst);
-            // What changed before was not heard.
+            // Changes before this were not notified.
             inner.changes.wake_all();
             over.notified().await;
             inner.changes.heard.store(false, Ordering::SeqCst);
@@ -254,7 +254,7 @@ async fn listen(inner: Arc<Inner>) {
     }
 }
 
-/// Wakes those whose keys are named; notes the end of the connection.
+/// Wakes the waiters whose keys are named; notes the end of the connection.
 fn ear(inner: Weak<Inner>, over: Arc<Notify>) -> Heard {
     Arc::new(move |payload| {
         if payload.is_empty() {

@@ -1,4 +1,4 @@
-//! What the calls of one store share.
+//! The state that all calls of a store share.
 
 use super::{
     begin::first,
@@ -41,10 +41,10 @@ pub(super) struct Inner {
     pub runtime: Handle,
     pub changes: Changes,
     pub kept: KeptAlive,
-    /// The session that stands for this store.
+    /// The session that shows that this store is alive.
     pub standing: Option<Standing>,
     closed: AtomicBool,
-    /// Ends of claims, and calls that nobody waits for any more, that are on their way.
+    /// The number of ends of claims, and of dropped calls, that are still under way.
     ending: AtomicU64,
     ended: Notify,
     /// Tasks that end with the store.
@@ -96,7 +96,7 @@ impl Inner {
         self.changes.wake_all();
     }
 
-    /// Runs `ending` whether or not anybody waits for it.
+    /// Runs `ending` to its end, although no caller waits for it.
     pub fn end_behind(self: &Arc<Self>, ending: impl Future<Output = ()> + Send + 'static) {
         self.ending.fetch_add(1, Ordering::SeqCst);
         let inner = self.clone();
@@ -107,7 +107,7 @@ impl Inner {
         });
     }
 
-    /// Resolves when no end of a claim is on its way.
+    /// Resolves when no end of a claim is under way.
     pub async fn all_ended(&self) {
         loop {
             let ended = self.ended.notified();
@@ -118,7 +118,7 @@ impl Inner {
         }
     }
 
-    /// How many ends of claims are on their way.
+    /// How many ends of claims are under way.
     pub fn ending(&self) -> u64 {
         self.ending.load(Ordering::SeqCst)
     }
@@ -160,12 +160,12 @@ impl Inner {
         first(&rows)
     }
 
-    /// A key has changed: whoever waits for it is told.
+    /// Wakes the waiters for a key that has changed.
     pub fn told(&self, key: &OwnedKey) {
         self.changes.changed(hash(key.as_ref()), self.options.notify);
     }
 
-    /// The claim has ended, or goes on without renewals.
+    /// The claim has ended, or continues without renewals.
     pub fn let_go(&self, ticket: &Ticket) {
         self.kept.remove(ticket.token, Owner::of(ticket));
     }
@@ -176,7 +176,7 @@ pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// What a key is told by when it has changed.
+/// The hash by which a key is named in notifications.
 pub(super) fn hash(key: KeyRef<'_>) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&[key.scope().len() as u8]).update(key.scope()).update(key.key());

@@ -42,7 +42,7 @@ impl KeptAlive {
         self.claims.lock().values().map(|kept| kept.next).min()
     }
 
-    /// Those that are due now; they will be again.
+    /// The claims that are due now, with their next time set.
     fn due(&self) -> Vec<(Token, Owner, OwnedKey, Duration)> {
         let now = Instant::now();
         let mut claims = self.claims.lock();
@@ -75,7 +75,7 @@ impl Inner {
 
     async fn renew_due(&self) {
         let mut due = self.kept.due();
-        // In one order, so that two stores' batches don't wait for each other.
+        // In a fixed order, so that two stores' batches don't wait for each other.
         due.sort_by(|a, b| a.2.cmp(&b.2));
         for batch in due.chunks(BATCH) {
             let scopes: Vec<&[u8]> = batch.iter().map(|(_, _, key, _)| key.scope()).collect();

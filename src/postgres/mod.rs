@@ -1,4 +1,4 @@
-//! Beyond one machine: the same store on a PostgreSQL cluster.
+//! A store on a PostgreSQL cluster, for services that run on several machines.
 //!
 //! A service that has outgrown one process changes the line that opens its store, and uses
 //! [`AsyncStore`](crate::AsyncStore), [`once`](crate::Once) and the HTTP layer as before:
@@ -14,32 +14,36 @@
 //!
 //! # What is different
 //!
-//! - Time is the server's. A holder is known to live by its lease alone: a claim whose process
-//!   has died is in flight until its lease passes, and then interrupted by a holder that is
-//!   silent, perhaps alive. So nothing settles or resumes by itself unless each store keeps a
-//!   session that stands for its holders ([`PostgresOptions::holder_session`]), or it is told that
-//!   silent holders may be taken for dead (`once(..).even_if_holder_lives()`, the HTTP layer's
-//!   `even_if_holder_lives`).
+//! - Time is the server's. Only its lease shows that a holder is alive: a claim whose process has
+//!   died is in flight until its lease passes, and then interrupted, with a holder that is silent
+//!   and perhaps alive. So nothing settles or resumes by itself, unless each store keeps a session
+//!   for its holders ([`PostgresOptions::holder_session`]), or the caller allows to treat silent
+//!   holders as dead (`once(..).even_if_holder_lives()`, the HTTP layer's `even_if_holder_lives`).
 //! - Leases are renewed on the server (`Terms::keep_alive` renews them in the background), so a
 //!   claim outlives the connection it was made on.
 //! - Space is not reserved: a full disk can refuse a completion, which can then be tried again.
-//! - The end of a dropped claim is sent to the server behind the caller's back, and may be lost:
-//!   then the lease ends it. See [`PostgresStore::drain`].
+//! - The end of a dropped claim is sent to the server in the background, and may be lost: then the
+//!   lease ends the claim. See [`PostgresStore::drain`].
+//! - There are no `stats`, metrics, admin page, command or backup: use those of the database. The
+//!   only events are about connections and sessions, under the target `onlyonce::postgres`.
 //!
 //! # One transaction
 //!
-//! An operation whose whole effect lies in the same database needs no settling: with
+//! An operation whose whole effect is in the same database needs no settling: with
 //! [`PostgresStore::begin_in`] and [`complete_in`](PostgresStore::complete_in) claim, effect and
 //! completion are one transaction of the caller's. [`TransactionStore`] is the same as a backend,
 //! for the HTTP layer: the handler writes in its attempt's transaction (`http::Attempt::transaction`).
 //!
 //! # What survives
 //!
-//! Everything that a call has returned from has been committed, with `synchronous_commit` at
-//! least `on` and, if the cluster is [`Replication::Replicated`], by a quorum of standbys as well.
-//! A call whose answer is lost is repeated, and answered by what its first try did. Where that
-//! can't be found out before the deadline the error says so ([`BeginError::Unavailable`],
-//! [`ClaimError::Unavailable`]): the key is what it is, and will say so when it is asked again.
+//! When a call returns, its changes have been committed and are on the server's disk (if the server
+//! runs with `fsync`; the store's sessions never commit with `synchronous_commit = off`). If the
+//! cluster is [`Replication::Replicated`], the commit has also waited for the standbys that
+//! `synchronous_standby_names` names. `remote_write` is accepted: a standby has the commit then, but
+//! may lose it if its operating system crashes. A call whose answer is lost is repeated, and returns what
+//! its first try did. Where that can't be found out before the deadline, the error says so
+//! ([`BeginError::Unavailable`], [`ClaimError::Unavailable`]), and a later call for the key shows
+//! its state.
 //!
 //! `docs/backends.md` compares this backend with the embedded store, case by case.
 //!

@@ -1,4 +1,4 @@
-//! Looking at keys without claiming them, and what an operator decides of them.
+//! Looking at keys without claiming them, and an operator's decisions about them.
 
 use super::{
     begin::first,
@@ -25,13 +25,13 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Page {
-    /// The keys that were wanted, by scope and key.
+    /// The keys that the filter wants, ordered by scope and key.
     pub entries: Vec<Entry>,
-    /// Where the next page begins; `None` after the last.
+    /// The key after which the next page begins; `None` after the last page.
     pub next: Option<OwnedKey>,
 }
 
-/// What an operator decides, owned, for a task of its own.
+/// An operator's decision, owned, for a task of its own.
 enum Decision {
     Complete { head: Vec<u8>, response: Option<Vec<u8>>, retention: Option<Retention> },
     Free,
@@ -39,7 +39,10 @@ enum Decision {
 }
 
 impl PostgresStore {
-    /// What is known of a key. Claims nothing, changes nothing.
+    /// Returns what is known of a key; `None` if it is absent. Claims and changes nothing.
+    ///
+    /// # Errors
+    /// [`BeginError::Unavailable`] if no server answers before the deadline.
     pub async fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, BeginError> {
         let (inner, key) = (self.inner().clone(), key.owned());
         let got = async move {
@@ -54,9 +57,12 @@ impl PostgresStore {
         self.spawn(got).await
     }
 
-    /// The keys that `filter` wants, from after `after` (`None`: from the first), out of at most
+    /// Lists the keys that `filter` wants, after `after` (`None`: from the first), out of at most
     /// `rows` rows of the table. A key that exists throughout a listing is listed exactly once,
     /// as it is when its page is read.
+    ///
+    /// # Errors
+    /// [`BeginError::Unavailable`] if no server answers before the deadline.
     pub async fn entries(
         &self,
         filter: Filter,
@@ -78,10 +84,16 @@ impl PostgresStore {
         self.spawn(listed).await
     }
 
-    /// An operator decides what became of a key, under a new token: whoever holds it is fenced,
-    /// whoever waits for it is told. Committed when this returns.
+    /// Records an operator's decision about a key, under a new token: a holder is fenced, and
+    /// waiters are woken. It is committed when this returns.
     ///
-    /// `force` is needed for a key in flight and to forget a completed one.
+    /// `force` is needed for a key in flight, and to forget a completed one.
+    ///
+    /// # Errors
+    /// [`ClaimError::NeedsForce`], [`ClaimError::NotApplicable`] or
+    /// [`ClaimError::AlreadyCompleted`] if the decision doesn't fit the key's state;
+    /// [`ClaimError::ResponseTooLarge`] or [`ClaimError::TooLong`] for a response that can't be
+    /// stored; [`ClaimError::Unavailable`] if no server answers before the deadline.
     pub async fn resolve(
         &self,
         key: KeyRef<'_>,
@@ -240,7 +252,7 @@ fn page(rows: &[tokio_postgres::Row], filter: &Filter, most: i64) -> Result<Page
     Ok(Page { entries, next })
 }
 
-/// What a row says of its key to somebody who looks; `None`: the key is absent.
+/// The state of a row's key as others see it; `None`: the key is absent.
 fn entry(row: Row, key: OwnedKey) -> Option<Entry> {
     let token = row.token()?;
     let attempts = u32::try_from(row.attempt).unwrap_or(0);

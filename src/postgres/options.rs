@@ -1,4 +1,4 @@
-//! How to reach a cluster, and the terms of a store on it.
+//! The options of a store on a cluster: how to reach it, and the terms of its claims.
 
 use crate::{
     error::OpenError,
@@ -9,19 +9,20 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
-/// What the cluster is said to be. There is no default: it decides what survives.
+/// How the cluster replicates. There is no default, because it decides what survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replication {
     /// A commit waits for standbys (`synchronous_standby_names` is set, and `synchronous_commit`
-    /// neither `off` nor `local`): nothing acknowledged is lost with the primary. A server that
+    /// is neither `off` nor `local`): nothing acknowledged is lost with the primary. A server that
     /// doesn't do so is refused, at the start and after each failover.
     Replicated,
-    /// One server. What it has acknowledged survives its crash and a loss of power, and is lost
-    /// with its disk; a failover to an asynchronous standby can lose records and grant keys twice.
+    /// One server. What it has acknowledged survives its crash and a loss of power, as far as its own
+    /// settings say, and is lost with its disk; a failover to an asynchronous standby can lose
+    /// records and grant keys twice.
     SingleServer,
 }
 
-/// How to open a store on a PostgreSQL cluster (version 13 or later).
+/// The options with which a store on a PostgreSQL cluster is opened.
 ///
 /// ```no_run
 /// # async fn open() -> Result<(), onlyonce::OpenError> {
@@ -63,9 +64,9 @@ pub struct PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// A store at `dsn`, a connection string in libpq's form (`host=a,b port=5432 user=…
-    /// dbname=…`) or as a URL, with all hosts of the cluster: whichever takes writes is found.
-    /// The other defaults are named at each method.
+    /// Makes the options of a store at `dsn`, a connection string in libpq's form (`host=a,b
+    /// port=5432 user=… dbname=…`) or as a URL, with all hosts of the cluster: the one that accepts
+    /// writes is found. The other defaults are named at each method.
     pub fn new(dsn: impl Into<String>, replication: Replication) -> Self {
         PostgresOptions {
             dsn: dsn.into(),
@@ -93,47 +94,47 @@ impl PostgresOptions {
         }
     }
 
-    /// The schema that holds the table; it must exist. Default: `public`.
+    /// Sets the schema that holds the table; it must exist. Default: `public`.
     pub fn schema(mut self, name: impl Into<String>) -> Self {
         self.schema = name.into();
         self
     }
 
-    /// The table, at most 48 bytes. Names beginning with it are used for its index and for the
-    /// table of its version. Default: `onlyonce`.
+    /// Sets the table's name, at most 48 bytes. Names that begin with it are used for its index and
+    /// for the tables of its version and its sessions. Default: `onlyonce`.
     pub fn table(mut self, name: impl Into<String>) -> Self {
         self.table = name.into();
         self
     }
 
-    /// The TLS of connections, where the connection string's `sslmode` is `prefer` or `require`.
-    /// Without this and [`tls_roots`](Self::tls_roots) `prefer` means none.
+    /// Sets the TLS of connections, where the connection string's `sslmode` is `prefer` or `require`.
+    /// Without this and [`tls_roots`](Self::tls_roots), `prefer` means no TLS.
     pub fn tls(mut self, config: Arc<rustls::ClientConfig>) -> Self {
         self.tls = Some(config);
         self
     }
 
-    /// TLS that accepts servers certified by one of these authorities (PEM), under the name in
+    /// Sets TLS that accepts servers certified by one of these authorities (PEM), under the name in
     /// the connection string.
     pub fn tls_roots(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.tls_roots = Some(pem.into());
         self
     }
 
-    /// How many connections calls may use at a time, at least 1. Listening for changes, the
-    /// sweeper and the [holder's session](Self::holder_session) take one more each. Default: 16.
+    /// Sets how many connections calls may use at a time, at least 1. Listening for changes, the
+    /// sweeper and the [holders' session](Self::holder_session) use one more each. Default: 16.
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = connections;
         self
     }
 
-    /// How long one host may take to accept a connection. Default: 2 s.
+    /// Sets how long one host may take to accept a connection. Default: 2 s.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
         self
     }
 
-    /// How long one try of a statement may take before its connection is given up and the
+    /// Sets how long one try of a statement may take before its connection is given up and the
     /// statement is repeated on another one. Default: 3 s; more than
     /// [`lock_timeout`](Self::lock_timeout).
     pub fn statement_limit(mut self, limit: Duration) -> Self {
@@ -141,111 +142,117 @@ impl PostgresOptions {
         self
     }
 
-    /// For how long a call is repeated, failovers included, before it answers `Unavailable`.
+    /// Sets how long a call is repeated, failovers included, before it returns `Unavailable`.
     /// Default: 10 s; at least the statement limit.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// How long a `begin` waits for somebody's transaction that has the key in its hands before it
-    /// answers "in flight". Default: 500 ms; at least 1 ms.
+    /// Sets how long a `begin` waits for another transaction that has locked the key before it
+    /// returns "in flight". Default: 500 ms; at least 1 ms.
     pub fn lock_timeout(mut self, limit: Duration) -> Self {
         self.lock_timeout = limit;
         self
     }
 
-    /// How long a holder may be silent. Default: 60 s; 1 ms to 30 days.
+    /// Sets how long a holder may be silent. Default: 60 s; 1 ms to 30 days.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// How long completed records are known. Default: 24 h both windows; at least the lease, at
-    /// most ten years.
+    /// Sets how long completed records are kept. Default: 24 h for both windows; at least the lease,
+    /// at most ten years. Rows are removed one to two hours after they have expired, rows of released
+    /// claims when the claim's retention has passed.
     pub fn retention(mut self, retention: impl Into<Retention>) -> Self {
         self.retention = retention.into();
         self
     }
 
-    /// How long an interrupted key is kept for somebody to decide. Default: the longer of the
-    /// claim's retention and seven days; 1 ms to ten years.
+    /// Sets how long an interrupted key is kept for a decision, after which it is forgotten and a
+    /// retry executes again. Default: the longer of the claim's retention and seven days; 1 ms to
+    /// ten years.
     pub fn interrupted_retention(mut self, window: Duration) -> Self {
         self.interrupted_retention = Some(window);
         self
     }
 
-    /// For how long an execution is kept alive by the library itself. Default: 15 min; from the
-    /// lease to 30 days.
+    /// Sets how long `once` and the HTTP layer keep a claim alive by themselves. Default: 15 min;
+    /// from the lease to 30 days. With [`TransactionStore`](super::TransactionStore) at most 24 days:
+    /// the server doesn't accept a longer time-out of a transaction.
     pub fn execution_limit(mut self, limit: Duration) -> Self {
         self.execution_limit = limit;
         self
     }
 
-    /// How many attempts at one key `take_over` grants, the first included. Default: 5; at least
-    /// 1.
+    /// Sets how many attempts at one key `take_over` grants, the first included. Default: 5; at
+    /// least 1.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
         self
     }
 
-    /// Largest response in bytes, head included. Default: 256 KiB; at most
+    /// Sets the size of the largest response in bytes, head included. Default: 256 KiB; at most
     /// [`RESPONSE_BYTES_MAX`], as with an embedded store.
     pub fn max_response(mut self, bytes: usize) -> Self {
         self.max_response = bytes;
         self
     }
 
-    /// Answers that were read (replays above all) wait until a quorum of standbys has everything
-    /// that was seen. Without it a commit whose wait for the standbys was ended on the server (by an
-    /// administrator, by a restart, by the death of the server's first process) can be seen,
-    /// answered from, and then be lost with the primary. Costs a commit for each answer. Default: false.
+    /// Sets whether answers that were read (replays above all) wait until a quorum of standbys has
+    /// everything that was seen. Without it a commit whose wait for the standbys was ended on the
+    /// server (by an administrator, by a restart, by the death of the server's first process) can be
+    /// seen, answered from, and then be lost with the primary. Costs a commit for each answer.
+    /// Default: false.
     pub fn strict_read(mut self, strict: bool) -> Self {
         self.strict_read = strict;
         self
     }
 
-    /// Tells other processes that wait for a key when it has changed, by `NOTIFY`, in batches.
-    /// Without it (also behind a connection pooler) they ask again now and then. Default: true.
+    /// Sets whether other processes that wait for a key are notified when it has changed, by
+    /// `NOTIFY`, in batches. Without it (also behind a connection pooler) they ask again at
+    /// intervals. Default: true.
     pub fn notify(mut self, notify: bool) -> Self {
         self.notify = notify;
         self
     }
 
-    /// Keeps one more connection, whose session stands for this store: as long as it lasts the
-    /// store's holders are known to live, and when it has ended they are known to be gone. A claim
-    /// whose lease has passed is then `holder_gone`, so that `settle`, `resume` and the HTTP layer
-    /// go on with it by themselves; and a key is not forgotten while its holder's store lives.
+    /// Sets whether the store keeps one more connection, whose session stands for it: as long as the
+    /// session lasts the store's holders are known to be alive, and when it has ended they are known
+    /// to be gone. A claim whose lease has passed is then `holder_gone`, so that `settle`, `resume`
+    /// and the HTTP layer continue with it by themselves; and a key is not forgotten while its
+    /// holder's store is alive.
     ///
-    /// The end of a session is no proof that the process has stopped: whoever is cut off from the
-    /// server may still be at work, up to the end of its lease unnoticed by anybody and after it
-    /// beside somebody else. It is fenced in everything that it tells the store, and in nothing
-    /// else. After a restart or a failover it is not known who lives until the holders have come
-    /// back, and "not known" is never "gone". `docs/backends.md` has the cases.
+    /// The end of a session is no proof that the process has stopped: a process that is cut off from
+    /// the server may still be working, until its lease passes unnoticed, and after that beside
+    /// another holder. The store refuses everything that it writes there, but nothing that it does
+    /// elsewhere. After a restart or a failover it is not known which holders are alive until they
+    /// have reconnected, and "not known" is never treated as "gone". `docs/backends.md` has the cases.
     ///
-    /// Set it in every process that claims. Needs a connection of its own to the server: with a
-    /// pooler in between that shares connections it is refused, or found out and lost again.
-    /// Default: false.
+    /// Set it in every process that claims. It needs a connection of its own to the server: a pooler
+    /// in between that shares connections makes `connect` fail, or the session is lost when the
+    /// pooler is noticed. Default: false.
     pub fn holder_session(mut self, keep: bool) -> Self {
         self.holder_session = keep;
         self
     }
 
-    /// How often this store tries to be the one that removes expired rows; `None`: never.
+    /// Sets how often this store tries to become the one that removes expired rows; `None`: never.
     /// Default: every 60 s.
     pub fn sweep_every(mut self, every: Option<Duration>) -> Self {
         self.sweep_every = every;
         self
     }
 
-    /// Where time comes from: an SQL expression in microseconds since 1970. For tests.
+    /// Sets the source of time: an SQL expression in microseconds since 1970. For tests.
     #[doc(hidden)]
     pub fn clock_us(mut self, expression: impl Into<String>) -> Self {
         self.clock_us = expression.into();
         self
     }
 
-    /// The statements that create the tables under the names chosen.
+    /// Returns the statements that create the tables under the chosen names.
     pub fn schema_sql(&self) -> String {
         super::schema::Names::of(self).create()
     }

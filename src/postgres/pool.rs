@@ -24,16 +24,16 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::{AsyncMessage, NoTls, SimpleQueryMessage, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// Told of each notification's payload.
+/// Called with each notification's payload.
 pub(super) type Heard = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// What tells how a server replicates.
+/// The query for a server's settings of replication.
 const SETTINGS: &str = "SELECT current_setting('synchronous_standby_names'), \
     current_setting('synchronous_commit'), pg_is_in_recovery()";
-/// How long a connection is believed to lead to a server that still replicates.
+/// How long a check of a connection's server is relied on.
 const BELIEVED: Duration = Duration::from_secs(5);
 
-/// Makes connections to whichever host takes writes.
+/// Makes connections to the host that accepts writes.
 pub(super) struct Sessions {
     hosts: Hosts,
     replication: Replication,
@@ -67,13 +67,12 @@ impl Sessions {
         &self.hosts.place
     }
 
-    /// A connection to the first host that takes writes and keeps what the cluster was said to
-    /// be.
+    /// A connection to the first host that accepts writes and replicates as declared.
     pub async fn connect(&self) -> Result<Session, DbError> {
         self.connect_and_hear(None).await
     }
 
-    /// The same; `heard` is told of notifications, and once more when the connection ends.
+    /// The same; `heard` is called with notifications, and once more when the connection ends.
     pub async fn connect_and_hear(&self, heard: Option<Heard>) -> Result<Session, DbError> {
         let first = self.first.load(Ordering::Relaxed);
         let count = self.hosts.hosts.len();
@@ -88,8 +87,8 @@ impl Sessions {
                 Ok(Err(trouble)) => trouble,
                 Err(_) => DbError::Unreachable("a host did not answer in time".into()),
             };
-            // What the server says that is the primary tells most, and what any says more than
-            // that another one is silent.
+            // The primary's message is the most useful one, and any message more useful than that
+            // another server is silent.
             worst = match worst {
                 Some(known) if known.tells() >= trouble.tells() => Some(known),
                 _ => Some(trouble),
@@ -98,14 +97,14 @@ impl Sessions {
         Err(worst.expect("there is at least one host"))
     }
 
-    /// The host in use has failed somebody: another one is to be tried first.
+    /// A call has failed on the host in use: another one is tried first from now on.
     pub fn suspect(&self) {
         let first = self.first.load(Ordering::Relaxed);
         self.first.store((first + 1) % self.hosts.hosts.len(), Ordering::Relaxed);
     }
 
-    /// Whether a connection in use still leads to a server that keeps what the cluster was said
-    /// to be: its configuration can change under its connections.
+    /// Checks that a connection in use still leads to a server that replicates as declared, because
+    /// its configuration can change under its connections.
     async fn check_again(&self, session: &Session) -> Result<(), DbError> {
         let checked = timeout(self.connect_timeout, session.simple_query(SETTINGS)).await;
         let answers = checked.map_err(|_| DbError::Unreachable("no answer in time".into()))?;
@@ -134,7 +133,7 @@ impl Sessions {
         let answers = answers.map_err(|error| DbError::of_connecting(&error))?;
         self.check_all(answers)?;
         if self.replication == Replication::SingleServer {
-            // Whatever the server's setting: acknowledged is on its disk.
+            // Whatever the server's setting: what is acknowledged is on its disk.
             let on = "SELECT set_config('synchronous_commit', 'on', false) \
                       WHERE current_setting('synchronous_commit') = 'off'";
             session.batch_execute(on).await.map_err(|error| DbError::of_connecting(&error))?;
@@ -150,7 +149,8 @@ impl Sessions {
             return Ok(());
         }
         if standbys.trim().is_empty() {
-            let what = "synchronous_standby_names is empty: the server's commits wait for nobody";
+            let what =
+                "synchronous_standby_names is empty: the server's commits wait for no standby";
             return Err(DbError::NotReplicated(what.into()));
         }
         if matches!(commit, "off" | "local") {
@@ -201,7 +201,7 @@ where
 /// Keeps connections for the pool.
 pub(super) struct Keeper(Arc<Sessions>);
 
-/// A connection, and when its server was last found to be what it was said to be.
+/// A connection, and when its server was last checked.
 pub(super) struct Kept {
     session: Session,
     checked: Instant,
@@ -212,7 +212,7 @@ impl managed::Manager for Keeper {
     type Error = DbError;
 
     async fn create(&self) -> Result<Kept, DbError> {
-        // Boxed, as what is next, so that a call that needs neither is not as large as both.
+        // Boxed, like the next one, so that the future of a call that needs neither is small.
         let session = Box::pin(self.0.connect()).await?;
         Ok(Kept { session, checked: Instant::now() })
     }
@@ -258,8 +258,8 @@ impl Pool {
         }
     }
 
-    /// Closes the connections that nobody uses: they lead to a server that has failed somebody,
-    /// and another one is to be tried first.
+    /// Closes the connections that are not in use: they lead to a server on which a call has failed,
+    /// and another one is tried first from now on.
     pub fn forget(&self) {
         self.pool.retain(|_, _| false);
         self.sessions.suspect();
@@ -270,12 +270,12 @@ impl Pool {
     }
 }
 
-/// A connection in use. Unless it is given back it is closed when dropped: what was sent on it may
-/// still be running.
+/// A connection in use. Unless it is given back it is closed when dropped, because a statement may
+/// still be running on it.
 pub(super) struct Borrowed(Option<Object<Keeper>>);
 
 impl Borrowed {
-    /// Nothing runs on it: others may use it.
+    /// Gives the connection back: nothing runs on it, and other calls may use it.
     pub fn give_back(mut self) {
         self.0.take();
     }

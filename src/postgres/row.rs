@@ -1,4 +1,4 @@
-//! A row, and what it says of its key.
+//! A row of the table, and the state of its key.
 
 use super::{inner::GrantTerms, session::Life};
 use crate::{
@@ -14,14 +14,14 @@ use std::{sync::Arc, time::Duration};
 pub(super) struct Owner(pub [u8; 16]);
 
 impl Owner {
-    /// Nobody else's.
+    /// Makes a random owner, which no other call has.
     pub fn new() -> Self {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).expect("the system gives random bytes");
         Owner(bytes)
     }
 
-    /// As a ticket carries it.
+    /// The owner in the form that a ticket carries.
     pub fn note(self) -> [u64; 2] {
         let (a, b) = self.0.split_at(8);
         [a, b].map(|half| u64::from_le_bytes(half.try_into().expect("eight bytes")))
@@ -75,7 +75,7 @@ pub(super) struct Row {
     pub now: i64,
     /// The statement granted the claim that it shows.
     pub granted: bool,
-    /// What is known of a holder who is silent.
+    /// What is known of a silent holder.
     pub life: Life,
 }
 
@@ -99,10 +99,10 @@ pub(super) fn first_grant(
     Some(Grant { ticket, checkpoint: None, after: None })
 }
 
-/// What a row says.
+/// The state that a row describes.
 #[derive(Debug)]
 pub(super) enum RowState {
-    /// Nothing any more: the key is absent.
+    /// The row has expired or is released: the key is absent.
     Absent,
     Held,
     Interrupted(Reason),
@@ -150,7 +150,7 @@ impl Row {
         }
     }
 
-    /// Nobody has the claim in hand any more.
+    /// No handle of the claim exists any more.
     pub fn holder_gone(&self) -> bool {
         !self.holder || self.life == Life::Gone
     }
@@ -195,7 +195,7 @@ impl Row {
         Some(Grant { ticket, checkpoint: self.checkpoint.map(Arc::from), after })
     }
 
-    /// What somebody who asks for the key is told; `None`: it is absent.
+    /// What a caller that asks for the key gets; `None`: the key is absent.
     pub fn found(self, request: &Request, owner: Owner) -> Option<Found> {
         let says = self.says();
         let is_ours = self.is_by(owner) && self.state == 1;

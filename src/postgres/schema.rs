@@ -7,7 +7,7 @@ use super::{
 };
 use crate::error::OpenError;
 
-/// The version of the tables that this code speaks.
+/// The version of the tables that this code uses.
 pub(super) const VERSION: i32 = 2;
 
 const CREATE: &str = include_str!("schema.sql");
@@ -73,7 +73,7 @@ impl Names {
         Ok(row.map_err(|error| DbError::of(&error))?.get(0))
     }
 
-    /// Whether the tables are there, in the version that is spoken here.
+    /// Checks that the tables exist in the version that this code uses.
     pub async fn check(&self, session: &Session, place: &str) -> Result<(), OpenError> {
         let found = self.found(session).await.map_err(|trouble| trouble.opening(place))?;
         let file = format!("table {}", self.table);
@@ -93,10 +93,13 @@ impl Names {
 }
 
 impl PostgresOptions {
-    /// Creates the tables, or brings them to this version, under an advisory lock: any number of
-    /// processes may call it at their start. All or nothing; repeatable. A database role that may
-    /// not create tables gets [`OpenError::Denied`]: run [`schema_sql`](Self::schema_sql) (or
-    /// `src/postgres/schema.sql`) by other means then.
+    /// Creates the tables, or brings them to this version, in one transaction under an advisory lock:
+    /// any number of processes may call it at their start, and it can be repeated.
+    ///
+    /// # Errors
+    /// [`OpenError::Denied`] for a database role that may not create tables: run
+    /// [`schema_sql`](Self::schema_sql) (or `src/postgres/schema.sql`) by other means then.
+    /// [`OpenError::Newer`] if the tables have a later version.
     pub async fn migrate(&self) -> Result<(), OpenError> {
         let names = Names::of(self);
         let sessions = Sessions::new(self)?;

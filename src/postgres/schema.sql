@@ -30,14 +30,14 @@ CREATE TABLE onlyonce (
     attempt integer NOT NULL DEFAULT 1,
     -- The hour since 1970 at which the sweeper looks at the row: a hint, written with the claim.
     sweep_hour integer NOT NULL,
-    -- Where the key lies in a fixed map of slots, for moving parts of the table elsewhere.
+    -- The slot of the key in a fixed map of slots, for moving parts of the table elsewhere.
     slot smallint NOT NULL,
     -- 0 released, 1 held, 2 interrupted, 3 completed.
     state smallint NOT NULL DEFAULT 1,
     -- Why it is interrupted; why the attempt before this one was.
     reason smallint,
     after smallint,
-    -- Somebody still has the claim in hand, as far as is known.
+    -- A handle of the claim still exists, as far as is known.
     holder boolean NOT NULL DEFAULT true,
     -- The session that stands for the holder's store, if there is one: an advisory lock's number.
     session bigint,

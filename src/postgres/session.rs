@@ -1,18 +1,18 @@
-//! A session of the server's that stands for a store: who has it lives, and whose has ended is
-//! gone.
+//! A session on the server that shows whether a store is alive: while it lasts the store's holders
+//! are alive, and when it has ended they are gone.
 //!
-//! The session holds an advisory lock under a number of the store's own, and the store's claims
-//! carry that number. Whoever finds a claim whose lease has passed tries the lock. If somebody has
-//! it, the holder's store lives. If nobody has it, that says something only of the *era* in which
+//! The session holds an advisory lock under a random number of the store, and the store's claims
+//! carry that number. A call that finds a claim whose lease has passed tries the lock. If the lock is
+//! held, the holder's store is alive. If it is free, that means something only in the *era* in which
 //! the session was made: an advisory lock is in one server's memory, so a restart, the crash of
-//! any of its processes and a failover end all of them, whether or not the holders live. Each
+//! any of its processes and a failover end all of them, whether or not the holders are alive. Each
 //! session therefore notes its era in a table when it has its lock, and an absent lock means that
-//! the holder has gone only while that era lasts. In all other cases it is not known.
+//! the holder is gone only while that era lasts. In all other cases it is not known.
 //!
-//! An era is named by when the server was started and by when its statistics were reset: all
-//! processes of a server start anew when one of them crashes, without a new time of start, and its
-//! recovery resets the statistics. (If somebody else resets them, more is unknown, and nothing is
-//! wrong.)
+//! An era is named by the time of the server's start and the time of the last reset of its
+//! statistics: all processes of a server are started again when one of them crashes, without a new
+//! time of start, and that recovery resets the statistics. (A reset by an administrator makes more
+//! unknown, and nothing wrong.)
 //!
 //! A store whose session ends makes another one under the same number at once, wherever the
 //! writable server is then.
@@ -30,12 +30,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How often the session is asked whether it still is what it was. A server that is silent for as
-/// long is left.
+/// How often the session is checked. A server that is silent for as long is left.
 const BEAT: Duration = Duration::from_secs(5);
-/// How long the server goes without a sign of a session whose machine is silent, at the most.
+/// The longest time that the server keeps a session whose machine is silent.
 const SILENT_MS: u32 = 25_000;
-/// How long an ended session is remembered: the claims that it stood for are long decided.
+/// How long an ended session is remembered: its claims are decided long before.
 const REMEMBERED_MS: i64 = 90 * 24 * 3_600_000;
 /// Pause before a session that could not be made is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -83,7 +82,7 @@ impl Life {
     }
 }
 
-/// SQL: nobody has this lock. Leaves nothing behind, and writes nothing.
+/// SQL: this lock is free. Leaves nothing behind, and writes nothing.
 fn is_free(lock: &str) -> String {
     format!(
         "CASE WHEN pg_try_advisory_lock_shared({lock}) \
@@ -95,8 +94,8 @@ fn is_free(lock: &str) -> String {
 const ERA: &str = "(SELECT (date_part('epoch', pg_postmaster_start_time()) * 1e6)::bigint || '-' \
     || coalesce((date_part('epoch', stats_reset) * 1e6)::bigint, 0) FROM pg_stat_archiver)";
 
-/// SQL: the session that a claim of this store's carries. None while it is lost: then others
-/// don't take its holders for dead.
+/// SQL: the session that a claim of this store carries. None while it is lost, so that others don't
+/// treat its holders as gone.
 pub(super) fn recorded(own: Option<i64>) -> String {
     match own {
         Some(id) => {
@@ -137,7 +136,7 @@ pub(super) fn sweep(sessions: &str, now: &str) -> String {
     )
 }
 
-/// A session that has its lock, and what is told when its connection ends.
+/// A session that has its lock, and the signal that its connection has ended.
 struct SessionState {
     session: Session,
     pid: i32,
@@ -169,7 +168,7 @@ impl Inner {
         let session = self.pool.sessions.connect_and_hear(Some(Arc::new(heard))).await?;
         let of = |error: tokio_postgres::Error| DbError::of(&error);
         // An earlier session of this store may still have the lock on a server that has not
-        // noticed its end. Whoever is in the queue gets it in the same moment.
+        // noticed its end. The next one in the queue gets it in the same moment.
         let setup = format!(
             "SET lock_timeout = {SILENT_MS}; SET tcp_keepalives_idle = 10; \
              SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; \
@@ -191,7 +190,7 @@ impl Inner {
 }
 
 impl SessionState {
-    /// Whether it is the session that it was, with its lock.
+    /// Checks that this is still the same session, and has its lock.
     async fn has(&self, id: i64) -> Result<bool, DbError> {
         let has = "SELECT pg_backend_pid() = $2 AND EXISTS (SELECT FROM pg_locks \
             WHERE locktype = 'advisory' AND pid = $2 AND granted AND objsubid = 1 \
@@ -207,7 +206,7 @@ fn pooled() -> DbError {
     DbError::Unreachable(what.into())
 }
 
-/// Asks the session now and then, and makes another one when it has ended.
+/// Checks the session at intervals, and makes another one when it has ended.
 async fn keep(inner: Weak<Inner>, mut stands: SessionState) {
     loop {
         if timeout(BEAT, stands.over.notified()).await.is_err() {

@@ -9,13 +9,15 @@ const BATCH: i64 = 200;
 
 impl PostgresStore {
     /// Copies the rows of slots to another store's table, undecided keys with their tokens and
-    /// owners included; how many there were. Nothing may change in the slots meanwhile
-    /// ([`Phase::Still`](crate::Phase::Still) in every process, see
+    /// owners included, and returns how many there were. Nothing may change in the slots during the
+    /// copy ([`Phase::Still`](crate::Phase::Still) in every process, see
     /// [`ShardedStore`](crate::ShardedStore)).
     ///
-    /// Can be repeated: of two rows for a key the one with the higher token stays.
-    /// [`BeginError::Unavailable`] if a server gives no answer before the deadline; then part of
-    /// it is copied.
+    /// It can be repeated: of two rows for a key the one with the higher token stays.
+    ///
+    /// # Errors
+    /// [`BeginError::Unavailable`] if a server gives no answer before the deadline; then a part of
+    /// the rows is copied.
     pub async fn copy_slots(
         &self,
         to: &PostgresStore,
@@ -25,7 +27,9 @@ impl PostgresStore {
         self.spawn(async move { copy(&from, &to, slots).await }).await
     }
 
-    /// Deletes the rows of slots that another store has now; how many there were.
+    /// Deletes the rows of slots that another store has now, and returns how many there were.
+    ///
+    /// # Errors
     /// [`BeginError::Unavailable`] as with [`copy_slots`](Self::copy_slots).
     pub async fn delete_slots(&self, slots: RangeInclusive<u16>) -> Result<u64, BeginError> {
         let inner = self.inner().clone();

@@ -23,10 +23,10 @@ pub(super) struct Statements {
     /// Scope, key, owner, fingerprint, lease, replay, remember, keep (ms), reserve, slot: a key
     /// that has no row. Cheapest, and what most keys are; writes nothing if there is one.
     pub claim: String,
-    /// The same in somebody's transaction, whose locks it waits for as long as the store's
-    /// statements do, and which has its own `lock_timeout` again if it was granted.
+    /// The same in a caller's transaction. It waits for locks as long as the store's statements do,
+    /// and restores the transaction's own `lock_timeout` if it grants the claim.
     pub claim_in: String,
-    /// The same for any key: grants it if it is absent, or answers what it is.
+    /// The same for any key: grants it if it is absent, or returns its state.
     pub begin: String,
     /// Scope, key, owner, fingerprint, token seen, attempts allowed.
     pub take_over: String,
@@ -44,7 +44,7 @@ pub(super) struct Statements {
     pub abandon: String,
     /// Arrays of scopes, keys, tokens, owners, leases (ms).
     pub keep_alive: String,
-    /// Rows at the most.
+    /// The maximum number of rows.
     pub sweep: String,
     /// Scope, key, token before, owner after.
     pub free: String,
@@ -52,15 +52,15 @@ pub(super) struct Statements {
     pub decide: String,
     /// Scope, key, owner, fingerprint, head, response, replay, remember (ms), slot.
     pub import: String,
-    /// Scope and key after which to go on, rows at the most.
+    /// Scope and key after which to continue, the maximum number of rows.
     pub list: String,
-    /// First and last slot, scope and key after which to go on, rows at the most.
+    /// First and last slot, scope and key after which to continue, the maximum number of rows.
     pub slots: String,
     /// Rows as JSON.
     pub put: String,
-    /// First and last slot, rows at the most.
+    /// First and last slot, the maximum number of rows.
     pub delete_slots: String,
-    /// The listeners' lock, the server process that is not meant.
+    /// The listeners' lock, the server process to leave out.
     pub listeners: String,
     /// Channel, payload.
     pub notify: String,
@@ -85,7 +85,7 @@ impl Statements {
         let held = format!("UPDATE {table} SET");
         let ours =
             "WHERE scope = $1 AND key = $2 AND token = $3 AND owner = $4 AND state IN (1, 2)";
-        let anew = format!(
+        let fresh = format!(
             "token = greatest(t.token + 1, {us}), lease_until = {now} + excluded.lease_ms, \
              started_at = {now}, expires_at = {now} + excluded.lease_ms + excluded.keep_ms, \
              sweep_hour = ({now} + excluded.remember_ms) / 3600000 + 2"
@@ -127,7 +127,7 @@ impl Statements {
                  ), fresh AS (\
                      {first_as_t} SELECT {proposed_first} \
                      WHERE NOT EXISTS (SELECT FROM seen WHERE expires_at > {now} OR life = 1) \
-                     ON CONFLICT (scope, key) DO UPDATE SET {kept} {anew}, \
+                     ON CONFLICT (scope, key) DO UPDATE SET {kept} {fresh}, \
                          ended_at = 0, replay_until = 0, attempt = 1, state = 1, reason = NULL, \
                          after = NULL, holder = true, history = false, checkpoint = NULL, \
                          head = NULL, response = NULL \
@@ -280,6 +280,6 @@ impl Statements {
     }
 }
 
-/// How long after its expiry a row is removed, at the earliest: tokens go on rising after that as
-/// long as no server's clock is further behind the one that gave out the last.
+/// The shortest time after its expiry at which a row is removed. Tokens keep rising after that, as
+/// long as no server's clock is further behind the clock that gave out the last one.
 pub(super) const MARGIN_MS: i64 = 10 * 60 * 1000;

@@ -1,4 +1,4 @@
-//! The public handle: connect, the verbs, sweep, drain, close.
+//! The public handle: connect, a backend's calls, sweep, drain, close.
 
 use super::{
     begin::Delivery,
@@ -24,8 +24,25 @@ use std::{
 };
 use tokio::{task::JoinHandle, time::timeout};
 
-/// An idempotency store on a PostgreSQL cluster. Clones are handles of the same store; the last
-/// one closes it. See the [module](super).
+/// An idempotency store on a PostgreSQL cluster. Clones are handles of the same store, and the last
+/// one closes it. Wrap it in an [`AsyncStore`](crate::AsyncStore) to claim and complete keys.
+///
+/// ```no_run
+/// # async fn open() -> Result<(), Box<dyn std::error::Error>> {
+/// use onlyonce::{AsyncStore, Begin, Fingerprint, KeyRef, Scope};
+/// use onlyonce::postgres::{PostgresOptions, Replication};
+///
+/// let options = PostgresOptions::new("host=db1 user=shop dbname=shop", Replication::SingleServer);
+/// options.migrate().await?; // creates the tables, or brings them to this version
+/// let store = AsyncStore::new(options.connect().await?);
+///
+/// let scope = Scope::of(["tenant-7", "orders"]);
+/// let key = KeyRef::new(&scope, "8e03978e")?;
+/// if let Begin::Execute(mut claim) = store.begin(key, Fingerprint::of(["book", "1"])).await? {
+///     claim.complete(b"order 1").await?;
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct PostgresStore(Arc<Owner>);
 
@@ -38,7 +55,7 @@ impl Drop for Owner {
         if inner.ending() == 0 {
             return inner.close();
         }
-        // What was abandoned is still told to the server.
+        // The server is still told of abandoned claims.
         self.0.runtime.spawn(async move {
             inner.all_ended().await;
             inner.close();
@@ -53,11 +70,17 @@ impl fmt::Debug for PostgresStore {
 }
 
 impl PostgresOptions {
-    /// Opens the store: reaches a server that takes writes, checks that it keeps what the
-    /// cluster was said to be, and that the tables are there in this version.
+    /// Opens the store: connects to a server that accepts writes, checks that it replicates as
+    /// declared, and that the tables exist in this version.
     ///
     /// Must be called on a tokio runtime with time and I/O, on which the store's connections run
     /// as long as it is open. Its futures can be polled anywhere.
+    ///
+    /// # Errors
+    /// [`OpenError::Options`] for options out of bounds; [`OpenError::Unreachable`],
+    /// [`OpenError::Denied`], [`OpenError::ReadOnly`] or [`OpenError::NotReplicated`] if no server
+    /// can be used; [`OpenError::NotMigrated`] or [`OpenError::Newer`] if the tables have another
+    /// version. The options' [`migrate`](PostgresOptions::migrate) creates and upgrades them.
     pub async fn connect(&self) -> Result<PostgresStore, OpenError> {
         let sessions = Sessions::new(self)?;
         let place = sessions.place().to_owned();
@@ -87,8 +110,11 @@ impl PostgresStore {
         self.inner().pool.sessions.place()
     }
 
-    /// Removes rows that expired at least ten minutes ago; `None` if another store is at it. The
-    /// store does this by itself now and then. [`BeginError::Unavailable`] if no server answers.
+    /// Removes rows that expired at least ten minutes ago; `None` if another store does so at this
+    /// moment. The store does this by itself at intervals.
+    ///
+    /// # Errors
+    /// [`BeginError::Unavailable`] if no server answers.
     pub async fn sweep(&self) -> Result<Option<Swept>, BeginError> {
         let inner = self.inner().clone();
         let sweeping = async move { inner.sweep().await };
@@ -96,8 +122,8 @@ impl PostgresStore {
         Ok((&mut task.0).await.unwrap_or(Err(DbError::Closed))?)
     }
 
-    /// Waits until what dropped claims have left to be told has reached the server, and calls
-    /// whose future was dropped half way have ended, for `at_most`; how many have not. For an
+    /// Waits, for `at_most`, until the server knows of all claims that were dropped, and until calls
+    /// whose future was dropped half way have ended. Returns how many of both are left. For an
     /// orderly shutdown, before the last handle is dropped.
     pub async fn drain(&self, at_most: Duration) -> u64 {
         let inner = self.inner().clone();
@@ -109,22 +135,22 @@ impl PostgresStore {
         (&mut task.0).await.unwrap_or_else(|_| self.inner().ending())
     }
 
-    /// Whether the [session](PostgresOptions::holder_session) that stands for this store lasts, as
-    /// far as is known here; `false` without one. An execution that may have outlived its lease
-    /// can ask before an effect that nothing fences: with neither lease nor session somebody else
-    /// may be at it.
+    /// Returns whether the store's [session](PostgresOptions::holder_session) lasts, as far as this
+    /// process knows; `false` without one. An execution that may have outlived its lease can ask
+    /// this before an effect that nothing fences: with neither lease nor session, another holder may
+    /// be executing.
     pub fn holds_session(&self) -> bool {
         self.inner().standing.as_ref().is_some_and(|standing| standing.is_held())
     }
 
-    /// Closes the store: other handles of it answer `Closed` from now on, and whoever still holds a
-    /// claim is taken for gone when its lease passes, if the store has a session.
+    /// Closes the store: other handles of it return `Closed` from now on. If the store has a session,
+    /// its remaining holders count as gone when their leases pass.
     pub fn close(&self) {
         self.inner().close();
     }
 
-    /// A call that runs to its end even if nobody waits for it any more; then the store's last
-    /// handle and [`drain`](Self::drain) wait for it.
+    /// A call that runs to its end even if its caller drops it; then the store's last handle and
+    /// [`drain`](Self::drain) wait for it.
     pub(super) fn spawn<T: Send + 'static>(
         &self,
         call: impl Future<Output = T> + Send + 'static,
@@ -146,7 +172,7 @@ impl PostgresStore {
     }
 }
 
-/// A call on its way: in its caller's task, and, if that drops it half way, in one of its own.
+/// A call under way: in its caller's task, and, if that drops it half way, in one of its own.
 pub(super) struct Call<T: Send + 'static> {
     call: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
     begun: bool,
@@ -178,7 +204,7 @@ impl<T: Send + 'static> Drop for Call<T> {
     }
 }
 
-/// A task that ends when nobody waits for it.
+/// A task that ends when its caller stops waiting for it.
 struct Attended<T>(JoinHandle<T>);
 
 impl<T> Drop for Attended<T> {

@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout};
 /// Rows of one statement.
 const BATCH: i64 = 2000;
 
-/// What a sweep did.
+/// The result of a sweep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Swept {
@@ -18,7 +18,7 @@ pub struct Swept {
 }
 
 impl Inner {
-    /// Removes what is due; `None` if another store is at it.
+    /// Removes what is due; `None` if another store is sweeping.
     pub async fn sweep(&self) -> Result<Option<Swept>, DbError> {
         self.check_open()?;
         // A session of its own: the lock ends with it, however this ends.
@@ -36,7 +36,7 @@ impl Inner {
             let [due, gone, later] = [0, 1, 2].map(|i| row.get::<_, i64>(i));
             swept.removed += gone as u64;
             swept.postponed += later as u64;
-            // What somebody held was skipped.
+            // Rows that other transactions have locked were skipped.
             if due < BATCH || gone + later == 0 {
                 session.batch_execute(&self.sql.sweep_sessions).await.map_err(of)?;
                 return Ok(Some(swept));
@@ -44,7 +44,7 @@ impl Inner {
         }
     }
 
-    /// Starts the task that sweeps now and then.
+    /// Starts the task that sweeps at intervals.
     pub fn start_sweeping(self: &Arc<Self>) {
         let Some(every) = self.options.sweep_every else { return };
         let inner = self.clone();
@@ -66,7 +66,7 @@ impl Inner {
     }
 }
 
-/// Between a half and the whole of it, so that many stores don't come together.
+/// Between a half and the whole of it, so that many stores don't sweep at the same time.
 fn spread(every: Duration) -> Duration {
     let mut random = [0; 4];
     getrandom::fill(&mut random).expect("the system gives random bytes");

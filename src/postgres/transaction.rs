@@ -1,4 +1,4 @@
-//! Claim, effect and completion in one transaction of the caller's.
+//! Claim, effect and completion in one transaction that the caller has begun.
 
 use super::{
     begin::{Ask, first},
@@ -21,8 +21,8 @@ use crate::{
 use std::future::Future;
 use tokio_postgres::Statement;
 
-/// A transaction of the caller's: tokio-postgres's own, or deadpool-postgres's, whose prepared
-/// statements are kept with its connection.
+/// A transaction that the caller has begun, by tokio-postgres or by deadpool-postgres, whose
+/// prepared statements are kept with its connection.
 pub trait InTransaction: Sync {
     #[doc(hidden)]
     fn prepared(
@@ -59,15 +59,15 @@ impl InTransaction for deadpool_postgres::Transaction<'_> {
     }
 }
 
-/// What a key is found to be by [`PostgresStore::begin_in`].
+/// The state of a key that [`PostgresStore::begin_in`] finds.
 #[must_use = "unless it is executed, the transaction is to be rolled back"]
 #[derive(Debug)]
 pub enum BeginIn {
-    /// The key is yours: write, [`complete_in`](PostgresStore::complete_in), commit.
+    /// The caller holds the key: write, [`complete_in`](PostgresStore::complete_in), commit.
     Execute(ClaimIn),
-    /// Done before; answer with the record. Roll the transaction back.
+    /// The operation was executed before. Answer with the record, and roll the transaction back.
     Replay(Record),
-    /// Somebody else executes it. Roll the transaction back: it can do nothing more.
+    /// Another caller executes it. Roll the transaction back: it can do nothing more.
     InFlight,
     /// A claim that was made outside of a transaction ended without a decision.
     Interrupted(InterruptedIn),
@@ -78,39 +78,40 @@ pub enum BeginIn {
     },
 }
 
-/// A claim that exists in its transaction alone: a commit together with its completion makes it
-/// last, a rollback (or the loss of the connection) makes it never have been.
+/// A claim that exists in its transaction only: a commit together with its completion keeps it, and
+/// a rollback (or the loss of the connection) undoes it.
 #[derive(Debug)]
 pub struct ClaimIn(Grant);
 
 impl ClaimIn {
-    /// The fencing token of this attempt.
+    /// Returns the fencing token of this attempt.
     pub fn token(&self) -> Token {
         self.0.ticket.token
     }
 
-    /// The number of this attempt, from 1. Those that were rolled back don't count.
+    /// Returns the number of this attempt, from 1. Those that were rolled back don't count.
     pub fn attempt(&self) -> u32 {
         self.0.ticket.attempt
     }
 
-    /// The last checkpoint that an earlier attempt saved, outside of a transaction.
+    /// Returns the last checkpoint that an earlier attempt saved, outside of a transaction.
     pub fn checkpoint(&self) -> Option<&[u8]> {
         self.0.checkpoint.as_deref()
     }
 
-    /// Why the attempt before this one was interrupted; `None` at the first attempt.
+    /// Returns why the attempt before this one was interrupted; `None` at the first attempt.
     pub fn after(&self) -> Option<Reason> {
         self.0.after
     }
 
-    /// See [`Claim::derive_key`](crate::Claim::derive_key).
+    /// Returns an idempotency key for a step of this operation; see
+    /// [`Claim::derive_key`](crate::Claim::derive_key).
     pub fn derive_key(&self, step: &str) -> String {
         derive_key(&self.0.ticket, step)
     }
 }
 
-/// An interrupted key, met in a transaction.
+/// An interrupted key that was found in a transaction.
 #[derive(Debug)]
 pub struct InterruptedIn {
     request: Request,
@@ -118,41 +119,43 @@ pub struct InterruptedIn {
 }
 
 impl InterruptedIn {
-    /// Why it was interrupted.
+    /// Returns why the key was interrupted.
     pub fn reason(&self) -> Reason {
         self.stuck.reason
     }
 
-    /// Whether nobody can be at work on it any more.
+    /// Returns whether no holder can be working on it any more.
     pub fn holder_gone(&self) -> bool {
         self.stuck.holder_gone
     }
 
-    /// Attempts made.
+    /// Returns the number of attempts.
     pub fn attempts(&self) -> u32 {
         self.stuck.attempts
     }
 
-    /// The last checkpoint that a holder saved.
+    /// Returns the last checkpoint that a holder saved.
     pub fn checkpoint(&self) -> Option<&[u8]> {
         self.stuck.checkpoint.as_deref()
     }
 }
 
 impl PostgresStore {
-    /// Claims `key` in a transaction of the caller's, on the database that has the store's table.
+    /// Claims `key` in a transaction that the caller has begun, on the database that has the store's
+    /// table.
     ///
-    /// Then write what the operation writes, [`complete_in`](Self::complete_in), and commit: key,
-    /// effect and answer exist together or not at all, and nothing is ever interrupted. If the
+    /// Then write what the operation writes, call [`complete_in`](Self::complete_in), and commit:
+    /// key, effect and answer exist together or not at all, and nothing is ever interrupted. If the
     /// outcome of the commit is unknown, do everything again with the same key: it replays, or
     /// executes.
     ///
-    /// A second transaction that begins the same key waits for the first one's end, for
-    /// [`lock_timeout`](super::PostgresOptions::lock_timeout), and is then told that it is in
-    /// flight. Transactions must be `READ COMMITTED`, PostgreSQL's default.
+    /// A second transaction that begins the same key waits for the end of the first one, for
+    /// [`lock_timeout`](super::PostgresOptions::lock_timeout), and then gets
+    /// [`InFlight`](BeginIn::InFlight). Transactions must be `READ COMMITTED`, PostgreSQL's default.
     ///
-    /// [`BeginError::Unavailable`] when the connection or the server fails: nothing ran, and the
-    /// transaction is to be rolled back.
+    /// # Errors
+    /// [`BeginError::Unavailable`] if the connection or the server fails: nothing was executed, and
+    /// the transaction must be rolled back.
     pub async fn begin_in(
         &self,
         transaction: &impl InTransaction,
@@ -164,8 +167,11 @@ impl PostgresStore {
         self.begin_or_take_over_in(transaction, request, None).await
     }
 
-    /// Takes over an interrupted key in the transaction in which it was met; if it has changed,
-    /// says what is true now.
+    /// Takes over an interrupted key in the transaction in which it was found. If the key has
+    /// changed, returns its present state.
+    ///
+    /// # Errors
+    /// As with [`begin_in`](Self::begin_in), and [`BeginError::AttemptsExhausted`].
     pub async fn take_over_in(
         &self,
         transaction: &impl InTransaction,
@@ -249,8 +255,11 @@ impl PostgresStore {
         Err(BeginError::Unavailable { what })
     }
 
-    /// Completes a claim of [`begin_in`](Self::begin_in) in its transaction; the commit makes it
-    /// last. After an error the transaction is to be rolled back, and the attempt did nothing.
+    /// Completes a claim of [`begin_in`](Self::begin_in) in its transaction. The commit keeps it.
+    ///
+    /// # Errors
+    /// As with [`Claim::complete`](crate::Claim::complete). The transaction must be rolled back then,
+    /// and the attempt did nothing.
     pub async fn complete_in(
         &self,
         transaction: &impl InTransaction,

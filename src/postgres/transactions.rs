@@ -1,5 +1,5 @@
-//! A backend whose claims are transactions: what a handler writes in its claim's transaction is
-//! committed together with the completion, or not at all.
+//! A backend whose claims are transactions: the effect that a handler writes in its claim's
+//! transaction is committed together with the completion, or not at all.
 
 use super::{
     begin::{Ask, first, hidden},
@@ -29,19 +29,19 @@ use tokio::{
 type Slot = Arc<AsyncMutex<Option<Borrowed>>>;
 
 /// [`PostgresStore`] with every claim in a transaction of its own, in which the operation writes
-/// its effect: for operations whose whole effect lies in the same database.
+/// its effect: for operations whose whole effect is in the same database.
 ///
-/// A claim's [`transaction`](Claim::transaction) is where the effect goes. `complete` completes
-/// the key in it and commits. Everything else that ends a claim (`fail`, `release`, a drop, a
-/// panic, the death of the process) rolls it back: the effect has not happened, and the key is as
-/// it was before. So no key is ever interrupted by this store, and there is nothing to settle.
+/// The effect is written through the claim's [`transaction`](Claim::transaction). `complete`
+/// completes the key in it and commits. Everything else that ends a claim (`fail`, `release`, a
+/// drop, a panic, the death of the process) rolls it back: the effect has not happened, and the key
+/// is as it was before. So this store never interrupts a key, and there is nothing to settle.
 ///
-/// Each claim holds a connection of the store as long as it is held, at most for the store's
-/// execution limit. Others who ask for its key wait for its end, for the store's lock timeout, and
-/// are then told that it is in flight. A checkpoint is refused: nothing would be left of it.
+/// Each claim uses a connection of the store as long as it is held, at most for the store's
+/// execution limit. Other callers of its key wait for its end, for the store's lock timeout, and
+/// then get "in flight". A checkpoint is refused, because a rollback would undo it.
 ///
-/// An effect elsewhere (a call of another service) does not belong into such a claim: it is not
-/// rolled back.
+/// Don't cause effects elsewhere (a call to another service) under such a claim: they are not rolled
+/// back.
 #[derive(Clone)]
 pub struct TransactionStore {
     store: PostgresStore,
@@ -54,8 +54,8 @@ impl fmt::Debug for TransactionStore {
     }
 }
 
-/// The open transaction of a claim. Statements of the effect go here; `COMMIT` and `ROLLBACK` do
-/// not: completing the claim commits.
+/// The open transaction of a claim, for the statements of the effect. Don't send `COMMIT` or
+/// `ROLLBACK`: completing the claim commits.
 pub struct OpenTransaction<'a>(OwnedMutexGuard<Option<Borrowed>>, PhantomData<&'a ()>);
 
 impl Deref for OpenTransaction<'_> {
@@ -73,22 +73,24 @@ impl fmt::Debug for OpenTransaction<'_> {
 }
 
 impl PostgresStore {
-    /// The same store, each claim in a transaction of its own.
+    /// Returns a backend over the same store whose claims are transactions.
     pub fn in_transactions(&self) -> TransactionStore {
         TransactionStore { store: self.clone(), open: Arc::default() }
     }
 }
 
 impl Claim<AsyncStore<TransactionStore>> {
-    /// The claim's transaction. Waits while another part of the operation has it;
-    /// [`ClaimError::Fenced`] if it is over.
+    /// Returns the claim's transaction. Waits while another part of the operation uses it.
+    ///
+    /// # Errors
+    /// [`ClaimError::Fenced`] if it has ended.
     pub async fn transaction(&self) -> Result<OpenTransaction<'_>, ClaimError> {
         self.store.get_ref().transaction(self.ticket()).await
     }
 }
 
 impl TransactionStore {
-    /// The store with claims outside of transactions, on the same table.
+    /// Returns the store whose claims are outside of transactions, on the same table.
     pub fn get_ref(&self) -> &PostgresStore {
         &self.store
     }
@@ -105,7 +107,7 @@ impl TransactionStore {
         }
     }
 
-    /// Takes the transaction out of the claim's hands: it is about to end.
+    /// Takes the transaction from the claim, because it is about to end.
     async fn end(&self, ticket: &Ticket) -> Result<Borrowed, ClaimError> {
         let slot = self.open.lock().remove(&ticket.note).ok_or(ClaimError::Fenced)?;
         slot.lock().await.take().ok_or(ClaimError::Fenced)
@@ -262,7 +264,7 @@ impl TransactionStore {
             Err(_) => DbError::Lost("the server did not answer in time".into()),
         };
         drop(session);
-        // The key's lock goes with the session: whoever asks next waits for its end.
+        // The key's lock ends with the session: the next caller waits for that.
         loop {
             tries.again(trouble.clone()).await?;
             let asked = Request {

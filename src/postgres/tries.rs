@@ -1,4 +1,4 @@
-//! A call is repeated until it has an answer, an error that stays, or no time left.
+//! Repeating a call until it has an answer, a permanent error, or no time left.
 
 use super::{inner::Inner, pool::Borrowed, trouble::DbError};
 use std::time::Duration;
@@ -27,14 +27,14 @@ impl Backoff {
         self.until.min(Instant::now() + self.limit)
     }
 
-    /// Waits for the next try, longer each time; or says that there is none.
+    /// Waits for the next try, longer each time; an error if there is no time for one.
     pub async fn again(&mut self, trouble: DbError) -> Result<(), DbError> {
         self.unknown |= trouble.is_unknown();
         let pause = pause(self.count);
         self.count += 1;
         if !trouble.is_transient() || Instant::now() + pause >= self.until {
             return Err(match trouble {
-                // It is not known that nothing happened.
+                // An earlier try may have taken effect.
                 DbError::Full if self.unknown => DbError::Lost(trouble.what()),
                 trouble => trouble,
             });
@@ -45,8 +45,8 @@ impl Backoff {
     }
 }
 
-/// 10 ms, doubled each time up to 640 ms, of which a half is random: those who failed together
-/// don't come back together.
+/// 10 ms, doubled each time up to 640 ms, of which a half is random, so that calls that failed
+/// together don't try again together.
 fn pause(count: u32) -> Duration {
     let most = 10_u64 << count.min(6);
     let mut random = [0; 8];
@@ -61,7 +61,7 @@ impl Inner {
         Backoff::new(self.options.deadline, self.options.statement_limit)
     }
 
-    /// One try of a statement that answers rows, on any connection.
+    /// One try of a statement that returns rows, on any connection.
     pub async fn query(
         &self,
         tries: &Backoff,
@@ -78,7 +78,7 @@ impl Inner {
         self.answered(session, answered)
     }
 
-    /// One try of a statement that changes rows: how many it did.
+    /// One try of a statement that changes rows; returns how many.
     pub async fn execute(
         &self,
         tries: &Backoff,
@@ -95,7 +95,7 @@ impl Inner {
         self.answered(session, answered)
     }
 
-    /// A connection for somebody who ends it well.
+    /// A connection for a caller that gives it back in order.
     pub async fn session(&self, until: Instant) -> Result<Borrowed, DbError> {
         self.check_open()?;
         self.pool.get(until).await
@@ -116,14 +116,14 @@ impl Inner {
                 let trouble = DbError::of(&error);
                 match &trouble {
                     trouble if trouble.leaves_connection() => session.give_back(),
-                    // It has become a standby: what is left of the pool leads there too.
+                    // It has become a standby: the pool's other connections lead there too.
                     DbError::ReadOnly(_) => self.pool.forget(),
                     _ => {}
                 }
                 Err(trouble)
             }
             Err(_) => {
-                // Whoever is silent may have lost the network, and the other connections with it.
+                // A silent server may be cut off, and the other connections with it.
                 self.pool.forget();
                 Err(DbError::Lost("the server did not answer in time".into()))
             }

@@ -1,4 +1,4 @@
-//! What can go wrong between here and the server, and what each error of the server's means.
+//! Errors between this process and the server, and the meaning of each error of the server.
 
 use crate::error::{BeginError, ClaimError, Full, OpenError};
 use tokio_postgres::error::SqlState;
@@ -10,13 +10,13 @@ pub(super) enum DbError {
     Lost(String),
     /// It did not take effect, and may when tried again.
     Again(String),
-    /// Somebody else's transaction has the key in its hands. It did not take effect.
+    /// Another transaction has locked the key. The statement did not take effect.
     Locked,
     /// No server was reached that may be written to.
     Unreachable(String),
     /// Every server refused the credentials or the database.
     Denied(String),
-    /// A server was reached that takes no writes.
+    /// A server was reached that accepts no writes.
     ReadOnly(String),
     /// A server was reached that does not replicate synchronously.
     NotReplicated(String),
@@ -45,7 +45,7 @@ impl DbError {
             _ if *code == SqlState::DISK_FULL => DbError::Full,
             _ if *code == SqlState::READ_ONLY_SQL_TRANSACTION => DbError::ReadOnly(what),
             _ if *code == SqlState::TOO_MANY_CONNECTIONS => DbError::Again(what),
-            // Cancelled by somebody before it took effect.
+            // Cancelled from outside before it took effect.
             _ if *code == SqlState::QUERY_CANCELED => DbError::Again(what),
             // The server is starting up: nothing ran.
             _ if *code == SqlState::CANNOT_CONNECT_NOW => DbError::Again(what),
@@ -75,8 +75,7 @@ impl DbError {
         matches!(self, DbError::Lost(_))
     }
 
-    /// Whether another try may fare better: with the same server, or with another one after a
-    /// failover.
+    /// Whether another try may succeed: on the same server, or on another one after a failover.
     pub fn is_transient(&self) -> bool {
         use DbError::*;
         matches!(
@@ -90,7 +89,7 @@ impl DbError {
         matches!(self, DbError::Locked | DbError::Full | DbError::Schema(_) | DbError::Refused(_))
     }
 
-    /// How much it tells of a cluster whose hosts were all tried in vain.
+    /// How much the error says about a cluster whose hosts were all tried in vain.
     pub fn tells(&self) -> u8 {
         match self {
             DbError::Unreachable(_) => 0,

@@ -15,7 +15,7 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// A verb with its bytes, for a task of its own.
+/// A holder's operation with its bytes, owned, for a task of its own.
 #[derive(Debug)]
 pub(super) enum OwnedOp {
     Complete { head: Vec<u8>, response: Option<Vec<u8>>, retention: Retention },
@@ -27,7 +27,7 @@ pub(super) enum OwnedOp {
 }
 
 impl OwnedOp {
-    /// What is to be done, if its sizes and terms can be kept.
+    /// Makes the operation, if its sizes and terms are within bounds.
     pub fn of(ticket: &Ticket, op: ClaimOp<'_>) -> Result<OwnedOp, ClaimError> {
         Ok(match op {
             ClaimOp::Complete(completion) => {
@@ -59,7 +59,7 @@ impl OwnedOp {
     }
 }
 
-/// A response must fit what its claim has been promised; a head what is always kept.
+/// Checks that a response fits the claim's reserve, and a head the bound of heads.
 pub(super) fn check_size(ticket: &Ticket, head: &[u8], body: &[u8]) -> Result<(), ClaimError> {
     check_lengths(head, body, ticket.reserve as usize)
 }
@@ -77,7 +77,7 @@ pub(super) fn check_lengths(head: &[u8], body: &[u8], limit: usize) -> Result<()
 }
 
 impl Inner {
-    /// Does what the holder says; repeated until it is known what became of it.
+    /// Does the operation, and repeats it until its outcome is known.
     pub async fn write(self: &Arc<Self>, ticket: &Ticket, op: &OwnedOp) -> Result<(), ClaimError> {
         let mut tries = self.tries();
         loop {
@@ -102,7 +102,7 @@ impl Inner {
         Ok(())
     }
 
-    /// One try: whether the row was ours to change.
+    /// One try; returns whether the caller's row was changed.
     async fn try_write(
         &self,
         tries: &Backoff,
@@ -144,7 +144,7 @@ impl Inner {
         Ok(changed > 0)
     }
 
-    /// The handle is gone. Never waits; may be lost.
+    /// Ends the claim of a handle that is gone. Never waits; may be lost.
     pub fn abandon(self: &Arc<Self>, ticket: &Ticket, how: Abandon) {
         self.let_go(ticket);
         let (inner, ticket) = (self.clone(), ticket.clone());
@@ -192,7 +192,7 @@ pub(super) fn judge(
         return Some(Err(ClaimError::Fenced));
     };
     match (row.state, op) {
-        // An earlier try of this call may have been what released it.
+        // An earlier try of this call may have released it.
         (0, OwnedOp::Release) if unknown => Some(Ok(())),
         (3, _) if matches!(row.says(), RowState::Absent) => Some(Err(ClaimError::Fenced)),
         (3, OwnedOp::Complete { head, response, .. }) => {

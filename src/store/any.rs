@@ -72,12 +72,12 @@ impl<S: IdempotencyStore> Erased for S {
 }
 
 /// Any backend, as one type: for a service that chooses by its configuration. One allocation a
-/// call dearer than the backend itself.
+/// call more expensive than the backend itself.
 #[derive(Clone)]
 pub struct AnyStore(Arc<dyn Erased>);
 
 impl AnyStore {
-    /// Hides which backend this is.
+    /// Wraps a backend.
     pub fn new(backend: impl IdempotencyStore) -> Self {
         AnyStore(Arc::new(backend))
     }

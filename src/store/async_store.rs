@@ -1,6 +1,5 @@
-//! The same names with `.await`, over any backend. Needs no particular runtime: futures are
-//! woken through their [`Waker`](std::task::Waker) alone, and none of them blocks its thread on
-//! the disk.
+//! The methods of `Store` and `Claim` as futures, over any backend. They need no particular runtime:
+//! futures are woken through their [`Waker`](std::task::Waker) alone.
 
 use crate::{
     error::{BeginError, ClaimError},
@@ -13,10 +12,15 @@ use crate::{
 };
 use std::{future::Future, time::Duration};
 
-/// A store whose calls are futures.
+/// A store whose calls are futures, over any backend.
 ///
-/// Dropping a future is safe at any point: a claim that was granted but not delivered is
-/// released, a write that was begun becomes durable all the same.
+/// Futures of the embedded store never wait for a sync on their thread. What may still take time
+/// there: copying a record that is not in the page cache (a replay reads mapped files), writing
+/// claims and records by write calls on copy-on-write file systems, and dropping the last handle,
+/// which closes the store.
+///
+/// Dropping a future is safe at any point: a claim that was granted but not delivered is undone, and
+/// a write that was begun becomes durable all the same.
 ///
 /// ```
 /// # use onlyonce::{AsyncStore, Begin, ClaimError, Fingerprint, KeyRef, Scope, Store};
@@ -32,17 +36,20 @@ use std::{future::Future, time::Duration};
 pub struct AsyncStore<S>(S);
 
 impl<S: IdempotencyStore> AsyncStore<S> {
-    /// The async face of a backend.
+    /// Makes the async interface of a backend.
     pub fn new(backend: S) -> Self {
         AsyncStore(backend)
     }
 
-    /// The backend.
+    /// Returns the backend.
     pub fn get_ref(&self) -> &S {
         &self.0
     }
 
-    /// Claims `key`, or says what it is.
+    /// Claims `key`, or returns its state.
+    ///
+    /// # Errors
+    /// Nothing was executed, and no claim is held; as with [`Store::begin`](crate::Store::begin).
     pub async fn begin(
         &self,
         key: KeyRef<'_>,
@@ -51,7 +58,10 @@ impl<S: IdempotencyStore> AsyncStore<S> {
         self.begin_with(key, fingerprint, Terms::default()).await
     }
 
-    /// [`begin`](Self::begin) with other terms than the store's.
+    /// Claims `key` like [`begin`](Self::begin), with other terms than the store's.
+    ///
+    /// # Errors
+    /// As with [`begin`](Self::begin), and [`BeginError::Terms`] if the terms are out of bounds.
     pub async fn begin_with(
         &self,
         key: KeyRef<'_>,
@@ -66,7 +76,8 @@ impl<S: IdempotencyStore> AsyncStore<S> {
         Ok(Begin::of(self, request, found))
     }
 
-    /// The whole dance for one request; see [`Once`].
+    /// Runs a whole request: claims the key, or waits, replays or settles; executes once; stores the
+    /// answer; returns it. See [`Once`].
     pub fn once<'a>(&self, key: KeyRef<'a>, fingerprint: Fingerprint) -> Once<'a, AsyncStore<S>> {
         Once::new(self.clone(), key, fingerprint)
     }
@@ -112,45 +123,70 @@ impl<S: IdempotencyStore> IdempotencyStore for AsyncStore<S> {
 }
 
 impl<S: IdempotencyStore> Claim<AsyncStore<S>> {
-    /// The operation took effect, and this is its answer; see [`Claim::<crate::Store>::complete`].
-    /// Dropping the future abandons the notification, never the write.
+    /// Completes the key: the operation took effect, and this is its answer. See
+    /// [`Claim::<crate::Store>::complete`]. Dropping the future abandons the notification, never the
+    /// write.
+    ///
+    /// # Errors
+    /// As with [`Claim::<crate::Store>::complete`].
     pub async fn complete(&mut self, response: &[u8]) -> Result<(), ClaimError> {
         self.complete_with(Completion { response: Some(response), ..Completion::default() }).await
     }
 
-    /// [`complete`](Self::complete) with a head or another retention.
+    /// Completes the key like [`complete`](Self::complete), with a head or another retention.
+    ///
+    /// # Errors
+    /// As with [`Claim::<crate::Store>::complete_with`].
     pub async fn complete_with(&mut self, completion: Completion<'_>) -> Result<(), ClaimError> {
         self.store.write(self.ticket(), ClaimOp::Complete(completion)).await?;
         self.ended = true;
         Ok(())
     }
 
-    /// The operation took effect, but its answer is too large to keep.
+    /// Completes the key without its answer, which is too large to keep.
+    ///
+    /// # Errors
+    /// As with [`Claim::<crate::Store>::complete_with`].
     pub async fn complete_without_response(&mut self, head: &[u8]) -> Result<(), ClaimError> {
         self.complete_with(Completion { head, ..Completion::default() }).await
     }
 
-    /// The outcome is unknown. The key is interrupted and keeps `answer`.
+    /// Reports that the outcome is unknown. The key is interrupted and keeps `answer`.
+    ///
+    /// # Errors
+    /// As with [`Claim::<crate::Store>::fail`].
     pub async fn fail(&mut self, answer: &[u8]) -> Result<(), ClaimError> {
         self.store.write(self.ticket(), ClaimOp::Fail(answer)).await
     }
 
-    /// Records how far the operation got, for the next holder. Renews the lease.
+    /// Stores how far the operation has got, for the next holder. Renews the lease.
+    ///
+    /// # Errors
+    /// As with [`Claim::<crate::Store>::save_checkpoint`].
     pub async fn save_checkpoint(&mut self, bytes: &[u8]) -> Result<(), ClaimError> {
         self.store.write(self.ticket(), ClaimOp::Checkpoint(bytes)).await
     }
 
-    /// The lease begins anew.
+    /// Starts the lease again.
+    ///
+    /// # Errors
+    /// As with [`Claim::<crate::Store>::renew`].
     pub async fn renew(&mut self) -> Result<(), ClaimError> {
         self.store.write(self.ticket(), ClaimOp::Renew).await
     }
 
     /// Makes this claim survive a loss of power, whatever the store's durability.
+    ///
+    /// # Errors
+    /// As with [`Claim::<crate::Store>::renew`].
     pub async fn ensure_durable(&mut self) -> Result<(), ClaimError> {
         self.store.write(self.ticket(), ClaimOp::EnsureDurable).await
     }
 
-    /// The attempt did nothing.
+    /// Gives the claim back: the attempt did nothing. See [`Claim::<crate::Store>::release`].
+    ///
+    /// # Errors
+    /// As with [`Claim::<crate::Store>::renew`].
     pub async fn release(mut self) -> Result<(), ClaimError> {
         self.give_back().await
     }
@@ -165,6 +201,9 @@ impl<S: IdempotencyStore> Claim<AsyncStore<S>> {
 
 impl<S: IdempotencyStore> Pending<AsyncStore<S>> {
     /// Waits for the holder to end, for `at_most`, and begins again.
+    ///
+    /// # Errors
+    /// As with [`AsyncStore::begin`].
     pub async fn wait(self, at_most: Duration) -> Result<Begin<AsyncStore<S>>, BeginError> {
         let Pending { store, request, mut running } = self;
         let until = store.now().saturating_add(at_most);
@@ -183,7 +222,10 @@ impl<S: IdempotencyStore> Pending<AsyncStore<S>> {
 }
 
 impl<S: IdempotencyStore> Interrupted<AsyncStore<S>> {
-    /// Takes the key over; if it has changed meanwhile, says what is true now.
+    /// Takes the key over. If the key has changed in between, returns its present state.
+    ///
+    /// # Errors
+    /// As with [`AsyncStore::begin`], and [`BeginError::AttemptsExhausted`].
     pub async fn take_over(self) -> Result<Begin<AsyncStore<S>>, BeginError> {
         let Interrupted { store, request, stuck } = self;
         let found = store.take_over(&request, stuck.token).await?;

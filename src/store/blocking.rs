@@ -1,4 +1,4 @@
-//! The blocking methods of claims and of those who wait, for the embedded store.
+//! The blocking methods of `Claim`, `Pending` and `Interrupted`, for the embedded store.
 
 use crate::{
     error::{BeginError, ClaimError},
@@ -9,58 +9,94 @@ use crate::{
 use std::time::Duration;
 
 impl Claim<Store> {
-    /// The operation took effect, and this is its answer, which every retry gets from now on. As
-    /// durable as the store's [`Durability`](crate::Durability) says when this returns.
+    /// Completes the key: the operation took effect, and every retry gets this answer from now on.
+    /// When this returns, it is as durable as the store's [`Durability`](crate::Durability) says.
+    /// Blocks for that.
     ///
-    /// May be called again: with the same bytes it succeeds, with others it is
-    /// [`ClaimError::DifferentResponse`]. After [`ClaimError::ResponseTooLarge`] the claim is
-    /// still held. It counts after the lease has passed, too, if nobody has taken the key over.
+    /// It may be called again, and succeeds with the same bytes. It also succeeds after the lease has
+    /// passed, if the key has not been taken over.
+    ///
+    /// # Errors
+    /// [`ClaimError::Fenced`] if the key was taken over, resolved or has expired;
+    /// [`ClaimError::DifferentResponse`] if it was completed with other bytes before;
+    /// [`ClaimError::ResponseTooLarge`], after which the claim is still held;
+    /// [`ClaimError::Poisoned`], [`ClaimError::Closed`] or [`ClaimError::Forked`] from the store.
+    /// [`ClaimError::key_state`] says what is known of the key then.
     pub fn complete(&mut self, response: &[u8]) -> Result<(), ClaimError> {
         self.complete_with(Completion { response: Some(response), ..Completion::default() })
     }
 
-    /// [`complete`](Self::complete) with a head or another retention.
+    /// Completes the key like [`complete`](Self::complete), with a head or another retention.
+    ///
+    /// # Errors
+    /// As with [`complete`](Self::complete), and [`ClaimError::TooLong`] for the head or
+    /// [`ClaimError::Terms`] for the retention, after which the claim is still held.
     pub fn complete_with(&mut self, completion: Completion<'_>) -> Result<(), ClaimError> {
         self.store.write_blocking(self.ticket(), ClaimOp::Complete(completion))?;
         self.ended = true;
         Ok(())
     }
 
-    /// The operation took effect, but its answer is too large to keep: retries learn that it is
-    /// done, and get `head` (at most 4 KiB).
+    /// Completes the key without its answer, which is too large to keep: retries learn that the
+    /// operation was executed, and get `head` (at most 4 KiB).
+    ///
+    /// # Errors
+    /// As with [`complete_with`](Self::complete_with).
     pub fn complete_without_response(&mut self, head: &[u8]) -> Result<(), ClaimError> {
         self.complete_with(Completion { head, ..Completion::default() })
     }
 
-    /// The outcome is unknown. The key is interrupted and keeps `answer`; durable like a
-    /// completion. Whoever still has the claim can complete it later. Takes free space, beside
-    /// what the claim has been promised: [`ClaimError::StoreFull`] if there is none, and the claim
-    /// is still held. Another answer than before is [`ClaimError::DifferentResponse`].
+    /// Reports that the outcome is unknown. The key is interrupted and keeps `answer`; durable like a
+    /// completion. The holder can still complete the claim later. The answer takes free space, beside
+    /// the claim's own reservation.
+    ///
+    /// # Errors
+    /// As with [`complete`](Self::complete), and [`ClaimError::StoreFull`] if there is no free space,
+    /// after which the claim is still held. An answer that differs from an earlier one is
+    /// [`ClaimError::DifferentResponse`].
     pub fn fail(&mut self, answer: &[u8]) -> Result<(), ClaimError> {
         self.store.write_blocking(self.ticket(), ClaimOp::Fail(answer))
     }
 
-    /// Records how far the operation got (at most 4 KiB), for the next holder; durable like a
-    /// completion. Renews the lease. From then on a release no longer frees the key.
+    /// Stores how far the operation has got (at most 4 KiB), for the next holder; durable like a
+    /// completion. Renews the lease, and withdraws the answer of a failure. From then on a release no
+    /// longer frees the key.
+    ///
+    /// # Errors
+    /// [`ClaimError::TooLong`] or [`ClaimError::StoreFull`], after which the claim is still held;
+    /// [`ClaimError::Fenced`], [`ClaimError::AlreadyCompleted`], and errors of the store, as with
+    /// [`complete`](Self::complete).
     pub fn save_checkpoint(&mut self, bytes: &[u8]) -> Result<(), ClaimError> {
         self.store.write_blocking(self.ticket(), ClaimOp::Checkpoint(bytes))
     }
 
-    /// The lease begins anew, also if it had passed and nobody took over. Withdraws the answer
-    /// of a failure. Cheap: nothing is written.
+    /// Starts the lease again, also after it has passed, if the key has not been taken over. Withdraws
+    /// the answer of a failure. Nothing is written, and this never waits for the disk.
+    ///
+    /// # Errors
+    /// [`ClaimError::Fenced`], [`ClaimError::AlreadyCompleted`], and errors of the store, as with
+    /// [`complete`](Self::complete).
     pub fn renew(&mut self) -> Result<(), ClaimError> {
         self.store.write_blocking(self.ticket(), ClaimOp::Renew)
     }
 
     /// Makes this claim survive a loss of power, whatever the store's
-    /// [`Durability`](crate::Durability): before the first outside effect.
+    /// [`Durability`](crate::Durability). Call it before the first outside effect. Blocks for a sync
+    /// if the claim isn't durable yet.
+    ///
+    /// # Errors
+    /// As with [`renew`](Self::renew).
     pub fn ensure_durable(&mut self) -> Result<(), ClaimError> {
         self.store.write_blocking(self.ticket(), ClaimOp::EnsureDurable)
     }
 
-    /// The attempt did nothing. At the first attempt, and without a checkpoint, the key is free
-    /// again; otherwise it is interrupted (given back), because an earlier attempt may have done
-    /// something.
+    /// Gives the claim back: the attempt did nothing. At the first attempt, and without a checkpoint,
+    /// the key is free again; otherwise it is interrupted (given back), because an earlier attempt may
+    /// have had an effect. Blocks for a sync in `Synced`.
+    ///
+    /// # Errors
+    /// As with [`renew`](Self::renew). The claim is dropped then, which leaves the key interrupted if
+    /// it was still held.
     pub fn release(mut self) -> Result<(), ClaimError> {
         self.store.write_blocking(self.ticket(), ClaimOp::Release)?;
         self.ended = true;
@@ -69,8 +105,12 @@ impl Claim<Store> {
 }
 
 impl Pending<Store> {
-    /// Waits for the holder to end, for `at_most`, and begins again: the record, the claim (if
-    /// the holder released it and nobody was quicker), the interruption, or still in flight.
+    /// Waits for the holder to end, for `at_most`, and begins again. Returns the record, a claim (if
+    /// the holder released its own and no other caller was faster), the interruption, or still in
+    /// flight. Blocks, timed by the store's clock.
+    ///
+    /// # Errors
+    /// As with [`Store::begin`].
     pub fn wait(self, at_most: Duration) -> Result<Begin, BeginError> {
         let Pending { store, request, mut running } = self;
         let until = store.now().saturating_add(at_most);
@@ -89,9 +129,12 @@ impl Pending<Store> {
 }
 
 impl Interrupted<Store> {
-    /// Takes the key over: the next attempt, with the last checkpoint. If it has changed
-    /// meanwhile (another taker was quicker, the holder finished after all), says what is true
-    /// now.
+    /// Takes the key over, for the next attempt, with the last checkpoint. If the key has changed in
+    /// between (another caller was faster, or the holder finished after all), returns its present
+    /// state.
+    ///
+    /// # Errors
+    /// As with [`Store::begin`], and [`BeginError::AttemptsExhausted`].
     pub fn take_over(self) -> Result<Begin, BeginError> {
         let Interrupted { store, request, stuck } = self;
         store.begin_request(request, Some(stuck.token))

@@ -1,5 +1,5 @@
-//! What a `begin` hands to its caller: a claim, a record, or somebody to wait for. Written once
-//! for all backends; the blocking methods are in `blocking`, the async ones in `async_store`.
+//! What a `begin` returns to its caller: a claim, a record, or a handle of another's attempt. Written
+//! once for all backends; the blocking methods are in `blocking`, the async ones in `async_store`.
 
 use crate::{
     record::{Reason, Record},
@@ -9,18 +9,18 @@ use crate::{
 };
 use std::{fmt, sync::Arc, time::Duration};
 
-/// What a key is found to be. Exhaustive on purpose: each arm is the caller's to handle.
+/// The state of a key, as `begin` finds it. Exhaustive on purpose: a caller must handle each arm.
 ///
-/// A trap: `begin`, then `validate()?` drops the claim and leaves the key interrupted. Validate
-/// first, or release the claim.
+/// A trap: after `begin`, a `validate()?` that fails drops the claim and leaves the key interrupted.
+/// Validate first, or release the claim.
 #[must_use = "the claim in it, dropped undecided, leaves the key interrupted"]
 #[derive(Debug)]
 pub enum Begin<S: IdempotencyStore = Store> {
-    /// The key is yours: execute, then complete the claim, then answer.
+    /// The caller holds the key: execute, then complete the claim, then answer.
     Execute(Claim<S>),
-    /// The operation is done; answer with the record.
+    /// The operation was executed before. Answer with the record.
     Replay(Record),
-    /// Somebody else executes it right now.
+    /// Another caller executes the operation now.
     InFlight(Pending<S>),
     /// It isn't known whether the operation took effect.
     Interrupted(Interrupted<S>),
@@ -52,14 +52,31 @@ impl<S: IdempotencyStore> Begin<S> {
 
 /// The right to execute an operation, and the duty to say how it ended.
 ///
-/// End it with `complete` (it took effect, this is the answer), `fail` (unknown; an answer is
-/// kept), or `release` (it did nothing). Dropped undecided, also by a panic, it leaves the key
-/// interrupted. It belongs to no thread and borrows nothing.
+/// End it with `complete` (the operation took effect, and this is its answer), `fail` (the outcome is
+/// unknown; an answer may be kept), or `release` (the operation did nothing). A claim that is dropped
+/// undecided, also by a panic, leaves the key interrupted. A claim can move between threads, and
+/// borrows nothing. It keeps its store open.
+///
+/// ```
+/// # use onlyonce::{Begin, Fingerprint, KeyRef, Scope, Store};
+/// # let dir = tempfile::tempdir()?;
+/// # let store = Store::open(dir.path())?;
+/// # let scope = Scope::of(["tenant-7"]);
+/// # fn charge(_key: &str) -> Result<Vec<u8>, std::io::Error> { Ok(b"ch_1".to_vec()) }
+/// # let (key, request) = (KeyRef::new(&scope, "8e03978e")?, Fingerprint::of(["pay", "42"]));
+/// if let Begin::Execute(mut claim) = store.begin(key, request)? {
+///     match charge(&claim.derive_key("charge")) {
+///         Ok(answer) => claim.complete(&answer)?, // stored; only now answer the client
+///         Err(_) => claim.fail(b"")?,             // it may have been charged: interrupted
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "dropping an undecided claim leaves the key interrupted"]
 pub struct Claim<S: IdempotencyStore = Store> {
     pub(crate) store: S,
     grant: Grant,
-    /// Nothing is left to be abandoned.
+    /// The claim has ended: dropping it does nothing.
     pub(crate) ended: bool,
 }
 
@@ -72,38 +89,38 @@ impl<S: IdempotencyStore> Claim<S> {
         &self.grant.ticket
     }
 
-    /// The fencing token of this attempt. For a downstream service's idempotency key use
+    /// Returns the fencing token of this attempt. For a downstream service's idempotency key use
     /// [`derive_key`](Self::derive_key): the token changes with each attempt.
     pub fn token(&self) -> Token {
         self.grant.ticket.token
     }
 
-    /// The number of this attempt, from 1.
+    /// Returns the number of this attempt, from 1.
     pub fn attempt(&self) -> u32 {
         self.grant.ticket.attempt
     }
 
-    /// The last checkpoint that an earlier attempt saved.
+    /// Returns the last checkpoint that an earlier attempt saved.
     pub fn checkpoint(&self) -> Option<&[u8]> {
         self.grant.checkpoint.as_deref()
     }
 
-    /// Why the attempt before this one was interrupted; `None` at the first attempt.
+    /// Returns why the attempt before this one was interrupted; `None` at the first attempt.
     pub fn after(&self) -> Option<Reason> {
         self.grant.after
     }
 
-    /// An idempotency key for a step of this operation at another service, or for a unique
-    /// column: 32 hexadecimal digits, a function of scope, key, fingerprint and `step` alone, so
-    /// the same at every attempt, in every version of this library and with every backend.
+    /// Returns an idempotency key for a step of this operation at another service, or for a unique
+    /// column: 32 hexadecimal digits. It is a function of scope, key, fingerprint and `step` alone, so
+    /// it is the same at every attempt, in every version of this library and with every backend.
     ///
-    /// The fingerprint is that of the first attempt, as long as the store knows the key. It counts
-    /// by its sixteen bytes, without the number of its scheme. So a service that changes how it
-    /// makes fingerprints makes other keys for the same request, where the store has forgotten that
-    /// there was a claim: an interrupted key expired, a loss of power took a claim that wasn't
-    /// durable, a backup was restored. Another service then takes the retry for a new order. Change
-    /// the definition only while no such retry can come, or let `settle` look for the effect by
-    /// something else, such as scope and key themselves.
+    /// The fingerprint is that of the first attempt, as long as the store knows the key. Its sixteen
+    /// bytes count, without the number of its scheme. So a service that changes how it makes
+    /// fingerprints gets another derived key for the same request if the store has forgotten that
+    /// there was a claim: because an interrupted key expired, a loss of power took a claim that wasn't
+    /// durable, or a backup was restored. Another service then treats the retry as a new order, and a
+    /// unique column doesn't refuse it. Change the definition only while no such retry can come, or
+    /// let `settle` look for the effect by something else, such as scope and key themselves.
     pub fn derive_key(&self, step: &str) -> String {
         derive_key(self.ticket(), step)
     }
@@ -145,7 +162,7 @@ impl<S: IdempotencyStore> fmt::Debug for Claim<S> {
     }
 }
 
-/// A key that somebody else executes.
+/// A key that is in flight: another caller executes the operation. It keeps its store open.
 #[derive(Debug)]
 pub struct Pending<S: IdempotencyStore = Store> {
     pub(crate) store: S,
@@ -154,19 +171,20 @@ pub struct Pending<S: IdempotencyStore = Store> {
 }
 
 impl<S: IdempotencyStore> Pending<S> {
-    /// For how long it has been running.
+    /// Returns how long the other attempt has been running.
     pub fn running_for(&self) -> Duration {
         self.running.running_for
     }
 
-    /// When a client should ask again: half of the time it has been running, between 1 and 10
-    /// seconds. Add jitter.
+    /// Returns when a client should ask again: half of the time that the attempt has been running,
+    /// between 1 and 10 seconds. Add jitter.
     pub fn retry_after(&self) -> Duration {
         (self.running.running_for / 2).clamp(Duration::from_secs(1), Duration::from_secs(10))
     }
 }
 
-/// A key of which it isn't known whether its operation took effect.
+/// A key that is interrupted: it isn't known whether its operation took effect. It keeps its store
+/// open.
 #[derive(Debug)]
 pub struct Interrupted<S: IdempotencyStore = Store> {
     pub(crate) store: S,
@@ -175,28 +193,28 @@ pub struct Interrupted<S: IdempotencyStore = Store> {
 }
 
 impl<S: IdempotencyStore> Interrupted<S> {
-    /// Why it was interrupted.
+    /// Returns why the last attempt was interrupted.
     pub fn reason(&self) -> Reason {
         self.stuck.reason
     }
 
-    /// Whether nobody can be at work on it any more. When false, the holder is silent but may be
-    /// alive: whoever takes over may execute beside it.
+    /// Returns whether no holder can be working on the key any more. If false, the holder is silent
+    /// but may be alive: a caller that takes over may execute beside it.
     pub fn holder_gone(&self) -> bool {
         self.stuck.holder_gone
     }
 
-    /// Attempts made.
+    /// Returns the number of attempts.
     pub fn attempts(&self) -> u32 {
         self.stuck.attempts
     }
 
-    /// The last checkpoint that a holder saved.
+    /// Returns the last checkpoint that a holder saved.
     pub fn checkpoint(&self) -> Option<&[u8]> {
         self.stuck.checkpoint.as_deref()
     }
 
-    /// The answer that a holder left which failed with unknown outcome.
+    /// Returns the answer that was kept when a holder failed with unknown outcome.
     pub fn answer(&self) -> Option<&Arc<[u8]>> {
         self.stuck.answer.as_ref()
     }

@@ -1,4 +1,4 @@
-//! Slots of a [`ShardedStore`](crate::ShardedStore) move from one embedded store to another.
+//! Moving slots of a [`ShardedStore`](crate::ShardedStore) from one embedded store to another.
 
 use crate::{
     engine::driver as drive,
@@ -17,22 +17,23 @@ use crate::{
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 impl Store {
-    /// Copies the keys of slots to another store; how many there were. Durable there when this
-    /// returns, whatever its [`Durability`](crate::Durability). A record keeps its bytes and
-    /// for how long it is yet known (its times are the other store's, if the two clocks differ), an
-    /// interrupted key its reason, attempts, checkpoint and answer; each gets a token
-    /// that is higher than all that either store has given out. Reads the whole log.
+    /// Copies the keys of slots to another store, and returns how many there were. They are durable
+    /// there when this returns, whatever its [`Durability`](crate::Durability). A record keeps its
+    /// bytes and its remaining time (its times are the other store's, if the two clocks differ), an
+    /// interrupted key its reason, attempts, checkpoint and answer. Each gets a token that is higher
+    /// than all that either store has given out. It reads the whole log, and blocks for syncs.
     ///
-    /// Nothing may change in the slots meanwhile ([`Phase::Still`](crate::Phase::Still), and no
+    /// Nothing may change in the slots during the copy ([`Phase::Still`](crate::Phase::Still), and no
     /// call under way, see [`ShardedStore::is_settled`](crate::ShardedStore::is_settled)).
-    /// [`ClaimError::NotApplicable`] as long as somebody has a claim of theirs in hand, silent
-    /// or not: a holder can't follow its key into another embedded store. The same if the other
-    /// store is this one; nothing has changed then.
     ///
-    /// Can be repeated: what the other store has of the slots, perhaps from a copy that was
-    /// broken off, is forgotten first. Other errors are the other store's (it is full, its
-    /// `max_response` is too small, it is poisoned), or [`ClaimError::Damaged`] if a record of
-    /// this one can't be read. This store is as it was, whatever happens.
+    /// It can be repeated: what the other store has of the slots, perhaps from a copy that was broken
+    /// off, is forgotten first. This store is not changed, whatever happens.
+    ///
+    /// # Errors
+    /// [`ClaimError::NotApplicable`] as long as a claim on one of the keys is held, silent or not: a
+    /// holder can't follow its key into another embedded store. The same if the other store is this
+    /// one. [`ClaimError::Damaged`] if a record of this store can't be read. Other errors are the
+    /// other store's: it is full, its `max_response` is too small, it is poisoned.
     pub fn copy_slots(&self, to: &Store, slots: RangeInclusive<u16>) -> Result<u64, ClaimError> {
         let (from, into) = (self.engine()?, to.engine()?);
         // Before anything is deleted.
@@ -43,7 +44,7 @@ impl Store {
         }
         let wanted = |key: KeyRef<'_>| slots.contains(&slot_of(key));
         if from.is_any_held(wanted) {
-            let state = "held by somebody, so that its slot can't be moved yet";
+            let state = "held, so that its slot can't be moved yet";
             return Err(ClaimError::NotApplicable { state });
         }
         to.delete_slots(slots.clone())?;
@@ -61,14 +62,17 @@ impl Store {
         Ok(copied)
     }
 
-    /// Forgets the keys of slots that another store has now; how many there were. Durable when
-    /// this returns. [`ClaimError::NotApplicable`] as long as somebody has a claim of theirs in
-    /// hand.
+    /// Forgets the keys of slots that another store has now, and returns how many there were. It is
+    /// durable when this returns.
+    ///
+    /// # Errors
+    /// [`ClaimError::NotApplicable`] as long as a claim on one of the keys is held, and errors of the
+    /// store.
     pub fn delete_slots(&self, slots: RangeInclusive<u16>) -> Result<u64, ClaimError> {
         let engine = self.engine()?;
         let wanted = |key: KeyRef<'_>| slots.contains(&slot_of(key));
         if engine.is_any_held(wanted) {
-            let state = "held by somebody, so that its slot can't be deleted yet";
+            let state = "held, so that its slot can't be deleted yet";
             return Err(ClaimError::NotApplicable { state });
         }
         let mut deleted = 0;

@@ -1,5 +1,5 @@
-//! The public handle of the embedded store: open, the verbs, flush, drain, close. It decides
-//! nothing.
+//! The public handle of the embedded store: open, begin, look, resolve, back up, flush, drain,
+//! close. Decisions are made in the engine.
 
 pub(crate) mod any;
 pub(crate) mod async_store;
@@ -48,8 +48,29 @@ use std::{
 
 /// An idempotency store on this machine's disk. Clones are handles of the same store.
 ///
-/// The last handle (claims are handles too) closes the store when it is dropped, as
-/// [`Store::close`] does, but cannot say what went wrong.
+/// **These methods block their thread**, some of them until the disk has synced. In an async handler
+/// use [`AsyncStore`](crate::AsyncStore), which has the same names with `.await`, or call them on a
+/// thread for blocking work.
+///
+/// The last handle closes the store when it is dropped, as [`Store::close`] does (which syncs, and
+/// waits for the store's threads), but can't report errors. A [`Claim`](crate::Claim),
+/// [`Pending`](crate::Pending), [`Interrupted`](crate::Interrupted), the iterator of
+/// [`entries`](Store::entries) and an HTTP layer are handles too.
+///
+/// ```
+/// use onlyonce::{Begin, Fingerprint, KeyRef, Scope, Store};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path();
+/// let store = Store::open(path)?; // once for the process
+/// let scope = Scope::of(["tenant-7", "orders"]);
+/// let key = KeyRef::new(&scope, "8e03978e")?;
+/// if let Begin::Execute(mut claim) = store.begin(key, Fingerprint::of(["book", "1"]))? {
+///     claim.complete(b"order 1")?;
+/// }
+/// store.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Store(Arc<Owner>);
 
@@ -60,7 +81,7 @@ pub(crate) struct WeakStore(Weak<Owner>);
 
 #[cfg_attr(not(any(feature = "metrics", feature = "admin")), allow(dead_code))]
 impl WeakStore {
-    /// The store, if somebody still has it.
+    /// The store, if a handle of it still exists.
     pub fn upgrade(&self) -> Option<Store> {
         self.0.upgrade().map(Store)
     }
@@ -108,7 +129,7 @@ impl Owner {
             return Ok(Closed::now(&self.engine));
         };
         engine.closed.store(true, Ordering::SeqCst);
-        // Whoever was about to write has finished when its shard's lock has been free once.
+        // A call that was about to write has finished when its shard's lock has been free once.
         engine.leave_handles();
         let closed = engine.close_files();
         threads::stop(engine, threads);
@@ -119,7 +140,7 @@ impl Owner {
     }
 }
 
-/// A store was closed.
+/// The result of [`Store::close`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed {
     handles_left: u64,
@@ -130,8 +151,8 @@ impl Closed {
         Closed { handles_left: outlived::count(engine.id) }
     }
 
-    /// Handles of claims of this store that live on in this process, those included that are left
-    /// from earlier closings. Their holders may still be at work; their calls answer `Closed`.
+    /// Returns how many handles of claims of this store still exist in this process, those of earlier
+    /// closings included. Their holders may still be working; their calls return `Closed`.
     pub fn handles_left(&self) -> u64 {
         self.handles_left
     }
@@ -139,7 +160,14 @@ impl Closed {
 
 impl Options {
     /// Opens (or, unless [`create`](Self::create) says otherwise, creates) the store in directory
-    /// `path`.
+    /// `path`. Blocks: after a crash it reads and repairs what the last process left.
+    ///
+    /// # Errors
+    /// [`OpenError::Options`] if an option is out of bounds, [`OpenError::InUse`] if the directory is
+    /// open already, [`OpenError::NoStore`] if there is nothing and nothing may be created,
+    /// [`OpenError::Missing`], [`OpenError::Damaged`], [`OpenError::Foreign`], [`OpenError::Newer`]
+    /// or [`OpenError::NotAStore`] if the files are not a whole store of a version known here,
+    /// [`OpenError::NoSpace`] and [`OpenError::Io`] from the file system.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store, OpenError> {
         let path = path.as_ref();
         // Refused options leave no directory behind.
@@ -156,6 +184,9 @@ impl Options {
     }
 
     /// Opens (or, unless [`create`](Self::create) says otherwise, creates) the store in `storage`.
+    ///
+    /// # Errors
+    /// As with [`open`](Self::open).
     pub fn open_on(&self, storage: Arc<dyn Storage>) -> Result<Store, OpenError> {
         let (engine, _lock) = recover::open(self, storage)?;
         let threads = match self.background {
@@ -170,7 +201,12 @@ impl Options {
 }
 
 impl Store {
-    /// Opens (or creates) the store in directory `path`, with the default [`Options`].
+    /// Opens (or creates) the store in directory `path`, with the default [`Options`]. After the first
+    /// start of a service open with [`Options::create(false)`](Options::create): otherwise a volume
+    /// that isn't mounted becomes a new, empty store.
+    ///
+    /// # Errors
+    /// As with [`Options::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         Options::new().open(path)
     }
@@ -181,8 +217,8 @@ impl Store {
         WeakStore(Arc::downgrade(&self.0))
     }
 
-    /// The way to the engine: every call takes it, and is refused in a forked child before it
-    /// touches anything.
+    /// Returns the engine to a call, or refuses the call in a forked child before it touches
+    /// anything. Every call goes through this.
     #[inline]
     pub(crate) fn engine(&self) -> Result<&Arc<Engine>, Forked> {
         let engine = &self.0.engine;
@@ -190,19 +226,30 @@ impl Store {
         Ok(engine)
     }
 
-    /// For what needs no lock, and for those whom [`engine`](Self::engine) has let in.
+    /// Returns the engine without that check, to code that takes no lock or has passed the check.
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     pub(crate) fn same_engine(&self) -> &Arc<Engine> {
         &self.0.engine
     }
 
-    /// Claims `key`, or says what it is. The claim is as durable as the store's
-    /// [`Durability`](crate::Durability) says when this returns.
+    /// Claims `key`, or returns its state. When this returns, the claim is as durable as the store's
+    /// [`Durability`](crate::Durability) says.
+    ///
+    /// Blocks for a sync if it grants a claim in `Synced`; doesn't wait for other callers of the key.
+    ///
+    /// # Errors
+    /// Nothing was executed, and no claim is held. [`BeginError::StoreFull`] if the response could not
+    /// be stored, [`BeginError::Damaged`] if a record doesn't read back, [`BeginError::Poisoned`],
+    /// [`BeginError::Closed`], [`BeginError::Forked`] or [`BeginError::Unavailable`] if the store
+    /// can't grant claims now. [`BeginError::retry`] says whether to try again.
     pub fn begin(&self, key: KeyRef<'_>, fingerprint: Fingerprint) -> Result<Begin, BeginError> {
         self.begin_with(key, fingerprint, Terms::default())
     }
 
-    /// [`begin`](Self::begin) with other terms than the store's.
+    /// Claims `key` like [`begin`](Self::begin), with other terms than the store's.
+    ///
+    /// # Errors
+    /// As with [`begin`](Self::begin), and [`BeginError::Terms`] if the terms are out of bounds.
     pub fn begin_with(
         &self,
         key: KeyRef<'_>,
@@ -212,7 +259,7 @@ impl Store {
         self.begin_request(Request { key: key.owned(), fingerprint, terms }, None)
     }
 
-    /// Begins, or takes over what was seen.
+    /// Begins, or takes over the attempt that was seen.
     pub(crate) fn begin_request(
         &self,
         request: Request,
@@ -250,19 +297,29 @@ impl Store {
         block(|context| changed.as_mut().poll(context))
     }
 
-    /// The whole dance for one request: claim, or wait, replay, settle; execute once; persist;
-    /// answer. See [`Once`].
+    /// Runs a whole request: claims the key, or waits, replays or settles; executes once; stores the
+    /// answer; returns it. See [`Once`].
     pub fn once<'a>(&self, key: KeyRef<'a>, fingerprint: Fingerprint) -> Once<'a, Store> {
         Once::new(self.clone(), key, fingerprint)
     }
 
-    /// What is known of a key. Claims nothing, changes nothing.
+    /// Returns what is known of a key; `None` if it is absent. Claims and changes nothing. Never
+    /// decide by this whether to execute: another caller may claim the key in between.
+    ///
+    /// # Errors
+    /// [`BeginError::Damaged`] if the key's record doesn't read back; [`BeginError::Closed`] or
+    /// [`BeginError::Forked`] from the store.
     pub fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, BeginError> {
         self.engine()?.get(key)
     }
 
-    /// The keys that `filter` wants. A key that exists throughout is listed exactly once; one
-    /// that changes meanwhile at most once. Reads the log: expensive on a large store.
+    /// Lists the keys that `filter` wants. A key that exists throughout is listed exactly once; a key
+    /// that changes during the listing at most once. It reads the log, which is expensive on a large
+    /// store. The iterator keeps the store open.
+    ///
+    /// # Errors
+    /// Of single items: [`BeginError::Damaged`] for a record that doesn't read back, after which the
+    /// list continues; [`BeginError::Closed`] or [`BeginError::Forked`] from the store.
     pub fn entries(
         &self,
         filter: Filter,
@@ -274,11 +331,18 @@ impl Store {
         })
     }
 
-    /// An operator decides what became of a key, under a new token: whoever holds it is fenced,
-    /// whoever waits for it is told. Durable when this returns, whatever the store's
-    /// [`Durability`](crate::Durability).
+    /// Records an operator's decision about a key, under a new token: a holder is fenced, and waiters
+    /// are woken. It is durable when this returns, whatever the store's
+    /// [`Durability`](crate::Durability). Blocks for one or more syncs.
     ///
-    /// `force` is needed for a key in flight and to forget a completed one.
+    /// `force` is needed for a key in flight, and to forget a completed one.
+    ///
+    /// # Errors
+    /// [`ClaimError::NeedsForce`], [`ClaimError::NotApplicable`] or [`ClaimError::AlreadyCompleted`]
+    /// if the decision doesn't fit the key's state; [`ClaimError::ResponseTooLarge`],
+    /// [`ClaimError::TooLong`] or [`ClaimError::Terms`] for a completion that can't be stored;
+    /// [`ClaimError::StoreFull`], [`ClaimError::Damaged`], [`ClaimError::Poisoned`],
+    /// [`ClaimError::Closed`] or [`ClaimError::Forked`] from the store.
     pub fn resolve(
         &self,
         key: KeyRef<'_>,
@@ -288,7 +352,7 @@ impl Store {
         self.resolve_seen(key, resolution, force, None)
     }
 
-    /// [`resolve`](Self::resolve), if the key is still what the operator has `seen`.
+    /// Resolves, if the key is still held under the token that the operator has `seen`.
     pub(crate) fn resolve_seen(
         &self,
         key: KeyRef<'_>,
@@ -300,15 +364,15 @@ impl Store {
         let call = Call::plain(&engine.timings, "resolve", engine.index.hash(key));
         drive::run(engine, call, |engine| engine.resolve(key, &resolution, force, seen))?;
         if !engine.config.syncs_completions() {
-            // What the key was completed with before may not be on the disk; the claim that this
-            // decided still is, and would come back.
+            // The claim that this decided is still on the disk, and would come back if the decision
+            // were lost.
             engine.commit_all()?;
         }
         Ok(())
     }
 
-    /// The store's figures now. In a forked child, which cannot look, only [`Stats::forked`] says
-    /// something.
+    /// Returns the store's figures at this moment. It walks over all undecided keys, so its cost grows
+    /// with their number. In a forked child only [`Stats::forked`] has a meaning.
     pub fn stats(&self) -> Stats {
         match self.engine() {
             Ok(engine) => engine.stats(),
@@ -317,25 +381,32 @@ impl Store {
     }
 
     /// Reads everything that the store has on its disk, by read calls and not through its maps
-    /// (so that a bad sector is a message and not a signal), and holds it against its checksums.
-    /// The store goes on meanwhile, undisturbed. `progress` is called now and then.
+    /// (so that a bad sector is a message and not a signal), and compares it with its checksums.
+    /// The store works undisturbed while this runs. `progress` is called at intervals.
     ///
     /// # Errors
-    /// The superblock itself doesn't read. Everything else that doesn't is in the [`Report`].
+    /// Any [`OpenError`] if the superblock itself doesn't read; [`OpenError::Forked`] in a child.
+    /// Everything else that doesn't read is in the [`Report`].
     pub fn verify(&self, progress: impl FnMut(Progress)) -> Result<Report, OpenError> {
         Ok(self.inspect()?.verify(progress))
     }
 
-    /// Copies the store, as it is at one moment, to the directory `dst`, which must be empty or not
-    /// be there. The store goes on meanwhile. See [`backup`](crate::backup) for what a copy is.
+    /// Copies the store, as it is at one moment, to the directory `dst`, which must be empty or
+    /// missing. The store works while this runs. See [`backup`](crate::backup) for what a copy is.
     ///
     /// # Errors
-    /// The copy is not finished, and is refused by [`restore`](crate::backup::restore).
+    /// Any [`BackupError`]: the copy is not finished then, and
+    /// [`restore`](crate::backup::restore) refuses it.
     pub fn backup(&self, dst: impl AsRef<Path>) -> Result<Backup, BackupError> {
         self.backup_with(dst, &BackupOptions::new())
     }
 
-    /// [`backup`](Self::backup) with options: against an earlier one, for instance.
+    /// Copies the store like [`backup`](Self::backup), with options: against an earlier backup, for
+    /// instance.
+    ///
+    /// # Errors
+    /// As with [`backup`](Self::backup), and [`BackupError::OtherStore`] if the earlier backup is of
+    /// another store.
     pub fn backup_with(
         &self,
         dst: impl AsRef<Path>,
@@ -348,13 +419,13 @@ impl Store {
         engine.backup(&dst, options)
     }
 
-    /// [`backup`](Self::backup) to any storage.
+    /// Copies the store like [`backup`](Self::backup), to any storage.
     #[doc(hidden)]
     pub fn backup_on(&self, dst: &dyn Storage) -> Result<Backup, BackupError> {
         self.engine().map_err(ClaimError::from)?.backup(dst, &BackupOptions::new())
     }
 
-    /// The store's directory as an outside reader finds it.
+    /// Reads the store's directory as an outside reader does.
     fn inspect(&self) -> Result<Inspection, OpenError> {
         let engine = self.engine()?;
         let (hasher, clock) = (engine.index.hasher(), engine.time.clock().clone());
@@ -362,23 +433,28 @@ impl Store {
         Inspection::of(engine.storage.clone(), Some(hasher), clock, owner)
     }
 
-    /// Makes everything durable that was written before the call.
+    /// Makes everything durable that was written before the call, whatever the store's
+    /// [`Durability`](crate::Durability). Blocks for syncs.
+    ///
+    /// # Errors
+    /// [`ClaimError::Poisoned`] if a sync failed, now or earlier; [`ClaimError::Closed`] and
+    /// [`ClaimError::Forked`].
     pub fn flush(&self) -> Result<(), ClaimError> {
         let engine = self.engine()?;
         engine.check_claim()?;
         Ok(engine.commit_all()?)
     }
 
-    /// Grants no more claims, and waits until no handle of one exists, for `at_most`; returns
-    /// how many still do. Completed keys are replayed meanwhile. For an orderly shutdown, before
-    /// [`close`](Self::close): it cannot be undone. Timed by the store's clock. In a forked child
-    /// it returns at once, with the number of handles that there were at the fork.
+    /// Stops granting claims, and waits, for `at_most`, until no handle of a claim exists; returns how
+    /// many still do. Completed keys are still replayed. For an orderly shutdown, before
+    /// [`close`](Self::close); only opening the store again undoes it. Blocks, timed by the store's
+    /// clock. In a forked child it returns at once, with the number of handles at the fork.
     pub fn drain(&self, at_most: Duration) -> u64 {
         let Ok(engine) = self.engine() else {
             return self.0.engine.holders.count();
         };
         if !engine.draining.swap(true, Ordering::SeqCst) {
-            // Whoever was about to be granted a claim has it, and is counted.
+            // A caller that was about to be granted a claim has it now, and is counted.
             engine.index.shards().for_each(drop);
             events::draining(engine.holders.count());
         }
@@ -400,20 +476,23 @@ impl Store {
     }
 
     /// Closes the store: makes everything durable, seals the log, and frees the directory. Other
-    /// handles of it answer `Closed` from then on; undecided claims will be interrupted when the
-    /// store is opened again. [`ClaimError::Poisoned`] if not everything could be made durable; the
-    /// directory is free even then.
+    /// handles of it return `Closed` from then on; undecided claims will be interrupted when the
+    /// store is opened again. Blocks for syncs, and for the end of the store's threads.
     ///
-    /// [`Closed::handles_left`] says how many claims are still in somebody's hands. If this process
-    /// opens the store again meanwhile, their keys are interrupted and
+    /// [`Closed::handles_left`] says how many handles of claims still exist. If this process opens the
+    /// store again before they are dropped, their keys are interrupted and
     /// [`holder_gone`](crate::Interrupted::holder_gone) is false until the handle is dropped, so
-    /// nothing takes them over by itself and they don't expire. What such a holder calls is
-    /// answered `Closed`, counted ([`Stats::late_calls`]), and changes nothing.
+    /// nothing takes them over by itself and they don't expire. Calls of such a holder return
+    /// `Closed`, are counted ([`Stats::late_calls`]), and change nothing.
+    ///
+    /// # Errors
+    /// [`ClaimError::Poisoned`] if not everything could be made durable. The directory is free even
+    /// then. [`ClaimError::Forked`] in a child, which closes nothing.
     pub fn close(self) -> Result<Closed, ClaimError> {
         self.0.close()
     }
 
-    /// Lets a store without threads do its housekeeping.
+    /// Does the housekeeping of a store without threads.
     #[doc(hidden)]
     pub fn housekeep(&self) -> Result<(), ClaimError> {
         let engine = self.engine()?;
@@ -422,7 +501,7 @@ impl Store {
     }
 }
 
-/// What is told of a holder's call.
+/// The events and times of a holder's call.
 fn call_of(engine: &Engine, ticket: &Ticket, op: &ClaimOp<'_>) -> Call {
     let hash = ticket.note[0];
     let plain = |what| Call::plain(&engine.timings, what, hash);
@@ -509,7 +588,7 @@ impl Store {
 }
 
 impl Engine {
-    /// Nobody will come any more: whoever waits looks, and finds the store closed.
+    /// Wakes all waiters, so that they find the store closed.
     fn release_waiters(&self) {
         self.fail_groups();
         let mut over = WakeList::default();

@@ -1,4 +1,4 @@
-//! More than one store: keys are spread over a fixed number of slots, and a map says which store
+//! Several stores as one: keys are spread over a fixed number of slots, and a map says which store
 //! has which slot.
 
 use crate::{
@@ -14,10 +14,10 @@ use std::{
     time::Duration,
 };
 
-/// How many slots there are, whatever the number of stores.
+/// The number of slots, whatever the number of stores.
 pub const SLOTS: u16 = 16_384;
 
-/// The slot of a key, below [`SLOTS`]: a function of scope and key alone, the same in every
+/// Returns the slot of a key, below [`SLOTS`]: a function of scope and key alone, the same in every
 /// version and on every platform.
 pub fn slot_of(key: KeyRef<'_>) -> u16 {
     let mut hasher = blake3::Hasher::new_derive_key("onlyonce 2026-11 slot");
@@ -27,25 +27,25 @@ pub fn slot_of(key: KeyRef<'_>) -> u16 {
     u16::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1]]) % SLOTS
 }
 
-/// What may be done in a slot.
+/// The calls that are allowed in a slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Everything.
+    /// All calls.
     #[default]
     Open,
-    /// Holders may end; nobody begins.
+    /// Holders may end their claims; no caller can begin.
     Draining,
-    /// Nothing.
+    /// No calls.
     Still,
 }
 
-/// Which store has each slot.
+/// The map from slots to stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotMap(Vec<(u16, Phase)>);
 
 impl SlotMap {
-    /// Slots spread evenly over `stores` stores, in runs.
+    /// Makes a map that spreads the slots evenly over `stores` stores, in runs.
     ///
     /// # Panics
     ///
@@ -56,7 +56,7 @@ impl SlotMap {
         SlotMap((0..SLOTS).map(|slot| (store(slot), Phase::Open)).collect())
     }
 
-    /// Puts slots into a store (by its place in the list of stores), and into a phase.
+    /// Assigns slots to a store (by its index in the list of stores), and to a phase.
     ///
     /// # Panics
     ///
@@ -67,7 +67,7 @@ impl SlotMap {
         }
     }
 
-    /// The store of a slot, and its phase.
+    /// Returns the store of a slot, and its phase.
     ///
     /// # Panics
     ///
@@ -81,30 +81,30 @@ impl SlotMap {
 ///
 /// # Moving slots
 ///
-/// Every process that uses the stores has the same map; how it gets it (configuration, a table, a
-/// watch) is the service's affair. A slot moves from one store to another in four steps, and each
-/// must have reached **every process** before the next one begins:
+/// Every process that uses the stores has the same map; the service distributes it (configuration, a
+/// table, a watch). A slot moves from one store to another in four steps, and each must have reached
+/// **every process** before the next one begins:
 ///
-/// 1. [`Phase::Draining`]: nobody begins on the slot; those who hold a claim go on, and what is
-///    completed is not replayed either (`begin` answers `Unavailable`, to be tried again). Wait
-///    until the holders have ended, at most for the lease.
-/// 2. [`Phase::Still`]: holders that are left wait as well. Nothing changes in the slot now, once
+/// 1. [`Phase::Draining`]: no caller can begin on the slot. Holders continue, and completed keys are
+///    not replayed either (`begin` returns `Unavailable`, to be tried again). Wait until the holders
+///    have ended, at most for the lease.
+/// 2. [`Phase::Still`]: the remaining holders wait as well. Nothing changes in the slot now, once
 ///    the calls that began before have ended ([`is_settled`](Self::is_settled), and
 ///    `PostgresStore::drain` for those that were dropped half way).
-/// 3. Copy the slot. Between PostgreSQL stores
-///    `PostgresStore::copy_slots` does it: undecided keys with their tokens and owners included, so
-///    that holders go on where the key is now. It can be repeated.
-/// 4. The new store, [`Phase::Open`]. Then delete the slot in the old one
-///    (`PostgresStore::delete_slots`), so that nothing old comes back if it is ever moved back.
+/// 3. Copy the slot. Between PostgreSQL stores `PostgresStore::copy_slots` copies it: undecided keys
+///    with their tokens and owners included, so that holders continue in the new store. It can be
+///    repeated.
+/// 4. Assign the slot to the new store, in [`Phase::Open`]. Then delete it in the old one
+///    (`PostgresStore::delete_slots`), so that no old state comes back if it is ever moved back.
 ///
 /// Between embedded stores [`Store::copy_slots`](crate::Store::copy_slots) and
 /// [`Store::delete_slots`](crate::Store::delete_slots) do the same, with one difference: a holder
 /// can't follow its key. So step 2 is left out (under `Draining` nothing changes any more once
-/// nobody holds a key), and `copy_slots` is called again until it no longer says that one is held.
-/// Write the new map down between steps 3 and 4: a process that comes back with the old one after
-/// step 4 would know nothing of what was done since.
+/// no key is held), and `copy_slots` is called again until it no longer says that one is held.
+/// Store the new map between steps 3 and 4: a process that starts with the old one after step 4
+/// would know nothing of what was done since.
 ///
-/// With 16,384 slots a step concerns a small part of the keys, for as long as its copy takes.
+/// With 16,384 slots a step affects a small part of the keys, for as long as its copy takes.
 ///
 /// ```
 /// # use onlyonce::{AsyncStore, ShardedStore, SlotMap, Store};
@@ -120,12 +120,12 @@ pub struct ShardedStore<S>(Arc<Shared<S>>);
 #[derive(Debug)]
 struct Shared<S> {
     map: RwLock<Current>,
-    /// Maps of before under which calls are still under way.
+    /// Earlier maps under which calls are still under way.
     earlier: Mutex<Vec<Weak<Arc<SlotMap>>>>,
     stores: Vec<S>,
 }
 
-/// The map of now. Calls keep it as long as they are under way.
+/// The present map. Calls keep it as long as they are under way.
 type Current = Arc<Arc<SlotMap>>;
 
 impl<S> Clone for ShardedStore<S> {
@@ -135,7 +135,7 @@ impl<S> Clone for ShardedStore<S> {
 }
 
 impl<S: IdempotencyStore> ShardedStore<S> {
-    /// Those stores, under this map.
+    /// Makes one store of several, with this map.
     ///
     /// # Panics
     ///
@@ -146,18 +146,18 @@ impl<S: IdempotencyStore> ShardedStore<S> {
         ShardedStore(Arc::new(Shared { map, earlier: Mutex::default(), stores }))
     }
 
-    /// The stores.
+    /// Returns the stores.
     pub fn stores(&self) -> &[S] {
         &self.0.stores
     }
 
-    /// The map.
+    /// Returns the present map.
     pub fn map(&self) -> Arc<SlotMap> {
         Arc::clone(&self.0.map.read())
     }
 
-    /// Another map, from now on. Calls that have begun end under the old one; when they have,
-    /// [`is_settled`](Self::is_settled).
+    /// Replaces the map. Calls that have begun end under the old one;
+    /// [`is_settled`](Self::is_settled) says when they have.
     ///
     /// # Panics
     ///
@@ -170,15 +170,15 @@ impl<S: IdempotencyStore> ShardedStore<S> {
         earlier.push(Arc::downgrade(&old));
     }
 
-    /// Whether all calls of this process that began under an earlier map have ended. (Those who
-    /// wait for a key are not among them: they ask again.)
+    /// Returns whether all calls of this process that began under an earlier map have ended. (Waits
+    /// for a key don't count: they ask again.)
     pub fn is_settled(&self) -> bool {
         let mut earlier = self.0.earlier.lock();
         earlier.retain(|old| old.strong_count() > 0);
         earlier.is_empty()
     }
 
-    /// The store that has this key now.
+    /// Returns the store that has this key now.
     pub fn store_of(&self, key: KeyRef<'_>) -> &S {
         self.place(key).1
     }
