@@ -84,8 +84,8 @@ impl ManualClock {
         });
     }
 
-    /// Sets the wall clock, without any time passing. An open store doesn't notice; the next opening
-    /// does.
+    /// Sets the wall clock, without any time passing. An open store doesn't notice; the next
+    /// opening does.
     pub fn set_wall(&self, wall_ms: u64) {
         self.change(|hands| hands.wall = wall_ms);
     }
@@ -133,11 +133,11 @@ pub enum AcceptClock {
     /// difference, so that a record that had an hour left has another hour. For a store that was
     /// created by a machine without a clock, and for one that was closed for so long that its
     /// records would all expire at once. The difference is kept with the store, and counts at later
-    /// openings and in backups. It also applies where the wall clock is *behind* the store's time by
-    /// more than the bound, because an earlier clock was wrong.
+    /// openings and in backups. It also applies where the wall clock is *behind* the store's time
+    /// by more than the bound, because an earlier clock was wrong.
     KeepingWindows,
-    /// Believe it: the difference is time that has passed, and records that would have expired in it
-    /// expire.
+    /// Believe it: the difference is time that has passed, and records that would have expired in
+    /// it expire.
     AsIs,
 }
 

@@ -315,8 +315,8 @@ impl BeginError {
     }
 
     /// Returns what is known of the key's state. It is unchanged, unless the disk or the backend
-    /// refused to confirm a claim: then the key may turn out to be interrupted. Nothing was executed
-    /// in either case.
+    /// refused to confirm a claim: then the key may turn out to be interrupted. Nothing was
+    /// executed in either case.
     pub fn key_state(&self) -> KeyState {
         match self {
             BeginError::Poisoned | BeginError::Unavailable { .. } => KeyState::Unknown,

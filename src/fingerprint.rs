@@ -25,8 +25,8 @@ const GATHERED: usize = 512;
 const CONTEXT: &str = "onlyonce 2026-11 request fingerprint";
 
 impl Fingerprint {
-    /// Makes the fingerprint of a request from `parts`, in this order, each delimited by its length.
-    /// An attacker who can guess the payload can compute it; see [`Fingerprint::keyed`].
+    /// Makes the fingerprint of a request from `parts`, in this order, each delimited by its
+    /// length. An attacker who can guess the payload can compute it; see [`Fingerprint::keyed`].
     pub fn of<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
         // What `Hasher::new_derive_key(CONTEXT)` computes each time.
         static CONTEXT_KEY: LazyLock<ContextKey> =
@@ -45,7 +45,8 @@ impl Fingerprint {
         Fingerprint { scheme: 0, bytes }
     }
 
-    /// Returns the same bytes with the number of the scheme that made them (0 to 255; 0 by default).
+    /// Returns the same bytes with the number of the scheme that made them (0 to 255; 0 by
+    /// default).
     ///
     /// A service that changes what goes into its fingerprints gives the new definition another
     /// number. [`Begin::Mismatch`](crate::Begin::Mismatch) then has the stored scheme, so that a

@@ -8,11 +8,11 @@ pub const SCOPE_BYTES_MAX: usize = 255;
 pub const HEAD_BYTES_MAX: usize = 4096;
 /// Longest checkpoint in bytes.
 pub const CHECKPOINT_BYTES_MAX: usize = 4096;
-/// Largest response that `Options::max_response` accepts, in bytes: four of the largest records, with
-/// the longest scope and key, fit a segment of 64 MiB. A little less than 16 MiB.
+/// Largest response that `Options::max_response` accepts, in bytes: four of the largest records,
+/// with the longest scope and key, fit a segment of 64 MiB. A little less than 16 MiB.
 pub const RESPONSE_BYTES_MAX: usize = {
-    // Of the segment: header and trailer, with something over. Of each: a frame's fixed part (88) and
-    // its entry in the footer (16). `options` checks it against the sizes themselves.
+    // Of the segment: header and trailer, with something over. Of each: a frame's fixed part (88)
+    // and its entry in the footer (16). `options` checks it against the sizes themselves.
     let segment = SEGMENT_BYTES_MAX as usize - 8192;
     segment / 4 - 88 - 16 - SCOPE_BYTES_MAX - KEY_BYTES_MAX
 };
@@ -30,8 +30,8 @@ pub(crate) const TIME_MAX_MS: u64 = (1 << 48) - 1;
 pub(crate) const POSITION_MAX: u64 = 1 << 62;
 /// The highest base of a segment: all of its bytes have positions.
 pub(crate) const BASE_MAX: u64 = POSITION_MAX - SEGMENT_BYTES_MAX;
-/// A segment of a higher base is not taken into use again by a later life: the positions of its class
-/// begin from the start then.
+/// A segment of a higher base is not taken into use again by a later life: the positions of its
+/// class begin from the start then.
 pub(crate) const RESUMED_BASE_MAX: u64 = POSITION_MAX / 2;
 
 pub(crate) const MIB: u64 = 1 << 20;

@@ -47,8 +47,8 @@ pub enum Durability {
 }
 
 impl Durability {
-    /// The setting as the superblock stores it: 1 `Synced`, 2 `SyncedCompletions`, 3 `Buffered` with
-    /// the milliseconds above the lowest byte.
+    /// The setting as the superblock stores it: 1 `Synced`, 2 `SyncedCompletions`, 3 `Buffered`
+    /// with the milliseconds above the lowest byte.
     pub(crate) fn code(self) -> u32 {
         match self {
             Durability::Synced => 1,
@@ -190,15 +190,15 @@ impl Options {
     /// Sets how long a holder may be silent. Default: 60 s; 1 ms to 30 days.
     ///
     /// [`Once`](crate::Once) and the HTTP layer keep the claim for
-    /// [`execution_limit`](Self::execution_limit) by themselves, which is at least as long: the lease
-    /// matters to claims that are taken by [`begin`](crate::Store::begin).
+    /// [`execution_limit`](Self::execution_limit) by themselves, which is at least as long: the
+    /// lease matters to claims that are taken by [`begin`](crate::Store::begin).
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// Sets how long completed records are kept. Default: 24 h for both windows; at least the lease,
-    /// at most ten years.
+    /// Sets how long completed records are kept. Default: 24 h for both windows; at least the
+    /// lease, at most ten years.
     pub fn retention(mut self, retention: impl Into<Retention>) -> Self {
         self.retention = retention.into();
         self
@@ -227,43 +227,44 @@ impl Options {
 
     /// Sets the size of the largest response in bytes, head included. Default: 256 KiB; at most
     /// [`RESPONSE_BYTES_MAX`], a little less than 16 MiB (four of the largest records fit a segment
-    /// of 64 MiB), and a little less than a quarter of the ring that the store was created with. Each
-    /// claim reserves this much unless its [`Terms::reserve`](crate::Terms::reserve) says otherwise.
+    /// of 64 MiB), and a little less than a quarter of the ring that the store was created with.
+    /// Each claim reserves this much unless its [`Terms::reserve`](crate::Terms::reserve) says
+    /// otherwise.
     pub fn max_response(mut self, bytes: usize) -> Self {
         self.max_response = bytes;
         self
     }
 
-    /// Sets how many keys can be undecided at a time, interrupted ones included (rounded up to whole
-    /// pages). Default: 16,384; 1 to 4,194,304. Each takes 256 bytes of disk (more with a long key
-    /// or a checkpoint). A tenth is added, at least 72 cells of 256 bytes (48 in the smallest
-    /// files): of a full file a 32nd is left for takeovers and a 16th for checkpoints.
+    /// Sets how many keys can be undecided at a time, interrupted ones included (rounded up to
+    /// whole pages). Default: 16,384; 1 to 4,194,304. Each takes 256 bytes of disk (more with a
+    /// long key or a checkpoint). A tenth is added, at least 72 cells of 256 bytes (48 in the
+    /// smallest files): of a full file a 32nd is left for takeovers and a 16th for checkpoints.
     ///
     /// A store whose claims file is smaller gets a larger one when it is opened. If the disk has no
-    /// room for that, or the system refuses it, the store opens as it was; if the file is larger, it
-    /// stays so. Either is an event, and `Stats::claims_max` says what is in force.
+    /// room for that, or the system refuses it, the store opens as it was; if the file is larger,
+    /// it stays so. Either is an event, and `Stats::claims_max` says what is in force.
     pub fn max_claims(mut self, claims: u32) -> Self {
         self.max_claims = claims;
         self
     }
 
-    /// Sets how many bytes segments may take on the disk. Default: 8 GiB; at least one segment, which
-    /// has 1 MiB and room for four of the largest responses. Segments are created when they are
-    /// needed, used again, and never removed.
+    /// Sets how many bytes segments may take on the disk. Default: 8 GiB; at least one segment,
+    /// which has 1 MiB and room for four of the largest responses. Segments are created when they
+    /// are needed, used again, and never removed.
     pub fn capacity(mut self, bytes: u64) -> Self {
         self.capacity = bytes;
         self
     }
 
-    /// Sets the size of the largest segments in bytes. Default: 64 MiB, which is also the maximum; it
-    /// is raised to what four of the largest records take.
+    /// Sets the size of the largest segments in bytes. Default: 64 MiB, which is also the maximum;
+    /// it is raised to what four of the largest records take.
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;
         self
     }
 
-    /// Sets the size of the ring in bytes. Default: 4 MiB, or what four of the largest records take;
-    /// at most 1 GiB. It is used only when a store is created.
+    /// Sets the size of the ring in bytes. Default: 4 MiB, or what four of the largest records
+    /// take; at most 1 GiB. It is used only when a store is created.
     pub fn ring_bytes(mut self, bytes: u64) -> Self {
         self.ring_bytes = Some(bytes);
         self
@@ -281,20 +282,21 @@ impl Options {
     ///
     /// Default: half the store's `remember_for`, but 10 minutes to 31 days; 12 hours with the
     /// default retention. So a clock that is ahead at one opening never takes more than half of a
-    /// record's time (a claim's or completion's own, shorter retention has no such bound). The price
-    /// is that a store that was really closed for longer, over a weekend perhaps, is held too: its
-    /// records live longer by the time it was closed, and take their space for as long, until an
-    /// operator accepts the clock. That does no harm, while a record that expires early lets its
-    /// operation execute a second time. A new store believes any clock at its first opening.
+    /// record's time (a claim's or completion's own, shorter retention has no such bound). The
+    /// price is that a store that was really closed for longer, over a weekend perhaps, is held
+    /// too: its records live longer by the time it was closed, and take their space for as long,
+    /// until an operator accepts the clock. That does no harm, while a record that expires early
+    /// lets its operation execute a second time. A new store believes any clock at its first
+    /// opening.
     pub fn clock_jump_max(mut self, jump: Duration) -> Self {
         self.clock_jump_max = Some(jump);
         self
     }
 
     /// Sets whether this opening believes a wall clock that is beyond [`Options::clock_jump_max`],
-    /// and what becomes of the windows of the keys in the store. Store time never goes back. This is
-    /// for one opening, by an operator who has looked at the clock: left in place, it would accept
-    /// the next wrong one. Default: [`AcceptClock::No`].
+    /// and what becomes of the windows of the keys in the store. Store time never goes back. This
+    /// is for one opening, by an operator who has looked at the clock: left in place, it would
+    /// accept the next wrong one. Default: [`AcceptClock::No`].
     pub fn accept_clock(mut self, accept: AcceptClock) -> Self {
         self.accept_clock = accept;
         self

@@ -13,7 +13,8 @@ use std::fmt;
 pub struct Token(u64);
 
 impl Token {
-    /// Makes a token from its number; `None` for 0 and for 2^53 and above, which no store gives out.
+    /// Makes a token from its number; `None` for 0 and for 2^53 and above, which no store gives
+    /// out.
     pub fn new(number: u64) -> Option<Self> {
         (1..TOKEN_MAX).contains(&number).then_some(Token(number))
     }

@@ -104,7 +104,8 @@ async fn caught<T>(work: impl Future<Output = T>) -> Result<T, Box<dyn Any + Sen
     .await
 }
 
-/// Whether the key was decided by another attempt or an operator: the handler's own answer is not sent then.
+/// Whether the key was decided by another attempt or an operator: the handler's own answer is not
+/// sent then.
 pub(super) fn is_overtaken(error: &ClaimError) -> bool {
     use ClaimError::*;
     matches!(error, Fenced | AlreadyCompleted | DifferentResponse)

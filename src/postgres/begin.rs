@@ -14,8 +14,8 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// The answer to a `begin` until its caller has it. If the caller is gone, a granted claim is undone,
-/// because its attempt did nothing.
+/// The answer to a `begin` until its caller has it. If the caller is gone, a granted claim is
+/// undone, because its attempt did nothing.
 pub(super) struct Delivery {
     inner: Arc<Inner>,
     found: Option<Found>,

@@ -32,18 +32,19 @@
 //! An operation whose whole effect is in the same database needs no settling: with
 //! [`PostgresStore::begin_in`] and [`complete_in`](PostgresStore::complete_in) claim, effect and
 //! completion are one transaction of the caller's. [`TransactionStore`] is the same as a backend,
-//! for the HTTP layer: the handler writes in its attempt's transaction (`http::Attempt::transaction`).
+//! for the HTTP layer: the handler writes in its attempt's transaction
+//! (`http::Attempt::transaction`).
 //!
 //! # What survives
 //!
 //! When a call returns, its changes have been committed and are on the server's disk (if the server
 //! runs with `fsync`; the store's sessions never commit with `synchronous_commit = off`). If the
 //! cluster is [`Replication::Replicated`], the commit has also waited for the standbys that
-//! `synchronous_standby_names` names. `remote_write` is accepted: a standby has the commit then, but
-//! may lose it if its operating system crashes. A call whose answer is lost is repeated, and returns what
-//! its first try did. Where that can't be found out before the deadline, the error says so
-//! ([`BeginError::Unavailable`], [`ClaimError::Unavailable`]), and a later call for the key shows
-//! its state.
+//! `synchronous_standby_names` names. `remote_write` is accepted: a standby has the commit then,
+//! but may lose it if its operating system crashes. A call whose answer is lost is repeated, and
+//! returns what its first try did. Where that can't be found out before the deadline, the error
+//! says so ([`BeginError::Unavailable`], [`ClaimError::Unavailable`]), and a later call for the key
+//! shows its state.
 //!
 //! `docs/backends.md` compares this backend with the embedded store, case by case.
 //!

@@ -16,8 +16,8 @@ pub enum Replication {
     /// is neither `off` nor `local`): nothing acknowledged is lost with the primary. A server that
     /// doesn't do so is refused, at the start and after each failover.
     Replicated,
-    /// One server. What it has acknowledged survives its crash and a loss of power, as far as its own
-    /// settings say, and is lost with its disk; a failover to an asynchronous standby can lose
+    /// One server. What it has acknowledged survives its crash and a loss of power, as far as its
+    /// own settings say, and is lost with its disk; a failover to an asynchronous standby can lose
     /// records and grant keys twice.
     SingleServer,
 }
@@ -107,8 +107,8 @@ impl PostgresOptions {
         self
     }
 
-    /// Sets the TLS of connections, where the connection string's `sslmode` is `prefer` or `require`.
-    /// Without this and [`tls_roots`](Self::tls_roots), `prefer` means no TLS.
+    /// Sets the TLS of connections, where the connection string's `sslmode` is `prefer` or
+    /// `require`. Without this and [`tls_roots`](Self::tls_roots), `prefer` means no TLS.
     pub fn tls(mut self, config: Arc<rustls::ClientConfig>) -> Self {
         self.tls = Some(config);
         self
@@ -162,9 +162,9 @@ impl PostgresOptions {
         self
     }
 
-    /// Sets how long completed records are kept. Default: 24 h for both windows; at least the lease,
-    /// at most ten years. Rows are removed one to two hours after they have expired, rows of released
-    /// claims when the claim's retention has passed.
+    /// Sets how long completed records are kept. Default: 24 h for both windows; at least the
+    /// lease, at most ten years. Rows are removed one to two hours after they have expired, rows of
+    /// released claims when the claim's retention has passed.
     pub fn retention(mut self, retention: impl Into<Retention>) -> Self {
         self.retention = retention.into();
         self
@@ -179,8 +179,8 @@ impl PostgresOptions {
     }
 
     /// Sets how long `once` and the HTTP layer keep a claim alive by themselves. Default: 15 min;
-    /// from the lease to 30 days. With [`TransactionStore`](super::TransactionStore) at most 24 days:
-    /// the server doesn't accept a longer time-out of a transaction.
+    /// from the lease to 30 days. With [`TransactionStore`](super::TransactionStore) at most 24
+    /// days: the server doesn't accept a longer time-out of a transaction.
     pub fn execution_limit(mut self, limit: Duration) -> Self {
         self.execution_limit = limit;
         self
@@ -202,8 +202,8 @@ impl PostgresOptions {
 
     /// Sets whether answers that were read (replays above all) wait until a quorum of standbys has
     /// everything that was seen. Without it a commit whose wait for the standbys was ended on the
-    /// server (by an administrator, by a restart, by the death of the server's first process) can be
-    /// seen, answered from, and then be lost with the primary. Costs a commit for each answer.
+    /// server (by an administrator, by a restart, by the death of the server's first process) can
+    /// be seen, answered from, and then be lost with the primary. Costs a commit for each answer.
     /// Default: false.
     pub fn strict_read(mut self, strict: bool) -> Self {
         self.strict_read = strict;
@@ -218,21 +218,22 @@ impl PostgresOptions {
         self
     }
 
-    /// Sets whether the store keeps one more connection, whose session stands for it: as long as the
-    /// session lasts the store's holders are known to be alive, and when it has ended they are known
-    /// to be gone. A claim whose lease has passed is then `holder_gone`, so that `settle`, `resume`
-    /// and the HTTP layer continue with it by themselves; and a key is not forgotten while its
-    /// holder's store is alive.
+    /// Sets whether the store keeps one more connection, whose session stands for it: as long as
+    /// the session lasts the store's holders are known to be alive, and when it has ended they are
+    /// known to be gone. A claim whose lease has passed is then `holder_gone`, so that `settle`,
+    /// `resume` and the HTTP layer continue with it by themselves; and a key is not forgotten while
+    /// its holder's store is alive.
     ///
-    /// The end of a session is no proof that the process has stopped: a process that is cut off from
-    /// the server may still be working, until its lease passes unnoticed, and after that beside
-    /// another holder. The store refuses everything that it writes there, but nothing that it does
-    /// elsewhere. After a restart or a failover it is not known which holders are alive until they
-    /// have reconnected, and "not known" is never treated as "gone". `docs/backends.md` has the cases.
+    /// The end of a session is no proof that the process has stopped: a process that is cut off
+    /// from the server may still be working, until its lease passes unnoticed, and after that
+    /// beside another holder. The store refuses everything that it writes there, but nothing that
+    /// it does elsewhere. After a restart or a failover it is not known which holders are alive
+    /// until they have reconnected, and "not known" is never treated as "gone". `docs/backends.md`
+    /// has the cases.
     ///
-    /// Set it in every process that claims. It needs a connection of its own to the server: a pooler
-    /// in between that shares connections makes `connect` fail, or the session is lost when the
-    /// pooler is noticed. Default: false.
+    /// Set it in every process that claims. It needs a connection of its own to the server: a
+    /// pooler in between that shares connections makes `connect` fail, or the session is lost when
+    /// the pooler is noticed. Default: false.
     pub fn holder_session(mut self, keep: bool) -> Self {
         self.holder_session = keep;
         self

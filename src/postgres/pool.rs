@@ -258,8 +258,8 @@ impl Pool {
         }
     }
 
-    /// Closes the connections that are not in use: they lead to a server on which a call has failed,
-    /// and another one is tried first from now on.
+    /// Closes the connections that are not in use: they lead to a server on which a call has
+    /// failed, and another one is tried first from now on.
     pub fn forget(&self) {
         self.pool.retain(|_, _| false);
         self.sessions.suspect();

@@ -93,8 +93,8 @@ impl Names {
 }
 
 impl PostgresOptions {
-    /// Creates the tables, or brings them to this version, in one transaction under an advisory lock:
-    /// any number of processes may call it at their start, and it can be repeated.
+    /// Creates the tables, or brings them to this version, in one transaction under an advisory
+    /// lock: any number of processes may call it at their start, and it can be repeated.
     ///
     /// # Errors
     /// [`OpenError::Denied`] for a database role that may not create tables: run

@@ -2,12 +2,12 @@
 //! are alive, and when it has ended they are gone.
 //!
 //! The session holds an advisory lock under a random number of the store, and the store's claims
-//! carry that number. A call that finds a claim whose lease has passed tries the lock. If the lock is
-//! held, the holder's store is alive. If it is free, that means something only in the *era* in which
-//! the session was made: an advisory lock is in one server's memory, so a restart, the crash of
-//! any of its processes and a failover end all of them, whether or not the holders are alive. Each
-//! session therefore notes its era in a table when it has its lock, and an absent lock means that
-//! the holder is gone only while that era lasts. In all other cases it is not known.
+//! carry that number. A call that finds a claim whose lease has passed tries the lock. If the lock
+//! is held, the holder's store is alive. If it is free, that means something only in the *era* in
+//! which the session was made: an advisory lock is in one server's memory, so a restart, the crash
+//! of any of its processes and a failover end all of them, whether or not the holders are alive.
+//! Each session therefore notes its era in a table when it has its lock, and an absent lock means
+//! that the holder is gone only while that era lasts. In all other cases it is not known.
 //!
 //! An era is named by the time of the server's start and the time of the last reset of its
 //! statistics: all processes of a server are started again when one of them crashes, without a new

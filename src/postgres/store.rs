@@ -122,9 +122,9 @@ impl PostgresStore {
         Ok((&mut task.0).await.unwrap_or(Err(DbError::Closed))?)
     }
 
-    /// Waits, for `at_most`, until the server knows of all claims that were dropped, and until calls
-    /// whose future was dropped half way have ended. Returns how many of both are left. For an
-    /// orderly shutdown, before the last handle is dropped.
+    /// Waits, for `at_most`, until the server knows of all claims that were dropped, and until
+    /// calls whose future was dropped half way have ended. Returns how many of both are left. For
+    /// an orderly shutdown, before the last handle is dropped.
     pub async fn drain(&self, at_most: Duration) -> u64 {
         let inner = self.inner().clone();
         let draining = async move {
@@ -137,14 +137,14 @@ impl PostgresStore {
 
     /// Returns whether the store's [session](PostgresOptions::holder_session) lasts, as far as this
     /// process knows; `false` without one. An execution that may have outlived its lease can ask
-    /// this before an effect that nothing fences: with neither lease nor session, another holder may
-    /// be executing.
+    /// this before an effect that nothing fences: with neither lease nor session, another holder
+    /// may be executing.
     pub fn holds_session(&self) -> bool {
         self.inner().standing.as_ref().is_some_and(|standing| standing.is_held())
     }
 
-    /// Closes the store: other handles of it return `Closed` from now on. If the store has a session,
-    /// its remaining holders count as gone when their leases pass.
+    /// Closes the store: other handles of it return `Closed` from now on. If the store has a
+    /// session, its remaining holders count as gone when their leases pass.
     pub fn close(&self) {
         self.inner().close();
     }

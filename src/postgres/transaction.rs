@@ -141,8 +141,8 @@ impl InterruptedIn {
 }
 
 impl PostgresStore {
-    /// Claims `key` in a transaction that the caller has begun, on the database that has the store's
-    /// table.
+    /// Claims `key` in a transaction that the caller has begun, on the database that has the
+    /// store's table.
     ///
     /// Then write what the operation writes, call [`complete_in`](Self::complete_in), and commit:
     /// key, effect and answer exist together or not at all, and nothing is ever interrupted. If the
@@ -151,7 +151,8 @@ impl PostgresStore {
     ///
     /// A second transaction that begins the same key waits for the end of the first one, for
     /// [`lock_timeout`](super::PostgresOptions::lock_timeout), and then gets
-    /// [`InFlight`](BeginIn::InFlight). Transactions must be `READ COMMITTED`, PostgreSQL's default.
+    /// [`InFlight`](BeginIn::InFlight). Transactions must be `READ COMMITTED`, PostgreSQL's
+    /// default.
     ///
     /// # Errors
     /// [`BeginError::Unavailable`] if the connection or the server fails: nothing was executed, and
@@ -258,8 +259,8 @@ impl PostgresStore {
     /// Completes a claim of [`begin_in`](Self::begin_in) in its transaction. The commit keeps it.
     ///
     /// # Errors
-    /// As with [`Claim::complete`](crate::Claim::complete). The transaction must be rolled back then,
-    /// and the attempt did nothing.
+    /// As with [`Claim::complete`](crate::Claim::complete). The transaction must be rolled back
+    /// then, and the attempt did nothing.
     pub async fn complete_in(
         &self,
         transaction: &impl InTransaction,

@@ -40,8 +40,8 @@ type Slot = Arc<AsyncMutex<Option<Borrowed>>>;
 /// execution limit. Other callers of its key wait for its end, for the store's lock timeout, and
 /// then get "in flight". A checkpoint is refused, because a rollback would undo it.
 ///
-/// Don't cause effects elsewhere (a call to another service) under such a claim: they are not rolled
-/// back.
+/// Don't cause effects elsewhere (a call to another service) under such a claim: they are not
+/// rolled back.
 #[derive(Clone)]
 pub struct TransactionStore {
     store: PostgresStore,

@@ -1,5 +1,5 @@
-//! The methods of `Store` and `Claim` as futures, over any backend. They need no particular runtime:
-//! futures are woken through their [`Waker`](std::task::Waker) alone.
+//! The methods of `Store` and `Claim` as futures, over any backend. They need no particular
+//! runtime: futures are woken through their [`Waker`](std::task::Waker) alone.
 
 use crate::{
     error::{BeginError, ClaimError},
@@ -19,8 +19,8 @@ use std::{future::Future, time::Duration};
 /// claims and records by write calls on copy-on-write file systems, and dropping the last handle,
 /// which closes the store.
 ///
-/// Dropping a future is safe at any point: a claim that was granted but not delivered is undone, and
-/// a write that was begun becomes durable all the same.
+/// Dropping a future is safe at any point: a claim that was granted but not delivered is undone,
+/// and a write that was begun becomes durable all the same.
 ///
 /// ```
 /// # use onlyonce::{AsyncStore, Begin, ClaimError, Fingerprint, KeyRef, Scope, Store};
@@ -76,8 +76,8 @@ impl<S: IdempotencyStore> AsyncStore<S> {
         Ok(Begin::of(self, request, found))
     }
 
-    /// Runs a whole request: claims the key, or waits, replays or settles; executes once; stores the
-    /// answer; returns it. See [`Once`].
+    /// Runs a whole request: claims the key, or waits, replays or settles; executes once; stores
+    /// the answer; returns it. See [`Once`].
     pub fn once<'a>(&self, key: KeyRef<'a>, fingerprint: Fingerprint) -> Once<'a, AsyncStore<S>> {
         Once::new(self.clone(), key, fingerprint)
     }
@@ -124,8 +124,8 @@ impl<S: IdempotencyStore> IdempotencyStore for AsyncStore<S> {
 
 impl<S: IdempotencyStore> Claim<AsyncStore<S>> {
     /// Completes the key: the operation took effect, and this is its answer. See
-    /// [`Claim::<crate::Store>::complete`]. Dropping the future abandons the notification, never the
-    /// write.
+    /// [`Claim::<crate::Store>::complete`]. Dropping the future abandons the notification, never
+    /// the write.
     ///
     /// # Errors
     /// As with [`Claim::<crate::Store>::complete`].

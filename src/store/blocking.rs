@@ -13,8 +13,8 @@ impl Claim<Store> {
     /// When this returns, it is as durable as the store's [`Durability`](crate::Durability) says.
     /// Blocks for that.
     ///
-    /// It may be called again, and succeeds with the same bytes. It also succeeds after the lease has
-    /// passed, if the key has not been taken over.
+    /// It may be called again, and succeeds with the same bytes. It also succeeds after the lease
+    /// has passed, if the key has not been taken over.
     ///
     /// # Errors
     /// [`ClaimError::Fenced`] if the key was taken over, resolved or has expired;
@@ -46,21 +46,21 @@ impl Claim<Store> {
         self.complete_with(Completion { head, ..Completion::default() })
     }
 
-    /// Reports that the outcome is unknown. The key is interrupted and keeps `answer`; durable like a
-    /// completion. The holder can still complete the claim later. The answer takes free space, beside
-    /// the claim's own reservation.
+    /// Reports that the outcome is unknown. The key is interrupted and keeps `answer`; durable like
+    /// a completion. The holder can still complete the claim later. The answer takes free space,
+    /// beside the claim's own reservation.
     ///
     /// # Errors
-    /// As with [`complete`](Self::complete), and [`ClaimError::StoreFull`] if there is no free space,
-    /// after which the claim is still held. An answer that differs from an earlier one is
+    /// As with [`complete`](Self::complete), and [`ClaimError::StoreFull`] if there is no free
+    /// space, after which the claim is still held. An answer that differs from an earlier one is
     /// [`ClaimError::DifferentResponse`].
     pub fn fail(&mut self, answer: &[u8]) -> Result<(), ClaimError> {
         self.store.write_blocking(self.ticket(), ClaimOp::Fail(answer))
     }
 
     /// Stores how far the operation has got (at most 4 KiB), for the next holder; durable like a
-    /// completion. Renews the lease, and withdraws the answer of a failure. From then on a release no
-    /// longer frees the key.
+    /// completion. Renews the lease, and withdraws the answer of a failure. From then on a release
+    /// no longer frees the key.
     ///
     /// # Errors
     /// [`ClaimError::TooLong`] or [`ClaimError::StoreFull`], after which the claim is still held;
@@ -70,8 +70,8 @@ impl Claim<Store> {
         self.store.write_blocking(self.ticket(), ClaimOp::Checkpoint(bytes))
     }
 
-    /// Starts the lease again, also after it has passed, if the key has not been taken over. Withdraws
-    /// the answer of a failure. Nothing is written, and this never waits for the disk.
+    /// Starts the lease again, also after it has passed, if the key has not been taken over.
+    /// Withdraws the answer of a failure. Nothing is written, and this never waits for the disk.
     ///
     /// # Errors
     /// [`ClaimError::Fenced`], [`ClaimError::AlreadyCompleted`], and errors of the store, as with
@@ -81,8 +81,8 @@ impl Claim<Store> {
     }
 
     /// Makes this claim survive a loss of power, whatever the store's
-    /// [`Durability`](crate::Durability). Call it before the first outside effect. Blocks for a sync
-    /// if the claim isn't durable yet.
+    /// [`Durability`](crate::Durability). Call it before the first outside effect. Blocks for a
+    /// sync if the claim isn't durable yet.
     ///
     /// # Errors
     /// As with [`renew`](Self::renew).
@@ -90,13 +90,13 @@ impl Claim<Store> {
         self.store.write_blocking(self.ticket(), ClaimOp::EnsureDurable)
     }
 
-    /// Gives the claim back: the attempt did nothing. At the first attempt, and without a checkpoint,
-    /// the key is free again; otherwise it is interrupted (given back), because an earlier attempt may
-    /// have had an effect. Blocks for a sync in `Synced`.
+    /// Gives the claim back: the attempt did nothing. At the first attempt, and without a
+    /// checkpoint, the key is free again; otherwise it is interrupted (given back), because an
+    /// earlier attempt may have had an effect. Blocks for a sync in `Synced`.
     ///
     /// # Errors
-    /// As with [`renew`](Self::renew). The claim is dropped then, which leaves the key interrupted if
-    /// it was still held.
+    /// As with [`renew`](Self::renew). The claim is dropped then, which leaves the key interrupted
+    /// if it was still held.
     pub fn release(mut self) -> Result<(), ClaimError> {
         self.store.write_blocking(self.ticket(), ClaimOp::Release)?;
         self.ended = true;
@@ -105,9 +105,9 @@ impl Claim<Store> {
 }
 
 impl Pending<Store> {
-    /// Waits for the holder to end, for `at_most`, and begins again. Returns the record, a claim (if
-    /// the holder released its own and no other caller was faster), the interruption, or still in
-    /// flight. Blocks, timed by the store's clock.
+    /// Waits for the holder to end, for `at_most`, and begins again. Returns the record, a claim
+    /// (if the holder released its own and no other caller was faster), the interruption, or still
+    /// in flight. Blocks, timed by the store's clock.
     ///
     /// # Errors
     /// As with [`Store::begin`].
@@ -129,9 +129,9 @@ impl Pending<Store> {
 }
 
 impl Interrupted<Store> {
-    /// Takes the key over, for the next attempt, with the last checkpoint. If the key has changed in
-    /// between (another caller was faster, or the holder finished after all), returns its present
-    /// state.
+    /// Takes the key over, for the next attempt, with the last checkpoint. If the key has changed
+    /// in between (another caller was faster, or the holder finished after all), returns its
+    /// present state.
     ///
     /// # Errors
     /// As with [`Store::begin`], and [`BeginError::AttemptsExhausted`].

@@ -1,5 +1,6 @@
-//! What a `begin` returns to its caller: a claim, a record, or a handle of another's attempt. Written
-//! once for all backends; the blocking methods are in `blocking`, the async ones in `async_store`.
+//! What a `begin` returns to its caller: a claim, a record, or a handle of another's attempt.
+//! Written once for all backends; the blocking methods are in `blocking`, the async ones in
+//! `async_store`.
 
 use crate::{
     record::{Reason, Record},
@@ -11,8 +12,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 /// The state of a key, as `begin` finds it. Exhaustive on purpose: a caller must handle each arm.
 ///
-/// A trap: after `begin`, a `validate()?` that fails drops the claim and leaves the key interrupted.
-/// Validate first, or release the claim.
+/// A trap: after `begin`, a `validate()?` that fails drops the claim and leaves the key
+/// interrupted. Validate first, or release the claim.
 #[must_use = "the claim in it, dropped undecided, leaves the key interrupted"]
 #[derive(Debug)]
 pub enum Begin<S: IdempotencyStore = Store> {
@@ -52,10 +53,10 @@ impl<S: IdempotencyStore> Begin<S> {
 
 /// The right to execute an operation, and the duty to say how it ended.
 ///
-/// End it with `complete` (the operation took effect, and this is its answer), `fail` (the outcome is
-/// unknown; an answer may be kept), or `release` (the operation did nothing). A claim that is dropped
-/// undecided, also by a panic, leaves the key interrupted. A claim can move between threads, and
-/// borrows nothing. It keeps its store open.
+/// End it with `complete` (the operation took effect, and this is its answer), `fail` (the outcome
+/// is unknown; an answer may be kept), or `release` (the operation did nothing). A claim that is
+/// dropped undecided, also by a panic, leaves the key interrupted. A claim can move between
+/// threads, and borrows nothing. It keeps its store open.
 ///
 /// ```
 /// # use onlyonce::{Begin, Fingerprint, KeyRef, Scope, Store};
@@ -111,16 +112,17 @@ impl<S: IdempotencyStore> Claim<S> {
     }
 
     /// Returns an idempotency key for a step of this operation at another service, or for a unique
-    /// column: 32 hexadecimal digits. It is a function of scope, key, fingerprint and `step` alone, so
-    /// it is the same at every attempt, in every version of this library and with every backend.
+    /// column: 32 hexadecimal digits. It is a function of scope, key, fingerprint and `step` alone,
+    /// so it is the same at every attempt, in every version of this library and with every backend.
     ///
-    /// The fingerprint is that of the first attempt, as long as the store knows the key. Its sixteen
-    /// bytes count, without the number of its scheme. So a service that changes how it makes
-    /// fingerprints gets another derived key for the same request if the store has forgotten that
-    /// there was a claim: because an interrupted key expired, a loss of power took a claim that wasn't
-    /// durable, or a backup was restored. Another service then treats the retry as a new order, and a
-    /// unique column doesn't refuse it. Change the definition only while no such retry can come, or
-    /// let `settle` look for the effect by something else, such as scope and key themselves.
+    /// The fingerprint is that of the first attempt, as long as the store knows the key. Its
+    /// sixteen bytes count, without the number of its scheme. So a service that changes how it
+    /// makes fingerprints gets another derived key for the same request if the store has forgotten
+    /// that there was a claim: because an interrupted key expired, a loss of power took a claim
+    /// that wasn't durable, or a backup was restored. Another service then treats the retry as a
+    /// new order, and a unique column doesn't refuse it. Change the definition only while no such
+    /// retry can come, or let `settle` look for the effect by something else, such as scope and key
+    /// themselves.
     pub fn derive_key(&self, step: &str) -> String {
         derive_key(self.ticket(), step)
     }

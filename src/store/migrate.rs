@@ -20,20 +20,21 @@ impl Store {
     /// Copies the keys of slots to another store, and returns how many there were. They are durable
     /// there when this returns, whatever its [`Durability`](crate::Durability). A record keeps its
     /// bytes and its remaining time (its times are the other store's, if the two clocks differ), an
-    /// interrupted key its reason, attempts, checkpoint and answer. Each gets a token that is higher
-    /// than all that either store has given out. It reads the whole log, and blocks for syncs.
+    /// interrupted key its reason, attempts, checkpoint and answer. Each gets a token that is
+    /// higher than all that either store has given out. It reads the whole log, and blocks for
+    /// syncs.
     ///
-    /// Nothing may change in the slots during the copy ([`Phase::Still`](crate::Phase::Still), and no
-    /// call under way, see [`ShardedStore::is_settled`](crate::ShardedStore::is_settled)).
+    /// Nothing may change in the slots during the copy ([`Phase::Still`](crate::Phase::Still), and
+    /// no call under way, see [`ShardedStore::is_settled`](crate::ShardedStore::is_settled)).
     ///
-    /// It can be repeated: what the other store has of the slots, perhaps from a copy that was broken
-    /// off, is forgotten first. This store is not changed, whatever happens.
+    /// It can be repeated: what the other store has of the slots, perhaps from a copy that was
+    /// broken off, is forgotten first. This store is not changed, whatever happens.
     ///
     /// # Errors
-    /// [`ClaimError::NotApplicable`] as long as a claim on one of the keys is held, silent or not: a
-    /// holder can't follow its key into another embedded store. The same if the other store is this
-    /// one. [`ClaimError::Damaged`] if a record of this store can't be read. Other errors are the
-    /// other store's: it is full, its `max_response` is too small, it is poisoned.
+    /// [`ClaimError::NotApplicable`] as long as a claim on one of the keys is held, silent or not:
+    /// a holder can't follow its key into another embedded store. The same if the other store is
+    /// this one. [`ClaimError::Damaged`] if a record of this store can't be read. Other errors are
+    /// the other store's: it is full, its `max_response` is too small, it is poisoned.
     pub fn copy_slots(&self, to: &Store, slots: RangeInclusive<u16>) -> Result<u64, ClaimError> {
         let (from, into) = (self.engine()?, to.engine()?);
         // Before anything is deleted.
@@ -66,8 +67,8 @@ impl Store {
     /// durable when this returns.
     ///
     /// # Errors
-    /// [`ClaimError::NotApplicable`] as long as a claim on one of the keys is held, and errors of the
-    /// store.
+    /// [`ClaimError::NotApplicable`] as long as a claim on one of the keys is held, and errors of
+    /// the store.
     pub fn delete_slots(&self, slots: RangeInclusive<u16>) -> Result<u64, ClaimError> {
         let engine = self.engine()?;
         let wanted = |key: KeyRef<'_>| slots.contains(&slot_of(key));

@@ -151,8 +151,8 @@ impl Closed {
         Closed { handles_left: outlived::count(engine.id) }
     }
 
-    /// Returns how many handles of claims of this store still exist in this process, those of earlier
-    /// closings included. Their holders may still be working; their calls return `Closed`.
+    /// Returns how many handles of claims of this store still exist in this process, those of
+    /// earlier closings included. Their holders may still be working; their calls return `Closed`.
     pub fn handles_left(&self) -> u64 {
         self.handles_left
     }
@@ -163,8 +163,8 @@ impl Options {
     /// `path`. Blocks: after a crash it reads and repairs what the last process left.
     ///
     /// # Errors
-    /// [`OpenError::Options`] if an option is out of bounds, [`OpenError::InUse`] if the directory is
-    /// open already, [`OpenError::NoStore`] if there is nothing and nothing may be created,
+    /// [`OpenError::Options`] if an option is out of bounds, [`OpenError::InUse`] if the directory
+    /// is open already, [`OpenError::NoStore`] if there is nothing and nothing may be created,
     /// [`OpenError::Missing`], [`OpenError::Damaged`], [`OpenError::Foreign`], [`OpenError::Newer`]
     /// or [`OpenError::NotAStore`] if the files are not a whole store of a version known here,
     /// [`OpenError::NoSpace`] and [`OpenError::Io`] from the file system.
@@ -201,9 +201,9 @@ impl Options {
 }
 
 impl Store {
-    /// Opens (or creates) the store in directory `path`, with the default [`Options`]. After the first
-    /// start of a service open with [`Options::create(false)`](Options::create): otherwise a volume
-    /// that isn't mounted becomes a new, empty store.
+    /// Opens (or creates) the store in directory `path`, with the default [`Options`]. After the
+    /// first start of a service open with [`Options::create(false)`](Options::create): otherwise a
+    /// volume that isn't mounted becomes a new, empty store.
     ///
     /// # Errors
     /// As with [`Options::open`].
@@ -232,16 +232,18 @@ impl Store {
         &self.0.engine
     }
 
-    /// Claims `key`, or returns its state. When this returns, the claim is as durable as the store's
-    /// [`Durability`](crate::Durability) says.
+    /// Claims `key`, or returns its state. When this returns, the claim is as durable as the
+    /// store's [`Durability`](crate::Durability) says.
     ///
-    /// Blocks for a sync if it grants a claim in `Synced`; doesn't wait for other callers of the key.
+    /// Blocks for a sync if it grants a claim in `Synced`; doesn't wait for other callers of the
+    /// key.
     ///
     /// # Errors
-    /// Nothing was executed, and no claim is held. [`BeginError::StoreFull`] if the response could not
-    /// be stored, [`BeginError::Damaged`] if a record doesn't read back, [`BeginError::Poisoned`],
-    /// [`BeginError::Closed`], [`BeginError::Forked`] or [`BeginError::Unavailable`] if the store
-    /// can't grant claims now. [`BeginError::retry`] says whether to try again.
+    /// Nothing was executed, and no claim is held. [`BeginError::StoreFull`] if the response could
+    /// not be stored, [`BeginError::Damaged`] if a record doesn't read back,
+    /// [`BeginError::Poisoned`], [`BeginError::Closed`], [`BeginError::Forked`] or
+    /// [`BeginError::Unavailable`] if the store can't grant claims now. [`BeginError::retry`] says
+    /// whether to try again.
     pub fn begin(&self, key: KeyRef<'_>, fingerprint: Fingerprint) -> Result<Begin, BeginError> {
         self.begin_with(key, fingerprint, Terms::default())
     }
@@ -297,8 +299,8 @@ impl Store {
         block(|context| changed.as_mut().poll(context))
     }
 
-    /// Runs a whole request: claims the key, or waits, replays or settles; executes once; stores the
-    /// answer; returns it. See [`Once`].
+    /// Runs a whole request: claims the key, or waits, replays or settles; executes once; stores
+    /// the answer; returns it. See [`Once`].
     pub fn once<'a>(&self, key: KeyRef<'a>, fingerprint: Fingerprint) -> Once<'a, Store> {
         Once::new(self.clone(), key, fingerprint)
     }
@@ -313,13 +315,13 @@ impl Store {
         self.engine()?.get(key)
     }
 
-    /// Lists the keys that `filter` wants. A key that exists throughout is listed exactly once; a key
-    /// that changes during the listing at most once. It reads the log, which is expensive on a large
-    /// store. The iterator keeps the store open.
+    /// Lists the keys that `filter` wants. A key that exists throughout is listed exactly once; a
+    /// key that changes during the listing at most once. It reads the log, which is expensive on a
+    /// large store. The iterator keeps the store open.
     ///
     /// # Errors
-    /// Of single items: [`BeginError::Damaged`] for a record that doesn't read back, after which the
-    /// list continues; [`BeginError::Closed`] or [`BeginError::Forked`] from the store.
+    /// Of single items: [`BeginError::Damaged`] for a record that doesn't read back, after which
+    /// the list continues; [`BeginError::Closed`] or [`BeginError::Forked`] from the store.
     pub fn entries(
         &self,
         filter: Filter,
@@ -331,18 +333,18 @@ impl Store {
         })
     }
 
-    /// Records an operator's decision about a key, under a new token: a holder is fenced, and waiters
-    /// are woken. It is durable when this returns, whatever the store's
+    /// Records an operator's decision about a key, under a new token: a holder is fenced, and
+    /// waiters are woken. It is durable when this returns, whatever the store's
     /// [`Durability`](crate::Durability). Blocks for one or more syncs.
     ///
     /// `force` is needed for a key in flight, and to forget a completed one.
     ///
     /// # Errors
-    /// [`ClaimError::NeedsForce`], [`ClaimError::NotApplicable`] or [`ClaimError::AlreadyCompleted`]
-    /// if the decision doesn't fit the key's state; [`ClaimError::ResponseTooLarge`],
-    /// [`ClaimError::TooLong`] or [`ClaimError::Terms`] for a completion that can't be stored;
-    /// [`ClaimError::StoreFull`], [`ClaimError::Damaged`], [`ClaimError::Poisoned`],
-    /// [`ClaimError::Closed`] or [`ClaimError::Forked`] from the store.
+    /// [`ClaimError::NeedsForce`], [`ClaimError::NotApplicable`] or
+    /// [`ClaimError::AlreadyCompleted`] if the decision doesn't fit the key's state;
+    /// [`ClaimError::ResponseTooLarge`], [`ClaimError::TooLong`] or [`ClaimError::Terms`] for a
+    /// completion that can't be stored; [`ClaimError::StoreFull`], [`ClaimError::Damaged`],
+    /// [`ClaimError::Poisoned`], [`ClaimError::Closed`] or [`ClaimError::Forked`] from the store.
     pub fn resolve(
         &self,
         key: KeyRef<'_>,
@@ -371,8 +373,8 @@ impl Store {
         Ok(())
     }
 
-    /// Returns the store's figures at this moment. It walks over all undecided keys, so its cost grows
-    /// with their number. In a forked child only [`Stats::forked`] has a meaning.
+    /// Returns the store's figures at this moment. It walks over all undecided keys, so its cost
+    /// grows with their number. In a forked child only [`Stats::forked`] has a meaning.
     pub fn stats(&self) -> Stats {
         match self.engine() {
             Ok(engine) => engine.stats(),
@@ -405,8 +407,8 @@ impl Store {
     /// instance.
     ///
     /// # Errors
-    /// As with [`backup`](Self::backup), and [`BackupError::OtherStore`] if the earlier backup is of
-    /// another store.
+    /// As with [`backup`](Self::backup), and [`BackupError::OtherStore`] if the earlier backup is
+    /// of another store.
     pub fn backup_with(
         &self,
         dst: impl AsRef<Path>,
@@ -445,8 +447,8 @@ impl Store {
         Ok(engine.commit_all()?)
     }
 
-    /// Stops granting claims, and waits, for `at_most`, until no handle of a claim exists; returns how
-    /// many still do. Completed keys are still replayed. For an orderly shutdown, before
+    /// Stops granting claims, and waits, for `at_most`, until no handle of a claim exists; returns
+    /// how many still do. Completed keys are still replayed. For an orderly shutdown, before
     /// [`close`](Self::close); only opening the store again undoes it. Blocks, timed by the store's
     /// clock. In a forked child it returns at once, with the number of handles at the fork.
     pub fn drain(&self, at_most: Duration) -> u64 {
@@ -479,8 +481,8 @@ impl Store {
     /// handles of it return `Closed` from then on; undecided claims will be interrupted when the
     /// store is opened again. Blocks for syncs, and for the end of the store's threads.
     ///
-    /// [`Closed::handles_left`] says how many handles of claims still exist. If this process opens the
-    /// store again before they are dropped, their keys are interrupted and
+    /// [`Closed::handles_left`] says how many handles of claims still exist. If this process opens
+    /// the store again before they are dropped, their keys are interrupted and
     /// [`holder_gone`](crate::Interrupted::holder_gone) is false until the handle is dropped, so
     /// nothing takes them over by itself and they don't expire. Calls of such a holder return
     /// `Closed`, are counted ([`Stats::late_calls`]), and change nothing.

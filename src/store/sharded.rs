@@ -81,8 +81,9 @@ impl SlotMap {
 ///
 /// # Moving slots
 ///
-/// Every process that uses the stores has the same map; the service distributes it (configuration, a
-/// table, a watch). A slot moves from one store to another in four steps, and each must have reached
+/// Every process that uses the stores has the same map; the service distributes it (configuration,
+/// a table, a watch). A slot moves from one store to another in four steps, and each must have
+/// reached
 /// **every process** before the next one begins:
 ///
 /// 1. [`Phase::Draining`]: no caller can begin on the slot. Holders continue, and completed keys are
