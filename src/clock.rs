@@ -1,6 +1,9 @@
 //! Time is injected: the store asks one [`Clock`], and its parts take `now` as an argument.
 
-use crate::{limits::TIME_MAX_MS, sync::Mutex};
+use crate::{
+    limits::{START_MAX_MS, TIME_MAX_MS},
+    sync::Mutex,
+};
 use std::{
     fmt,
     sync::Arc,
@@ -146,9 +149,11 @@ pub enum AcceptClock {
 #[derive(Debug)]
 pub(crate) struct StoreTime {
     clock: Arc<dyn Clock>,
-    /// Store time minus boot time; fixed for a life, so store time never steps.
+    /// Where store time started at `boot_ms`; fixed for a life, so store time never steps.
     base_ms: u64,
     boot_ms: u64,
+    /// How long until the latest time there is, where it stays.
+    left_ms: u64,
     /// The wall clock was ahead of the highest time seen by more than the bound.
     pub(crate) held: bool,
     /// What to add to store time to have the wall clock that was accepted.
@@ -185,16 +190,20 @@ impl StoreTime {
             }
         }
         let held = ahead && accept != AcceptClock::AsIs;
+        // A later time than can be written down would be refused by the next opening.
+        let by_wall = by_wall.min(START_MAX_MS);
         let base_ms = match seen {
             Some(seen) if held => seen,
             Some(seen) => by_wall.max(seen),
             None => by_wall,
         };
-        StoreTime { clock, base_ms, boot_ms, held, shift_ms }
+        let base_ms = base_ms.min(TIME_MAX_MS);
+        let left_ms = TIME_MAX_MS - base_ms;
+        StoreTime { clock, base_ms, boot_ms, left_ms, held, shift_ms }
     }
 
     pub(crate) fn now(&self) -> u64 {
-        self.base_ms + self.clock.boot_ms().saturating_sub(self.boot_ms)
+        self.base_ms + self.clock.boot_ms().saturating_sub(self.boot_ms).min(self.left_ms)
     }
 
     /// A time of this store's, as it is shown: by the wall clock that was accepted.
@@ -250,6 +259,25 @@ mod tests {
         }
         let within = opened(5900, Some(5000), AcceptClock::KeepingWindows);
         assert_eq!((within.now(), within.shift_ms), (5900, 0));
+    }
+
+    #[test]
+    fn no_clock_leads_beyond_the_latest_time() {
+        for seen in [None, Some(5000)] {
+            let time = opened(u64::MAX, seen, AcceptClock::AsIs);
+            assert_eq!(time.now(), START_MAX_MS);
+        }
+        // What has been seen counts, up to the end.
+        let last = opened(u64::MAX, Some(TIME_MAX_MS), AcceptClock::No);
+        assert_eq!(last.now(), TIME_MAX_MS);
+        let clock = ManualClock::at(u64::MAX);
+        let known = Known { seen: None, shift_ms: 0 };
+        let time = StoreTime::at_open(Arc::new(clock.clone()), known, 1000, AcceptClock::No);
+        clock.set_wall(0);
+        clock.advance(Duration::from_millis(u64::MAX / 2));
+        assert_eq!(time.now(), TIME_MAX_MS);
+        let kept = opened(u64::MAX, Some(5000), AcceptClock::KeepingWindows);
+        assert_eq!((kept.now(), kept.shown(5000)), (5000, TIME_MAX_MS));
     }
 
     #[test]

@@ -19,7 +19,7 @@
 use crate::{
     broken::{self, Broken},
     error::OpenError,
-    limits::{RING_BYTES_MAX, SLOTS_MAX, TIME_MAX_MS, TOKEN_MAX},
+    limits::{COUNT_MAX, RING_BYTES_MAX, SLOTS_MAX, TIME_MAX_MS, TOKEN_MAX},
     storage::{Storage, StorageFile},
 };
 use std::{io, sync::Arc};
@@ -145,7 +145,7 @@ impl Superblock {
     /// Whether a store can have come to this. Bytes whose checksum somebody made right are not to
     /// decide how much is allocated, or how many files are looked for.
     fn is_possible(&self) -> bool {
-        self.life < u32::MAX
+        self.life <= COUNT_MAX
             && self.slots <= SLOTS_MAX
             && self.ring_bytes <= RING_BYTES_MAX
             && self.ring_bytes.is_multiple_of(4096)

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     claims::Cells,
     inspect::Problem,
-    log::{FooterEntry, Slot, Summary, file_name},
+    log::{FooterEntry, Slot, Summary, file_name, next_epoch},
     recover::{CLAIMS_FILE, RING_FILE, create_ring, segments::Segment},
     storage::{DiskStorage, Storage, StorageFile, share_blocks},
     superblock::{self, SuperblockFile},
@@ -137,7 +137,7 @@ impl<'a> Writer<'a> {
         if !segment.still_holds() {
             // Used again meanwhile, by an owner elsewhere: what it held has expired.
             self.dst.remove(&name).map_err(io())?;
-            return self.free(segment, segment.slot.epoch() + 1).map_err(io());
+            return self.free(segment, next_epoch(segment.slot.epoch())).map_err(io());
         }
         entry_of(&name, &*file, seal).map_err(io())
     }

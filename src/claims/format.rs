@@ -6,7 +6,8 @@ use crate::{
     fingerprint::Fingerprint,
     key::KeyRef,
     limits::{
-        CHECKPOINT_BYTES_MAX, CLASSES, LEASE_MAX_MS, POSITION_MAX, RETENTION_MAX_MS, TIME_MAX_MS,
+        CHECKPOINT_BYTES_MAX, CLASSES, COUNT_MAX, LEASE_MAX_MS, POSITION_MAX, RETENTION_MAX_MS,
+        TIME_MAX_MS,
     },
     record::Reason,
     storage::SECTOR_BYTES,
@@ -200,8 +201,8 @@ fn decode_payload(link: &Link, chain: Chain, b: &[u8]) -> Option<Found> {
     let possible = times.iter().all(|time| *time <= TIME_MAX_MS)
         && u64_at(32) <= LEASE_MAX_MS
         && [40, 48].map(u64_at).iter().all(|ms| *ms <= RETENTION_MAX_MS)
-        && link.version < u32::MAX
-        && u32_at(24) < u32::MAX;
+        && link.version <= COUNT_MAX
+        && u32_at(24) <= COUNT_MAX;
     if !possible {
         return None;
     }
@@ -253,7 +254,7 @@ pub(crate) fn decode_all(store: u64, bytes: &[u8]) -> Contents {
         let at = cell as usize * CELL_BYTES;
         let decoded = decode_cell(store, cell, &bytes[at..at + CELL_BYTES]);
         if let Cell::Part(link, _) = decoded
-            && link.version < u32::MAX
+            && link.version <= COUNT_MAX
         {
             let highest = used.entry(link.token).or_default();
             *highest = link.version.max(*highest);

@@ -1,6 +1,7 @@
 use super::{format::*, *};
 use crate::{
     key::Scope,
+    limits::{COUNT_MAX, POSITION_MAX},
     storage::{SimStorage, Storage},
 };
 
@@ -193,6 +194,37 @@ fn the_noted_time_is_never_set_back() {
         }
     });
     assert_eq!(read_time(&cells.image(), STORE), Some(6999));
+}
+
+#[test]
+fn positions_are_noted_up_to_the_last_one() {
+    let cells = open(1);
+    let noted = |position: u64| {
+        cells.note_durable(3, 7, position).unwrap();
+        read_durable(&cells.image(), STORE, 7, 3).expect("the note does not read back")
+    };
+    for exact in [0, 1, (1 << 48) - 1] {
+        assert_eq!(noted(exact), exact);
+    }
+    // Never more than is durable, and little less.
+    for far in [1 << 48, (1 << 48) + 1, (1 << 61) + 77, POSITION_MAX - 1] {
+        assert!((far - (1 << 14)..=far).contains(&noted(far)), "{far}");
+    }
+}
+
+#[test]
+fn the_last_version_and_attempt_read_back_and_the_next_would_not() {
+    let scope = Scope::global();
+    let key = KeyRef::new(&scope, "k").unwrap();
+    for (version, attempt, reads) in
+        [(COUNT_MAX, COUNT_MAX, true), (COUNT_MAX + 1, 1, false), (1, COUNT_MAX + 1, false)]
+    {
+        let cells = open(1);
+        let entry = Entry { attempt, ..entry(5, version, key, None) };
+        cells.write(Purpose::Claim, &entry).unwrap().unwrap();
+        let found = decode_all(STORE, &cells.image());
+        assert_eq!((found.claims.len(), found.damaged.len()), (reads.into(), (!reads).into()));
+    }
 }
 
 #[test]

@@ -431,9 +431,10 @@ impl Engine {
             Released::Interrupted => {
                 wakes.add(undecided.waiters.take());
                 if write {
-                    undecided.version += 1;
                     // Without a free cell the old version stays: interrupted as well.
-                    if let Some(chain) = self.write_cells(undecided)? {
+                    if undecided.next_version()
+                        && let Some(chain) = self.write_cells(undecided)?
+                    {
                         self.cells.replace(&mut undecided.chain, chain);
                     }
                 }

@@ -3,7 +3,7 @@
 use crate::{
     engine::{CLAIMS, Engine, Step, StepResult, Wait},
     error::{ClaimError, Full},
-    limits::CHECKPOINT_BYTES_MAX,
+    limits::{CHECKPOINT_BYTES_MAX, COUNT_MAX},
     spi::Ticket,
 };
 
@@ -38,10 +38,13 @@ impl Engine {
             return self.not_held(&mut shard, ticket);
         };
         let before = (undecided.checkpoint.clone(), undecided.held.clone(), undecided.version);
+        if !undecided.next_version() {
+            let what = format!("a claim has at most {COUNT_MAX} versions, and this was the last");
+            return Err(ClaimError::Unavailable { what }.into());
+        }
         undecided.checkpoint = Some(bytes.into());
         undecided.held.history = true;
         undecided.held.renew(undecided.held.lease_ms, now);
-        undecided.version += 1;
         let Some(chain) = self.write_cells(undecided).map_err(ClaimError::from)? else {
             (undecided.checkpoint, undecided.held, undecided.version) = before;
             return Err(ClaimError::StoreFull(Full::Claims).into());

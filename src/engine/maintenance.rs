@@ -391,8 +391,9 @@ impl Engine {
                 if matches!(undecided.held.phase, crate::claim::Phase::InFlight { .. }) {
                     continue;
                 }
-                undecided.version += 1;
-                if let Some(chain) = self.write_cells(undecided)? {
+                if undecided.next_version()
+                    && let Some(chain) = self.write_cells(undecided)?
+                {
                     self.cells.replace(&mut undecided.chain, chain);
                 }
             }

@@ -94,7 +94,7 @@ impl Config {
             remember_ms,
             interrupted_ms: options.interrupted_retention.map(ms),
             execution_ms: ms(options.execution_limit),
-            max_attempts: options.max_attempts,
+            max_attempts: options.max_attempts.min(crate::limits::COUNT_MAX),
             max_response: options.max_response,
             capacity: options.capacity,
             sizes,

@@ -27,6 +27,11 @@ pub(crate) fn a_day_later(limit: u64) -> u64 {
     later.min(TOKEN_MAX - 2 * BLOCK).max(limit)
 }
 
+/// The limit of a life whose first token this is: a block above it, as long as there are any.
+pub(crate) fn limit_from(first: u64) -> u64 {
+    first.saturating_add(BLOCK).min(TOKEN_MAX).max(first)
+}
+
 #[derive(Debug)]
 pub(crate) struct Tokens {
     next: AtomicU64,
@@ -132,6 +137,24 @@ mod tests {
         assert_eq!(Tokens::first(0, 0), 1);
         assert_eq!(Tokens::first(0, ERA_SECONDS * 1000), 1);
         assert_eq!(Tokens::first(0, (ERA_SECONDS + 3) * 1000 + 999), 3 * BLOCK);
+    }
+
+    #[test]
+    fn openings_that_find_no_tokens_left_do_not_raise_the_limit() {
+        for (first, limit) in [
+            (1, 1 + BLOCK),
+            (TOKEN_MAX - BLOCK, TOKEN_MAX),
+            (TOKEN_MAX - 1, TOKEN_MAX),
+            (TOKEN_MAX, TOKEN_MAX),
+            (TOKEN_MAX + 7, TOKEN_MAX + 7),
+        ] {
+            assert_eq!(limit_from(first), limit);
+            let tokens = Tokens::new(first, limit);
+            assert_eq!(tokens.take(), Token::new(first));
+        }
+        let tokens = Tokens::new(TOKEN_MAX, limit_from(TOKEN_MAX));
+        assert_eq!(tokens.wanted_limit(), None);
+        assert!(tokens.are_used_up());
     }
 
     #[test]

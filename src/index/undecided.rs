@@ -1,7 +1,8 @@
 //! What a shard knows of a key that is held or interrupted.
 
 use crate::{
-    claim::Held, claims::Chain, key::OwnedKey, location::Location, token::Token, wheel::TimerId,
+    claim::Held, claims::Chain, key::OwnedKey, limits::COUNT_MAX, location::Location, token::Token,
+    wheel::TimerId,
 };
 use std::{sync::Arc, task::Waker};
 
@@ -25,6 +26,15 @@ pub(crate) struct Undecided {
     pub answer: Option<Answer>,
     pub waiters: Waiters,
     pub timer: Option<TimerId>,
+}
+
+impl Undecided {
+    /// Counts another version of it; not if this is the last that there is.
+    pub fn next_version(&mut self) -> bool {
+        let more = self.version < COUNT_MAX;
+        self.version += u32::from(more);
+        more
+    }
 }
 
 /// What is left of a key that has been decided: its place is another's already.

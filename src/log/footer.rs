@@ -17,7 +17,7 @@
 use super::frame::{Kind, Seed};
 use crate::{
     crc::seed_of,
-    limits::{BASE_MAX, CLASSES, SEGMENT_BYTES_MAX},
+    limits::{BASE_MAX, CLASSES, COUNT_MAX, SEGMENT_BYTES_MAX},
 };
 use crc32fast::Hasher;
 
@@ -103,7 +103,7 @@ impl SegmentHeader {
             active,
         };
         // Bytes whose checksum somebody made right.
-        let possible = header.epoch < u32::MAX
+        let possible = header.epoch <= COUNT_MAX
             && (DATA_START + TRAILER_BYTES as u64..=SEGMENT_BYTES_MAX).contains(&header.bytes)
             && active.is_none_or(|since| {
                 u32_at(36) < CLASSES as u32
@@ -279,6 +279,18 @@ mod tests {
                 assert_eq!(SegmentHeader::decode(&bad), Err(HeaderError::Damaged));
             }
         }
+    }
+
+    #[test]
+    fn headers_are_believed_up_to_their_bounds() {
+        let with = |epoch, base| {
+            let active = Some(ActiveSince { life: 1, class: 0, base, from: DATA_START });
+            let header = SegmentHeader { slot: 1, store: 2, epoch, bytes: 1 << 20, active };
+            SegmentHeader::decode(&header.encode()).is_ok()
+        };
+        assert!(with(COUNT_MAX, BASE_MAX));
+        assert!(!with(COUNT_MAX + 1, BASE_MAX));
+        assert!(!with(COUNT_MAX, BASE_MAX + 1));
     }
 
     proptest! {

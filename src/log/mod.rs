@@ -15,7 +15,7 @@ pub(crate) use footer::{
     SEGMENT_VERSION, SegmentHeader, Summary, TRAILER_BYTES, encode as encode_footer,
 };
 pub(crate) use frame::{Draft, Encoded, Frame, Kind, largest_frame};
-pub(crate) use slot::{Slot, Slots, Use, file_name};
+pub(crate) use slot::{Slot, Slots, Use, file_name, next_epoch};
 pub(crate) use space::{Retired, Space};
 
 use crate::{
@@ -243,3 +243,6 @@ impl Log {
         self.slots.get(slot).map(|slot| slot.epoch())
     }
 }
+
+#[cfg(all(test, not(onlyonce_loom)))]
+mod tests;

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     broken::{self, Broken},
-    limits::SLOTS_MAX,
+    limits::{COUNT_MAX, MIB, SLOTS_MAX},
     storage::{Region, Storage, StorageFile},
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
@@ -22,6 +22,11 @@ use std::{
 /// The file of slot `number`.
 pub(crate) fn file_name(number: u32) -> String {
     format!("segment-{number:06}")
+}
+
+/// The epoch of a slot that is freed; the last one is only passed through, see `begin_again`.
+pub(crate) fn next_epoch(epoch: u32) -> u32 {
+    epoch.saturating_add(1).min(COUNT_MAX)
 }
 
 /// One slot. File and size never change; what it holds does, with each epoch.
@@ -238,12 +243,13 @@ impl Slot {
     /// Makes the slot fit for the pool: with the next epoch no frame of the last one passes.
     /// Durable when this returns.
     pub fn recycle(&self) -> io::Result<()> {
-        let next = SegmentHeader { epoch: self.epoch() + 1, ..self.header(None) };
-        self.file.write_at(0, &next.encode())?;
+        let next = next_epoch(self.epoch());
+        self.file.write_at(0, &self.free_header(next).encode())?;
         if !broken::is(Broken::SkipRecycleSync) {
             self.file.sync()?;
         }
-        self.epoch.store(next.epoch, Ordering::Release);
+        self.epoch.store(next, Ordering::Release);
+        self.begin_again()?;
         self.use_as(Use::Free);
         Ok(())
     }
@@ -251,7 +257,27 @@ impl Slot {
     /// Writes the header of a free slot again. Durable when this returns.
     pub fn confirm_free(&self) -> io::Result<()> {
         self.file.write_at(0, &self.header(None).encode())?;
-        self.file.sync()
+        self.file.sync()?;
+        self.begin_again()
+    }
+
+    /// A free slot of the last epoch begins with the first one again, when nothing is left in it
+    /// that would pass as a frame of that. It is not filled before: a crash on the way is repeated.
+    fn begin_again(&self) -> io::Result<()> {
+        const FIRST_EPOCH: u32 = 1;
+        if self.epoch() < COUNT_MAX {
+            return Ok(());
+        }
+        let zeros = vec![0; self.bytes.min(MIB) as usize];
+        for from in (DATA_START..self.bytes).step_by(zeros.len()) {
+            let len = (self.bytes - from).min(zeros.len() as u64);
+            self.file.write_at(from, &zeros[..len as usize])?;
+        }
+        self.file.sync()?;
+        self.file.write_at(0, &self.free_header(FIRST_EPOCH).encode())?;
+        self.file.sync()?;
+        self.epoch.store(FIRST_EPOCH, Ordering::Release);
+        Ok(())
     }
 
     /// Writes the footer; the content must be durable already. Durable when this returns.

@@ -341,10 +341,11 @@ impl Engine {
                 continue;
             }
             if !noted {
-                undecided.version += 1;
                 // Without a free cell the time of the interruption begins anew at the next
                 // opening; nothing else is lost.
-                if let Some(chain) = self.write_cells(&undecided)? {
+                if undecided.next_version()
+                    && let Some(chain) = self.write_cells(&undecided)?
+                {
                     self.cells.replace(&mut undecided.chain, chain);
                 }
             }

@@ -29,7 +29,7 @@ use crate::{
     error::OpenError,
     group_commit::{GroupCommit, Turn},
     index::{Index, KeyHasher},
-    limits::{CLASSES, RESUMED_BASE_MAX, TIME_MAX_MS},
+    limits::{CLASSES, COUNT_MAX, RESUMED_BASE_MAX, TIME_MAX_MS},
     log::{DATA_START, FIRST_POSITION, FOOTER_ENTRY_BYTES, Log, Shared, Slot, Slots, Space},
     observe::{Timings, events},
     options::{Options, Recovery, Sizes},
@@ -74,6 +74,13 @@ pub(crate) fn open(
             return Err(OpenError::NoStore { place: storage.place() });
         }
     };
+    if superblock.life >= COUNT_MAX {
+        let error = std::io::Error::other(format!(
+            "it has been opened {COUNT_MAX} times, the most that is counted; export its keys, and \
+             import them into a new store"
+        ));
+        return Err(OpenError::io(format!("beginning a new life in {}", storage.place()))(error));
+    }
     let salvage = options.recovery == Recovery::Salvage;
     let hasher = KeyHasher::new(superblock.hash_seed, options.hash_bits);
     let read = Read::all(&*storage, &superblock, &sizes, hasher, salvage)?;
@@ -151,7 +158,7 @@ impl Opening<'_> {
             life: superblock.life + 1,
             token_limit: match broken::is(Broken::TokensNotDurable) {
                 true => superblock.token_limit,
-                false => first_token + tokens::BLOCK,
+                false => tokens::limit_from(first_token),
             },
             time_ms: superblock.time_ms.max(time.now()),
             durability: options.durability.code(),
@@ -202,7 +209,7 @@ impl Opening<'_> {
                 timings.clone(),
                 group(&notifiers.claims),
             )?,
-            tokens: Tokens::new(first_token, first_token + tokens::BLOCK),
+            tokens: Tokens::new(first_token, tokens::limit_from(first_token)),
             poison,
             counters: Counters::new(),
             timings,
@@ -407,3 +414,6 @@ fn read_file(file: &dyn StorageFile, name: &str) -> Result<Vec<u8>, OpenError> {
     file.read_at(0, &mut bytes).map_err(OpenError::io(format!("reading {name}")))?;
     Ok(bytes)
 }
+
+#[cfg(all(test, not(onlyonce_loom)))]
+mod tests;

@@ -283,6 +283,37 @@ fn the_bound_protects_half_the_retention() {
     assert_eq!(record(&store, "k").age(), Some(12 * HOUR));
 }
 
+/// A time that can't be written down would keep the store from being opened again.
+#[test]
+fn a_wall_clock_beyond_all_times_does_not_shut_the_store() {
+    let clock = ManualClock::at(u64::MAX / 2);
+    let options = small(&clock);
+    let mut sim = Sim { disk: storage::SimStorage::new(1), clock, options };
+    let store = sim.open();
+    store.finish("k", b"order 1");
+    drop(store.claim("half way"));
+    store.flush().unwrap();
+    let store = sim.kill_and_open();
+    assert_eq!(store.answer("k"), b"order 1");
+    store.stuck("half way");
+    // Time goes on, as it does elsewhere.
+    sim.clock.advance(HOUR);
+    assert_eq!(record(&store, "k").age(), Some(HOUR));
+    store.close().unwrap();
+    // And in a store that has seen another time, where an operator accepts this one.
+    let mut sim = Sim::new();
+    sim.open().finish("k", b"order 1");
+    sim.clock.set_wall(u64::MAX);
+    sim.options = sim.options.clone().accept_clock(AcceptClock::AsIs);
+    let store = sim.kill_and_open();
+    assert!(store.is_absent("k"));
+    store.finish("later", b"order 2");
+    store.close().unwrap();
+    sim.options = small(&sim.clock);
+    sim.clock.set_wall(T0);
+    assert_eq!(sim.kill_and_open().answer("later"), b"order 2");
+}
+
 #[test]
 fn who_looks_from_outside_sees_what_the_store_still_has() {
     let mut sim = Sim::with(|options| options.clock_jump_max(HOUR));
