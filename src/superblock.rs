@@ -225,6 +225,11 @@ impl SuperblockFile {
         }
     }
 
+    /// The open file.
+    pub fn file(&self) -> &dyn StorageFile {
+        &*self.0
+    }
+
     fn copy(&self, at: u64) -> Result<Superblock, Copy> {
         let mut bytes = [0; COPY_BYTES];
         self.0.read_at(at, &mut bytes).map_err(Copy::Unread)?;

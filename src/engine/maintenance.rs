@@ -9,13 +9,17 @@ use crate::{
     observe::events,
     poison::Poisoned,
     stats::Count,
-    storage::{is_failed_sync, is_no_room},
+    storage::{is_failed_sync, is_no_room, leave_descriptors},
     sync::{atomic::Ordering, yield_now},
 };
 use std::{fmt, io, sync::Arc};
 
 /// How soon an expired segment is looked at again whose room is promised to claims.
 const PROMISED_MS: u64 = 1000;
+
+/// Descriptors that are not taken for segments: an opening needs some beside those of the files, and
+/// so does whoever opens the store.
+const DESCRIPTORS_LEFT: u64 = 32;
 
 /// Bytes of footers that are worked through together.
 const SWEPT_AT_ONCE: usize = 16 << 20;
@@ -162,6 +166,7 @@ impl Engine {
                 false => Lack::Segment(Lacking { no_room, what: error.to_string() }),
             }
         };
+        leave_descriptors(self.superblock.lock().0.file(), DESCRIPTORS_LEFT).map_err(&refused)?;
         let slot = Slot::create_unsynced(&*self.storage, number, bytes, store).map_err(&refused)?;
         if !broken::is(Broken::AppendToUnprepared) {
             slot.file.sync().map_err(|error| match is_no_room(&error) {

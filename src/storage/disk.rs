@@ -7,7 +7,7 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,6 +15,7 @@ use std::{
 
 use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use super::{Region, Storage, StorageFile};
 
@@ -253,6 +254,18 @@ impl DiskFile {
     fn named(&self, verb: &str, error: io::Error) -> io::Error {
         named(verb, &self.path, error)
     }
+}
+
+/// See [`super::leave_descriptors`].
+pub(super) fn leave_descriptors(like: BorrowedFd<'_>, count: u64) -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    // The lowest number that is free is the next file's.
+    let next = like.try_clone_to_owned()?.as_raw_fd() as u64;
+    if next + count < limit {
+        return Ok(());
+    }
+    let what = format!("too many open files: the last {count} of {limit} are left to others");
+    Err(io::Error::other(what))
 }
 
 #[cfg(target_os = "linux")]

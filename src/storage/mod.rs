@@ -132,6 +132,15 @@ pub(crate) fn share_blocks(from: &dyn StorageFile, to: &dyn StorageFile) -> bool
     }
 }
 
+/// Refuses if the next file of this process would have one of its last `count` descriptors. `like`:
+/// any open file of the same storage.
+pub(crate) fn leave_descriptors(like: &dyn StorageFile, count: u64) -> io::Result<()> {
+    match like.descriptor() {
+        Some(like) => disk::leave_descriptors(like, count),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests;
 

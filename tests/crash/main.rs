@@ -19,6 +19,7 @@ mod full_disk;
 mod golden_store;
 mod model;
 mod one_superblock_copy_is_enough;
+mod open_files_run_out;
 mod opening_dies_and_is_repeated;
 mod openings_read_what_they_need;
 mod poisoned_store;
