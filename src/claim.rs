@@ -177,6 +177,18 @@ impl Held {
         Released::Interrupted
     }
 
+    /// The takeover that began this attempt is undone: the key is what it was, but for the token.
+    /// Its history stays: an earlier attempt may have had an effect.
+    pub fn undo(&mut self, attempt: u32, phase: Phase) {
+        (self.attempt, self.phase) = (attempt, phase);
+        self.holder_lives = false;
+    }
+
+    /// No attempt before this one had an effect.
+    pub fn clear_history(&mut self) {
+        (self.attempt, self.history) = (1, false);
+    }
+
     /// The holder ends without knowing the outcome.
     pub fn interrupt(&mut self, reason: Reason, now: u64) {
         self.phase = Phase::Interrupted { reason, at: now };

@@ -58,3 +58,12 @@ const _: () = assert!(SHARDS.is_power_of_two());
 // A segment holds at least four of the largest frames.
 const _: () = assert!(SEGMENT_BYTES_MAX >= 4 * MIB);
 const _: () = assert!(HEAD_BYTES_MAX <= u16::MAX as usize);
+
+/// How long it is waited after so many looks in vain at what became of an interrupted key: a second,
+/// then twice as long each time, up to five minutes.
+pub(crate) fn settle_delay_ms(times: u32) -> u64 {
+    match times {
+        0 => 0,
+        times => (1000_u64 << (times - 1).min(16)).min(300_000),
+    }
+}

@@ -47,10 +47,16 @@ enum Kind {
 use Kind::*;
 
 /// Every name, with its kind, unit and what it means.
-const NAMES: [(&str, Kind, Unit, &str); 25] = [
+const NAMES: [(&str, Kind, Unit, &str); 26] = [
     ("onlyonce_begins_total", Counter, Unit::Count, "Begins, by outcome."),
     ("onlyonce_ends_total", Counter, Unit::Count, "Ends of attempts, by how."),
     ("onlyonce_fenced_total", Counter, Unit::Count, "Holders fenced: perhaps executed twice."),
+    (
+        "onlyonce_exhausted_total",
+        Counter,
+        Unit::Count,
+        "Keys whose attempts are used up: only an operator goes on.",
+    ),
     (
         "onlyonce_late_calls_total",
         Counter,
@@ -200,6 +206,7 @@ impl Publisher {
             ("completed", stats.completed),
             ("failed", stats.failed),
             ("released", stats.released),
+            ("undone", stats.undone),
             ("abandoned", stats.abandoned),
             ("lease_passed", stats.leases_passed),
         ] {
@@ -208,6 +215,7 @@ impl Publisher {
         for (name, value) in [
             ("onlyonce_fenced_total", stats.fenced),
             ("onlyonce_late_calls_total", stats.late_calls),
+            ("onlyonce_exhausted_total", stats.exhausted),
             ("onlyonce_interrupted_expired_total", stats.interrupted_expired),
             ("onlyonce_began_after_expiry_total", stats.began_after_expiry),
             ("onlyonce_segments_recycled_total", stats.segments_recycled),

@@ -96,6 +96,9 @@ pub struct Interruption {
     pub checkpoint: Option<Arc<[u8]>>,
     /// The answer that a failed holder left.
     pub answer: Option<Arc<[u8]>>,
+    /// What settles by itself had better not take it over before this has passed: the last takeovers
+    /// were [undone](ClaimOp::Undo).
+    pub settle_after: Duration,
 }
 
 /// What a key is found to be.
@@ -138,12 +141,36 @@ pub enum ClaimOp<'a> {
     Fail(&'a [u8]),
     /// The attempt did nothing.
     Release,
+    /// It couldn't be told what became of the attempts before this one, and this one did nothing
+    /// else: the takeover is undone. The key is interrupted as it was, with the same number of
+    /// attempts, reason, answer and checkpoint, under this token, its holder gone. What was no
+    /// takeover is released.
+    Undo,
+    /// No attempt before this one had an effect, and none can have one any more: this is the first
+    /// attempt, without a checkpoint, and its release makes the key absent.
+    NothingHappened,
     /// This far it got.
     Checkpoint(&'a [u8]),
     /// The holder lives.
     Renew,
     /// The claim itself must survive a loss of power.
     EnsureDurable,
+}
+
+impl ClaimOp<'_> {
+    /// The name of the call, in spans.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            ClaimOp::Complete(_) => "complete",
+            ClaimOp::Fail(_) => "fail",
+            ClaimOp::Release => "release",
+            ClaimOp::Undo => "undo",
+            ClaimOp::NothingHappened => "nothing_happened",
+            ClaimOp::Checkpoint(_) => "checkpoint",
+            ClaimOp::Renew => "renew",
+            ClaimOp::EnsureDurable => "ensure_durable",
+        }
+    }
 }
 
 /// How a handle ends without a decision.
@@ -153,7 +180,8 @@ pub enum Abandon {
     Dropped,
     /// Dropped while panicking.
     Panicked,
-    /// It never reached the caller: the attempt did nothing.
+    /// It never reached the caller, or what it was to find out about earlier attempts did not: the
+    /// attempt did nothing, and ends as by [`ClaimOp::Undo`].
     Undelivered,
 }
 

@@ -24,9 +24,11 @@ pub(crate) enum Count {
     RefusedFull,
     Recycled,
     Late,
+    Undone,
+    Exhausted,
 }
 
-const COUNTS: usize = 17;
+const COUNTS: usize = 19;
 
 /// Counters, striped like the index, so that counting doesn't make threads meet.
 #[derive(Debug)]
@@ -117,6 +119,11 @@ pub struct Stats {
     pub failed: u64,
     /// Releases.
     pub released: u64,
+    /// Takeovers that were undone: it couldn't be told what had become of the attempt before.
+    pub undone: u64,
+    /// Keys whose attempts are used up: only an operator goes on. Counted when a takeover is refused
+    /// for it, once for each key and opening.
+    pub exhausted: u64,
     /// Holders' calls that were fenced. **An operation may have taken effect twice.**
     pub fenced: u64,
     /// Calls of holders whose claims had outlived a closing of the store. What they have done is

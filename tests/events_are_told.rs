@@ -155,6 +155,16 @@ fn what_means_money_is_told_loudly() {
         let Begin::Execute(mut next) = store.stuck("late").take_over().unwrap() else { panic!() };
         next.complete(b"second").unwrap();
         assert_eq!(late.complete(b"first"), Err(ClaimError::Fenced));
+        // Each attempt is interrupted.
+        drop(store.claim("hopeless"));
+        for _ in 2..=5 {
+            drop(store.stuck("hopeless").take_over().unwrap());
+        }
+        for _ in 0..2 {
+            let refused = store.stuck("hopeless").take_over();
+            assert!(matches!(refused, Err(BeginError::AttemptsExhausted { attempts: 5 })));
+        }
+        assert_eq!(store.stats().exhausted, 1);
         // An interrupted key is never resolved.
         drop(store.claim("forgotten"));
         sim.clock.advance(8 * DAY);
@@ -163,9 +173,11 @@ fn what_means_money_is_told_loudly() {
             store.housekeep().unwrap();
             sim.clock.advance(SECOND);
         }
-        assert_eq!(store.stats().interrupted_expired, 1);
+        assert_eq!(store.stats().interrupted_expired, 2);
     });
     told.has(Level::WARN, "lease passed");
+    let exhausted = told.has(Level::ERROR, "all attempts at a key were interrupted");
+    assert!(exhausted.contains("token="));
     assert!(told.has(Level::ERROR, "a holder was fenced").contains("token="));
     told.has(Level::ERROR, "expired unresolved");
     told.has(Level::DEBUG, "segment recycled");

@@ -106,6 +106,7 @@ struct Held {
     /// A completion with this response is on its way, or a failure.
     completing: Option<u64>,
     failing: bool,
+    has_failed: bool,
 }
 
 /// The specification: what one key answers, call by call.
@@ -143,6 +144,7 @@ impl Spec {
             history: attempt > 1,
             completing: None,
             failing: false,
+            has_failed: false,
         });
         true
     }
@@ -208,6 +210,7 @@ impl SequentialSpec for Spec {
             },
             Op::Fail { token } => self.held(token, *ret, |held, _| {
                 (held.interrupted, held.failing) = (Some(Reason::Failed), true);
+                held.has_failed = true;
             }),
             Op::Failed { token } => match &mut self.is {
                 _ if *ret == Ret::Fenced => true,
@@ -217,6 +220,10 @@ impl SequentialSpec for Spec {
             Op::Release { token } => {
                 let valid = self.held(token, *ret, |held, _| {
                     (held.interrupted, held.lives) = (Some(Reason::GivenBack), false);
+                    // A takeover that did nothing doesn't count.
+                    if !held.has_failed {
+                        held.attempt = (held.attempt - 1).max(1);
+                    }
                 });
                 if matches!(&self.is, Is::Held(held) if held.token == token && !held.history) {
                     self.is = Is::Absent;

@@ -53,7 +53,11 @@ fn op(rng: &mut Rng) -> Op {
         9..11 => Op::TakeOver { key, other },
         11..17 => Op::Complete { handle, body, retention: rng.below(6) as u8, head: rng.one_in(4) },
         17 => Op::Fail { handle, body },
-        18 => Op::Release { handle },
+        18 => match rng.below(3) {
+            0 => Op::Release { handle },
+            1 => Op::Undo { handle },
+            _ => Op::NothingHappened { handle },
+        },
         19..21 => Op::Checkpoint { handle, body },
         21 => Op::EnsureDurable { handle },
         22 => Op::Drop { handle },

@@ -95,6 +95,8 @@ fn counts(stats: &Stats) -> Value {
         "leases_passed": stats.leases_passed,
         "fenced": stats.fenced,
         "late_calls": stats.late_calls,
+        "undone": stats.undone,
+        "exhausted": stats.exhausted,
         "interrupted_expired": stats.interrupted_expired,
         "began_after_expiry": stats.began_after_expiry,
         "segments_recycled": stats.segments_recycled,
@@ -136,6 +138,7 @@ fn alarm(alarm: &Alarm) -> Value {
         "what": match alarm.count {
             Count::Fenced => "fenced",
             Count::Late => "late",
+            Count::Exhausted => "exhausted",
             Count::InterruptedExpired => "interrupted_expired",
             _ => "began_after_expiry",
         },

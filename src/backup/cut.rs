@@ -131,6 +131,7 @@ impl Engine {
                 interrupted,
                 key: undecided.key.clone(),
                 checkpoint: undecided.checkpoint.clone(),
+                answer_of: undecided.answer_of(),
                 chain: Chain::default(),
             })
         };

@@ -155,20 +155,24 @@ pub(crate) fn decode_cell<'a>(store: u64, cell: u32, b: &'a [u8]) -> Cell<'a> {
 }
 
 pub(crate) const FIXED_BYTES: usize = 76;
+/// With the token of the attempt whose answer is kept.
+pub(crate) const FIXED_BYTES_MAX: usize = FIXED_BYTES + 8;
 const HISTORY: u8 = 1;
 const CHECKPOINT: u8 = 2;
+const ANSWER: u8 = 4;
 
 /// A claim as its cells hold it, one part after the other: what has a fixed length, scope, key,
 /// checkpoint. The last three are the entry's own bytes.
 pub(crate) fn payload<'a>(
     entry: &Entry<'a>,
-    fixed: &'a mut [u8; FIXED_BYTES],
+    fixed: &'a mut [u8; FIXED_BYTES_MAX],
 ) -> ([&'a [u8]; 4], usize) {
     let checkpoint = entry.checkpoint.unwrap_or_default();
     let (reason, at) = entry.interrupted.map_or((0, 0), |(reason, at)| (reason as u8, at));
     let mut flags = 0;
     flags |= if entry.history { HISTORY } else { 0 };
     flags |= if entry.checkpoint.is_some() { CHECKPOINT } else { 0 };
+    flags |= if entry.answer_of.is_some() { ANSWER } else { 0 };
     fixed[..16].copy_from_slice(entry.fingerprint.as_bytes());
     fixed[16] = entry.fingerprint.scheme();
     fixed[17] = entry.key.scope().len() as u8;
@@ -183,13 +187,25 @@ pub(crate) fn payload<'a>(
     fixed[48..56].copy_from_slice(&entry.remember_ms.to_le_bytes());
     fixed[56..64].copy_from_slice(&entry.started_ms.to_le_bytes());
     fixed[64..72].copy_from_slice(&at.to_le_bytes());
-    let parts = [&fixed[..], entry.key.scope(), entry.key.key(), checkpoint];
+    let mut used = FIXED_BYTES;
+    if let Some(token) = entry.answer_of {
+        fixed[FIXED_BYTES..].copy_from_slice(&token.get().to_le_bytes());
+        used = FIXED_BYTES_MAX;
+    }
+    let parts = [&fixed[..used], entry.key.scope(), entry.key.key(), checkpoint];
     let len = parts.iter().map(|part| part.len()).sum();
     (parts, len)
 }
 
 fn decode_payload(link: &Link, chain: Chain, b: &[u8]) -> Option<Found> {
     let (fixed, rest) = b.split_at_checked(FIXED_BYTES)?;
+    let (answer_of, rest) = match fixed[19] & ANSWER {
+        0 => (None, rest),
+        _ => {
+            let (token, rest) = rest.split_first_chunk()?;
+            (Some(Token::new(u64::from_le_bytes(*token))?), rest)
+        }
+    };
     let u32_at = |at: usize| u32::from_le_bytes(fixed[at..at + 4].try_into().unwrap());
     let u64_at = |at: usize| u64::from_le_bytes(fixed[at..at + 8].try_into().unwrap());
     let (scope_len, key_len) = (fixed[17] as usize, fixed[18] as usize);
@@ -224,6 +240,7 @@ fn decode_payload(link: &Link, chain: Chain, b: &[u8]) -> Option<Found> {
         interrupted: Reason::from_byte(fixed[20]).map(|reason| (reason, u64_at(64))),
         key: KeyRef::from_parts(scope, key).ok()?.owned(),
         checkpoint: (fixed[19] & CHECKPOINT != 0).then(|| checkpoint.into()),
+        answer_of,
         chain,
     })
 }

@@ -88,6 +88,8 @@ pub(crate) struct Entry<'a> {
     pub interrupted: Option<(Reason, u64)>,
     pub key: KeyRef<'a>,
     pub checkpoint: Option<&'a [u8]>,
+    /// The attempt whose failure left the answer that is kept, if it is an earlier one.
+    pub answer_of: Option<Token>,
 }
 
 /// An [`Entry`] that owns its bytes: what opening finds.
@@ -110,6 +112,8 @@ pub(crate) struct Found {
     pub interrupted: Option<(Reason, u64)>,
     pub key: OwnedKey,
     pub checkpoint: Option<Arc<[u8]>>,
+    /// The attempt whose failure left the answer that is kept, if it is an earlier one.
+    pub answer_of: Option<Token>,
     pub chain: Chain,
 }
 
@@ -117,6 +121,11 @@ impl Found {
     /// None of these has this token or a higher one.
     pub fn above_all(claims: &[Found]) -> u64 {
         claims.iter().map(|found| found.token.get() + 1).max().unwrap_or(0)
+    }
+
+    /// Under which token the log has the answer that is kept, if one is.
+    pub fn failed_as(&self) -> Token {
+        self.answer_of.unwrap_or(self.token)
     }
 
     /// Borrowed, to be written again.
@@ -135,6 +144,7 @@ impl Found {
             interrupted: self.interrupted,
             key: self.key.as_ref(),
             checkpoint: self.checkpoint.as_deref(),
+            answer_of: self.answer_of,
         }
     }
 }
@@ -184,7 +194,7 @@ impl Cells {
         let mut next = FIRST_CELL;
         let mut written = Vec::new();
         for found in claims {
-            let mut fixed = [0; format::FIXED_BYTES];
+            let mut fixed = [0; format::FIXED_BYTES_MAX];
             let payload = format::payload(&found.entry(), &mut fixed).0.concat();
             let pieces = payload.chunks(format::PAYLOAD_BYTES);
             let count = pieces.len() as u16;
@@ -320,7 +330,7 @@ impl Cells {
     /// `purpose`.
     pub fn write(&self, purpose: Purpose, entry: &Entry<'_>) -> Result<Option<Chain>, Poisoned> {
         self.poison.check_writer()?;
-        let mut fixed = [0; format::FIXED_BYTES];
+        let mut fixed = [0; format::FIXED_BYTES_MAX];
         let (payload, len) = format::payload(entry, &mut fixed);
         let pieces = len.div_ceil(format::PAYLOAD_BYTES);
         let Some(cells) = self.free.take(pieces, purpose) else {

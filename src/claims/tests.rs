@@ -40,6 +40,7 @@ fn entry<'a>(token: u64, version: u32, key: KeyRef<'a>, checkpoint: Option<&'a [
         interrupted: Some((Reason::Failed, 1234)),
         key,
         checkpoint,
+        answer_of: version.is_multiple_of(2).then(|| Token::new(token + 9).unwrap()),
     }
 }
 
@@ -56,6 +57,7 @@ fn matches(found: &Found, entry: &Entry<'_>) -> bool {
         && found.interrupted == entry.interrupted
         && found.key.as_ref() == entry.key
         && found.checkpoint.as_deref() == entry.checkpoint
+        && found.answer_of == entry.answer_of
 }
 
 #[test]

@@ -112,9 +112,9 @@ pub(super) async fn release_keeps_history<S: Subject>(bench: &Bench<'_, S>) {
     assert_eq!(bench.write(&second, ClaimOp::Release).await, Ok(()));
     assert_eq!(bench.is(&request).await, given_back);
     let seen = stuck(bench.begin(&request).await);
-    assert_eq!((seen.token, seen.attempts, seen.holder_gone), (second.token, 2, true));
+    assert_eq!((seen.token, seen.attempts, seen.holder_gone), (second.token, 1, true));
     let third = granted(bench.take_over(&request, seen.token).await.expect("take over"));
-    assert_eq!((third.ticket.attempt, third.after), (3, Some(Reason::GivenBack)));
+    assert_eq!((third.ticket.attempt, third.after), (2, Some(Reason::GivenBack)));
     // A checkpoint is history too.
     let (request, first) = bench.brought(By::Begin).await;
     assert_eq!(bench.write(&first, ClaimOp::Checkpoint(b"charged")).await, Ok(()));
@@ -122,6 +122,60 @@ pub(super) async fn release_keeps_history<S: Subject>(bench: &Bench<'_, S>) {
     assert_eq!(bench.is(&request).await, given_back);
     let seen = stuck(bench.begin(&request).await);
     assert_eq!(seen.checkpoint.as_deref(), Some(&b"charged"[..]));
+}
+
+/// However often it can't be told what became of an attempt, the next takeover is the second one.
+pub(super) async fn undone_takeovers<S: Subject>(bench: &Bench<'_, S>) {
+    let (request, first) = bench.brought(By::Begin).await;
+    assert_eq!(bench.write(&first, ClaimOp::Checkpoint(b"half")).await, Ok(()));
+    assert_eq!(bench.write(&first, ClaimOp::Fail(ANSWER)).await, Ok(()));
+    bench.abandon(&first, Abandon::Dropped).await;
+    for _ in 0..bench.facts.max_attempts + 3 {
+        let seen = stuck(bench.begin(&request).await);
+        assert_eq!((seen.reason, seen.attempts, seen.holder_gone), (Reason::Failed, 1, true));
+        assert_eq!(seen.answer.as_deref(), Some(ANSWER));
+        assert_eq!(seen.checkpoint.as_deref(), Some(&b"half"[..]));
+        let taken = granted(bench.take_over(&request, seen.token).await.expect("take over"));
+        assert_eq!((taken.ticket.attempt, taken.after), (2, Some(Reason::Failed)));
+        assert_eq!(bench.write(&taken.ticket, ClaimOp::Undo).await, Ok(()));
+    }
+    let seen = stuck(bench.begin(&request).await);
+    assert!(!seen.settle_after.is_zero());
+    // Once more, by who has done it already, changes nothing.
+    let taken = granted(bench.take_over(&request, seen.token).await.expect("take over")).ticket;
+    for _ in 0..2 {
+        assert_eq!(bench.write(&taken, ClaimOp::Undo).await, Ok(()));
+        let seen = stuck(bench.begin(&request).await);
+        assert_eq!((seen.reason, seen.attempts), (Reason::Failed, 1));
+    }
+    // Its own failure counts, and is what is left.
+    let taken = granted(bench.take_over(&request, taken.token).await.expect("take over")).ticket;
+    assert_eq!(bench.write(&taken, ClaimOp::Fail(b"502")).await, Ok(()));
+    assert_eq!(bench.write(&taken, ClaimOp::Undo).await, Ok(()));
+    let seen = stuck(bench.begin(&request).await);
+    assert_eq!((seen.reason, seen.attempts), (Reason::GivenBack, 2));
+    assert_eq!(seen.answer.as_deref(), Some(&b"502"[..]));
+    // What was no takeover is released.
+    let (request, first) = bench.brought(By::Begin).await;
+    assert_eq!(bench.write(&first, ClaimOp::Undo).await, Ok(()));
+    assert_eq!(bench.is(&request).await, Is::Absent);
+}
+
+pub(super) async fn nothing_happened<S: Subject>(bench: &Bench<'_, S>) {
+    let (request, first) = bench.brought(By::Begin).await;
+    assert_eq!(bench.write(&first, ClaimOp::Checkpoint(b"half")).await, Ok(()));
+    bench.abandon(&first, Abandon::Dropped).await;
+    let taken = granted(bench.take_over(&request, first.token).await.expect("take over"));
+    assert_eq!(bench.write(&taken.ticket, ClaimOp::NothingHappened).await, Ok(()));
+    assert_eq!(bench.is(&request).await, Is::InFlight);
+    assert_eq!(bench.write(&taken.ticket, ClaimOp::Release).await, Ok(()));
+    assert_eq!(bench.is(&request).await, Is::Absent);
+    // An attempt that is interrupted after it is the first one.
+    let (request, second) = bench.second_attempt().await;
+    assert_eq!(bench.write(&second, ClaimOp::NothingHappened).await, Ok(()));
+    bench.abandon(&second, Abandon::Dropped).await;
+    let seen = stuck(bench.begin(&request).await);
+    assert_eq!((seen.attempts, seen.checkpoint), (1, None));
 }
 
 pub(super) async fn renew_and_checkpoint<S: Subject>(bench: &Bench<'_, S>) {
@@ -144,11 +198,13 @@ pub(super) async fn ensure_durable<S: Subject>(bench: &Bench<'_, S>) {
     row(bench, ClaimOp::EnsureDurable, |by| unless_decided(by, (Ok(()), by.state()))).await;
 }
 
-fn ops<'a>() -> [ClaimOp<'a>; 6] {
+fn ops<'a>() -> [ClaimOp<'a>; 8] {
     [
         super::words::complete(RESPONSE),
         ClaimOp::Fail(ANSWER),
         ClaimOp::Release,
+        ClaimOp::Undo,
+        ClaimOp::NothingHappened,
         ClaimOp::Renew,
         ClaimOp::Checkpoint(b"half"),
         ClaimOp::EnsureDurable,
@@ -222,7 +278,8 @@ pub(super) async fn undelivered<S: Subject>(bench: &Bench<'_, S>) {
     assert_eq!(bench.is(&request).await, Is::Absent);
     let (request, second) = bench.second_attempt().await;
     bench.abandon(&second, Abandon::Undelivered).await;
-    assert_eq!(bench.is(&request).await, Is::Interrupted(Reason::GivenBack));
+    assert_eq!(bench.is(&request).await, Is::Interrupted(Reason::Dropped));
+    assert_eq!(stuck(bench.begin(&request).await).attempts, 1);
     let (request, ticket) = bench.brought(By::Completing).await;
     bench.abandon(&ticket, Abandon::Undelivered).await;
     assert_eq!(bench.is(&request).await, Is::Completed);

@@ -153,6 +153,8 @@ pub async fn run<S: Subject>(subject: &S) -> Vec<&'static str> {
         "fail keeps its answer until it goes on": holders::fail_keeps_answer,
         "release of a first attempt": holders::release,
         "release keeps a history": holders::release_keeps_history,
+        "undoing a takeover that learned nothing": holders::undone_takeovers,
+        "nothing happened before": holders::nothing_happened,
         "renew and checkpoint": holders::renew_and_checkpoint,
         "ensure durable": holders::ensure_durable,
         "another token": holders::another_token,

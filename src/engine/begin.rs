@@ -7,7 +7,7 @@ use crate::{
     engine::replay::Lookup,
     engine::{Blocked, CLAIMS, Engine, Step, StepResult, Wait},
     error::{BeginError, Full},
-    index::{HeldTerms, Shard, Undecided},
+    index::{Before, HeldTerms, Shard, Undecided},
     limits::LEASE_MAX_MS,
     observe::Timed,
     options::check_retention,
@@ -220,6 +220,7 @@ impl Engine {
                     attempts: held.attempt,
                     checkpoint: undecided.checkpoint.clone(),
                     answer: undecided.answer.as_ref().map(|answer| answer.bytes.clone()),
+                    settle_after: Duration::from_millis(undecided.unsure.rest_ms(now)),
                 })
             }
         };
@@ -255,6 +256,9 @@ impl Engine {
             earlier: false,
             checkpoint: None,
             answer: None,
+            before: None,
+            unsure: Default::default(),
+            exhausted: false,
             waiters: Default::default(),
             timer: None,
         };
@@ -293,6 +297,11 @@ impl Engine {
         let bytes = Self::claim_bytes(undecided.terms.reserve);
         let (old, attempts) = (undecided.held.clone(), self.config.max_attempts);
         if old.attempt >= attempts {
+            let undecided = shard.undecided.get_mut(at).expect("found above");
+            if !std::mem::replace(&mut undecided.exhausted, true) {
+                let (hash, key) = (begin.hash, begin.request.key.as_ref());
+                self.alarm(Count::Exhausted, hash, key, Some(old.token));
+            }
             return Err(BeginError::AttemptsExhausted { attempts: old.attempt }.into());
         }
         let token = self.reserve(begin, bytes)?;
@@ -305,18 +314,21 @@ impl Engine {
         if begin.request.terms.keep_alive {
             held.renew(held.lease_ms.max(self.config.execution_ms), now);
         }
-        let crate::claim::Phase::Interrupted { reason, .. } = old.phase_at(now) else {
+        let phase = old.phase_at(now);
+        let crate::claim::Phase::Interrupted { reason, .. } = phase else {
             unreachable!("interrupted: seen above")
         };
         let undecided = shard.undecided.get_mut(at).expect("found above");
         let before = std::mem::replace(&mut undecided.held, held);
         let version = std::mem::replace(&mut undecided.version, 1);
         let adopted = std::mem::replace(&mut undecided.adopted, false);
+        // The next attempt starts without it, on the disk too.
+        let answer = undecided.answer.take();
         let chain = match self.write_cells(undecided) {
             Ok(Some(chain)) => chain,
             refused => {
                 (undecided.held, undecided.version) = (before, version);
-                undecided.adopted = adopted;
+                (undecided.adopted, undecided.answer) = (adopted, answer);
                 self.log.shared.space.adjust(bytes as i64);
                 refused.map_err(BeginError::from)?;
                 self.count(begin.hash, Count::RefusedFull);
@@ -324,7 +336,8 @@ impl Engine {
             }
         };
         self.cells.replace(&mut undecided.chain, chain);
-        undecided.answer = None;
+        let attempt = before.attempt;
+        undecided.before = Some(Box::new(Before { phase, attempt, answer }));
         let ticket = Self::ticket(undecided);
         let checkpoint = undecided.checkpoint.clone();
         wakes.add(undecided.waiters.take());
@@ -423,6 +436,7 @@ impl Engine {
                 interrupted,
                 key: undecided.key.as_ref(),
                 checkpoint: undecided.checkpoint.as_deref(),
+                answer_of: undecided.answer_of(),
             },
         )
     }

@@ -2,22 +2,20 @@
 
 use crate::{
     broken::{self, Broken},
-    claim::{Phase, Released},
-    engine::outlived,
+    claim::Released,
     engine::replay::Lookup,
     engine::{Blocked, CLAIMS, Engine, Step, StepResult, Wait},
     error::{ClaimError, Full},
-    index::{Answer, Ended, Shard, Undecided},
+    index::{Answer, Before, Ended, Shard, Undecided},
     limits::HEAD_BYTES_MAX,
     location::Location,
     log::{Appended, Busy, Draft, Encoded, Frame, Kind, Listing, MAIN_CLASS, class_of},
     options::check_retention,
     record::Reason,
-    spi::{Abandon, Completion, Ticket},
+    spi::{Completion, Ticket},
     stats::Count,
     sync::thread_local,
     sync::wait::WakeList,
-    token::Token,
 };
 use std::{cell::RefCell, sync::atomic::Ordering};
 
@@ -173,7 +171,7 @@ impl Engine {
         let syncs = self.config.syncs_completions();
         if broken::is(Broken::ClearBeforeDurable) {
             let _ = self.cells.clear(&done.chain);
-        } else if syncs || done.history || self.cells.is_durable(&done.chain) {
+        } else if syncs || done.chain.replaced_at > 0 || self.cells.is_durable(&done.chain) {
             self.cells.clear_after(class, end, done.chain);
             // The group that covered it may have ended before the chain was queued.
             if self.log.is_durable(appended.location) {
@@ -352,8 +350,10 @@ impl Engine {
             let undecided = shard.attempt(at as u32, ticket.token).expect("found above");
             let epoch = self.log.epoch(appended.location.slot());
             let location = Some((appended.location, epoch));
-            undecided.answer = Some(Answer { bytes: answer.into(), location });
+            let token = ticket.token;
+            undecided.answer = Some(Answer { token, bytes: answer.into(), location });
             undecided.held.interrupt(Reason::Failed, now);
+            undecided.attempt_counts();
             let waiters = undecided.waiters.take();
             if self.config.syncs_completions() {
                 let group = &self.log.appender(appended.class).group;
@@ -399,7 +399,13 @@ impl Engine {
         if shard.attempt(at as u32, ticket.token).is_none() {
             return self.not_held(&mut shard, ticket);
         }
-        self.undo(&mut shard, &mut wakes, at as u32, true)?;
+        let undecided = shard.attempt(at as u32, ticket.token).expect("found above");
+        if !undecided.held.history
+            && let Some(position) = self.unsettled(undecided)
+        {
+            return Err(Blocked::Wait(Wait::Durable { group: CLAIMS, position }));
+        }
+        self.give_back(&mut shard, &mut wakes, at as u32, true)?;
         self.count(hash, Count::Released);
         self.claims_written();
         let wait = self
@@ -409,8 +415,70 @@ impl Engine {
         Ok(Step { value: (), wait })
     }
 
-    /// Undoes an attempt, not the key's history.
-    fn undo(
+    /// One try of undoing a takeover that has learned nothing.
+    pub fn undo(&self, ticket: &Ticket) -> StepResult<(), ClaimError> {
+        let [hash, at] = ticket.note;
+        let mut wakes = WakeList::default();
+        let mut shard = self.index.shard(hash);
+        self.check_claim()?;
+        if shard.attempt(at as u32, ticket.token).is_none() {
+            return self.not_held(&mut shard, ticket);
+        }
+        if !self.undo_takeover(&mut shard, &mut wakes, at as u32)? {
+            let undecided = shard.attempt(at as u32, ticket.token).expect("found above");
+            let has_ended = !undecided.held.holder_lives;
+            drop(shard);
+            return if has_ended { Ok(Step::now(())) } else { self.release(ticket) };
+        }
+        let wait = self.config.syncs_claims().then(|| self.claims_durable());
+        Ok(Step { value: (), wait })
+    }
+
+    /// Makes a key again what the takeover by its present attempt has found. `false`: it was not
+    /// taken over, or it is known already that this attempt counts.
+    pub fn undo_takeover(
+        &self,
+        shard: &mut Shard,
+        wakes: &mut WakeList,
+        at: u32,
+    ) -> Result<bool, ClaimError> {
+        let now = self.now();
+        let undecided = shard.undecided.get_mut(at).expect("the caller has found it");
+        let Some(before) = undecided.before.take() else { return Ok(false) };
+        self.handle_gives_up(undecided);
+        let Before { phase, attempt, answer } = *before;
+        undecided.held.undo(attempt, phase);
+        undecided.answer = answer;
+        undecided.unsure.again(now);
+        wakes.add(undecided.waiters.take());
+        self.count(undecided.hash, Count::Undone);
+        let written = self.replace_cells(undecided);
+        self.rearm(shard, at, now);
+        self.claims_written();
+        written.map(|()| true)
+    }
+
+    /// The handle of an undecided key will not use its promise.
+    fn handle_gives_up(&self, undecided: &mut Undecided) {
+        if std::mem::replace(&mut undecided.held.holder_lives, false) {
+            self.log.shared.space.adjust(Self::promise_of(undecided) as i64);
+            self.handle_ended(undecided.hash);
+        }
+    }
+
+    /// Writes the next version of an undecided key. Without a free cell, or a further
+    /// version, the one before stays, which a crash makes interrupted as well.
+    fn replace_cells(&self, undecided: &mut Undecided) -> Result<(), ClaimError> {
+        if undecided.next_version()
+            && let Some(chain) = self.write_cells(undecided)?
+        {
+            self.cells.replace(&mut undecided.chain, chain);
+        }
+        Ok(())
+    }
+
+    /// Undoes an attempt that did nothing, not the key's history.
+    pub fn give_back(
         &self,
         shard: &mut Shard,
         wakes: &mut WakeList,
@@ -419,24 +487,20 @@ impl Engine {
     ) -> Result<(), ClaimError> {
         let now = self.now();
         let undecided = shard.undecided.get_mut(at).expect("the caller has found it");
-        if std::mem::replace(&mut undecided.held.holder_lives, false) {
-            self.log.shared.space.adjust(Self::promise_of(undecided) as i64);
-            self.handle_ended(undecided.hash);
-        }
+        self.handle_gives_up(undecided);
         match undecided.held.release(now) {
             Released::Absent => {
                 let gone = shard.decide(at).expect("found above");
                 self.forgotten(gone, wakes);
             }
             Released::Interrupted => {
+                // It doesn't count.
+                if let Some(before) = undecided.before.take() {
+                    undecided.held.attempt = before.attempt;
+                }
                 wakes.add(undecided.waiters.take());
                 if write {
-                    // Without a free cell the old version stays: interrupted as well.
-                    if undecided.next_version()
-                        && let Some(chain) = self.write_cells(undecided)?
-                    {
-                        self.cells.replace(&mut undecided.chain, chain);
-                    }
+                    self.replace_cells(undecided)?;
                 }
                 self.rearm(shard, at, now);
             }
@@ -447,127 +511,14 @@ impl Engine {
     /// What the claims file must be durable up to before a key is forgotten: else a loss of power
     /// could take the present version of its claim and leave one that it has replaced.
     pub fn unsettled(&self, undecided: &Undecided) -> Option<u64> {
-        let first = undecided.version == 1 && (undecided.held.attempt == 1 || undecided.adopted);
-        let forgets_at_once = first || broken::is(Broken::ForgetUnsettled);
-        self.cells.until_settled(&undecided.chain).filter(|_| !forgets_at_once)
+        let position = self.cells.until_settled(&undecided.chain)?;
+        (!broken::is(Broken::ForgetUnsettled)).then_some(position)
     }
 
     /// An undecided key is absent now: its cells are free, those who wait begin again.
     pub fn forgotten(&self, gone: Ended, wakes: &mut WakeList) {
         let _ = self.cells.clear(&gone.chain);
         wakes.add(gone.waiters);
-    }
-
-    /// A handle is gone without a decision. Never waits for the disk.
-    pub fn abandon(&self, ticket: &Ticket, how: Abandon) {
-        if self.check_process().is_err() {
-            // The claim is the parent's, and so may be the locks.
-            return;
-        }
-        self.abandon_here(ticket, how);
-        if self.closed.load(Ordering::SeqCst) {
-            // Closing has noted it as left, or comes to this shard later and finds it gone.
-            outlived::ended(self.id, ticket.token, how);
-        }
-    }
-
-    fn abandon_here(&self, ticket: &Ticket, how: Abandon) {
-        let [hash, at] = ticket.note;
-        let mut wakes = WakeList::default();
-        let mut shard = self.index.shard(hash);
-        let now = self.now();
-        let Some(undecided) = shard.attempt(at as u32, ticket.token) else {
-            self.orphan_ended(&mut shard, hash, ticket.token);
-            return;
-        };
-        if !undecided.held.holder_lives {
-            return;
-        }
-        // A closed store's files may be somebody else's by now.
-        if how == Abandon::Undelivered && !self.closed.load(Ordering::Acquire) {
-            let _ = self.undo(&mut shard, &mut wakes, at as u32, false);
-            return;
-        }
-        let reason = reason_of(how);
-        if matches!(undecided.held.phase_at(now), Phase::InFlight { .. }) {
-            self.count(hash, Count::Abandoned);
-        }
-        undecided.held.abandon(reason, now);
-        wakes.add(undecided.waiters.take());
-        let bytes = Self::promise_of(undecided);
-        self.log.shared.space.adjust(bytes as i64);
-        self.handle_ended(hash);
-        self.rearm(&mut shard, at as u32, now);
-    }
-
-    /// A handle that an earlier opening of this store gave out is gone: now its key is abandoned.
-    pub fn earlier_ended(&self, number: u64, token: Token, how: Abandon) {
-        let mut wakes = WakeList::default();
-        let mut shard = self.index.shard(number);
-        let now = self.now();
-        let found = shard.undecided.iter().find(|(_, u)| u.earlier && u.held.token == token);
-        let Some((at, hash)) = found.map(|(at, undecided)| (at, undecided.hash)) else {
-            self.orphan_ended(&mut shard, number, token);
-            return;
-        };
-        let undecided = shard.undecided.get_mut(at).expect("found under this lock");
-        if !std::mem::replace(&mut undecided.held.holder_lives, false) {
-            return;
-        }
-        // That it had crashed was a guess, made when the store was opened.
-        if let Phase::Interrupted { reason: reason @ Reason::Crashed, .. } =
-            &mut undecided.held.phase
-        {
-            *reason = reason_of(how);
-        }
-        self.count(hash, Count::Abandoned);
-        wakes.add(undecided.waiters.take());
-        self.handle_ended(hash);
-        self.rearm(&mut shard, at, now);
-    }
-
-    /// A handle whose key was decided, or taken over, before it ended.
-    fn orphan_ended(&self, shard: &mut Shard, hash: u64, token: Token) {
-        if let Some(bytes) = shard.orphans.take(token) {
-            self.log.shared.space.adjust(bytes as i64);
-            self.handle_ended(hash);
-        }
-    }
-
-    /// Those whose handles this opening has given out and that live now, when it is closed. Their
-    /// calls are late from then on.
-    pub fn leave_handles(&self) {
-        for (number, shard) in (0..).zip(self.index.shards()) {
-            let undecided = shard.undecided.iter().map(|(_, undecided)| undecided);
-            let own = undecided.filter(|u| u.held.holder_lives && !u.earlier);
-            let own = own.map(|undecided| undecided.held.token);
-            outlived::add(self.id, number, own.chain(shard.orphans.own()));
-        }
-    }
-
-    /// A holder calls after its store has been closed: what it has done is not recorded, and
-    /// somebody may do it again.
-    pub fn late(&self, ticket: &Ticket) {
-        outlived::tellers(self, ticket.token, |engine| {
-            let (hash, token) = (ticket.note[0], Some(ticket.token));
-            engine.alarm(Count::Late, hash, ticket.key.as_ref(), token);
-        });
-    }
-
-    /// Bytes that are promised to the handle of an undecided key.
-    pub fn promise_of(undecided: &Undecided) -> u64 {
-        match undecided.earlier {
-            true => 0,
-            false => Self::claim_bytes(undecided.terms.reserve),
-        }
-    }
-
-    /// One handle less. Its notification may run a waiter's code, which takes no shard's lock.
-    pub fn handle_ended(&self, hash: u64) {
-        self.holders.ended(hash);
-        if self.draining.load(Ordering::SeqCst) {
-            self.handle_gone.notify();
-        }
     }
 
     /// A response must fit what its claim has been promised, and what the store has sizes for: a
@@ -584,12 +535,5 @@ impl Engine {
             return Err(ClaimError::ResponseTooLarge { len, limit });
         }
         Ok(())
-    }
-}
-
-fn reason_of(how: Abandon) -> Reason {
-    match how {
-        Abandon::Panicked => Reason::Panicked,
-        Abandon::Dropped | Abandon::Undelivered => Reason::Dropped,
     }
 }

@@ -39,8 +39,7 @@ impl Engine {
         };
         let before = (undecided.checkpoint.clone(), undecided.held.clone(), undecided.version);
         if !undecided.next_version() {
-            let what = format!("a claim has at most {COUNT_MAX} versions, and this was the last");
-            return Err(ClaimError::Unavailable { what }.into());
+            return Err(no_version_left().into());
         }
         undecided.checkpoint = Some(bytes.into());
         undecided.held.history = true;
@@ -50,6 +49,36 @@ impl Engine {
             return Err(ClaimError::StoreFull(Full::Claims).into());
         };
         undecided.answer = None;
+        self.cells.replace(&mut undecided.chain, chain);
+        self.rearm(&mut shard, at as u32, now);
+        drop(shard);
+        self.claims_written();
+        let wait = self.config.syncs_completions().then(|| self.claims_durable());
+        Ok(Step { value: (), wait })
+    }
+
+    /// No attempt before this one had an effect: its key has no history any more.
+    pub fn nothing_happened(&self, ticket: &Ticket) -> StepResult<(), ClaimError> {
+        let [hash, at] = ticket.note;
+        let mut shard = self.index.shard(hash);
+        let now = self.now();
+        self.check_claim()?;
+        let Some(undecided) = shard.attempt(at as u32, ticket.token) else {
+            return self.not_held(&mut shard, ticket);
+        };
+        let before = (undecided.checkpoint.clone(), undecided.held.clone(), undecided.version);
+        if !undecided.next_version() {
+            return Err(no_version_left().into());
+        }
+        undecided.checkpoint = None;
+        undecided.held.clear_history();
+        undecided.held.renew(undecided.held.lease_ms, now);
+        let Some(chain) = self.write_cells(undecided).map_err(ClaimError::from)? else {
+            (undecided.checkpoint, undecided.held, undecided.version) = before;
+            return Err(ClaimError::StoreFull(Full::Claims).into());
+        };
+        undecided.answer = None;
+        undecided.attempt_counts();
         self.cells.replace(&mut undecided.chain, chain);
         self.rearm(&mut shard, at as u32, now);
         drop(shard);
@@ -73,4 +102,9 @@ impl Engine {
     pub fn claims_durable(&self) -> Wait {
         Wait::Durable { group: CLAIMS, position: self.cells.position() }
     }
+}
+
+fn no_version_left() -> ClaimError {
+    let what = format!("a claim has at most {COUNT_MAX} versions, and this was the last");
+    ClaimError::Unavailable { what }
 }

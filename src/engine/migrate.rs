@@ -166,6 +166,9 @@ impl Engine {
             earlier: false,
             checkpoint: stray.checkpoint.clone(),
             answer: None,
+            before: None,
+            unsure: Default::default(),
+            exhausted: false,
             waiters: Default::default(),
             timer: None,
         };

@@ -17,6 +17,7 @@
 //! the lock of the key's shard. An append never waits; when something is lacking the lock is let
 //! go, the lack is waited for, and the step is tried anew from its fence check.
 
+pub(crate) mod abandon;
 pub(crate) mod begin;
 pub(crate) mod complete;
 pub(crate) mod driver;

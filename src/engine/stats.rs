@@ -58,6 +58,8 @@ impl Engine {
             failed: count(Count::Failed),
             released: count(Count::Released),
             fenced: count(Count::Fenced),
+            undone: count(Count::Undone),
+            exhausted: count(Count::Exhausted),
             late_calls: count(Count::Late),
             abandoned: count(Count::Abandoned),
             leases_passed: count(Count::LeasePassed),

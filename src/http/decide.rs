@@ -182,6 +182,7 @@ impl<S: IdempotencyStore> Core<S> {
     fn may_take_over(&self, stuck: &Interrupted<AsyncStore<S>>) -> bool {
         !matches!(self.config.interrupted, OnInterrupted::Refuse)
             && (stuck.holder_gone() || self.config.silent_holders)
+            && stuck.settle_after().is_zero()
             && !self.shared.running.is_draining()
     }
 
@@ -192,7 +193,7 @@ impl<S: IdempotencyStore> Core<S> {
         let may_change =
             !stuck.holder_gone() || !matches!(self.config.interrupted, OnInterrupted::Refuse);
         let trouble = match may_change {
-            true => trouble.after(with_jitter(STORE_BACK)),
+            true => trouble.after(with_jitter(STORE_BACK.max(stuck.settle_after()))),
             false => trouble,
         };
         or_left(stuck.answer().cloned(), trouble)
@@ -216,7 +217,7 @@ fn stopping() -> ProblemResponse {
     Problem::Unavailable.because(why).after(with_jitter(STORE_BACK))
 }
 
-fn refused(error: &BeginError) -> ProblemResponse {
+pub(super) fn refused(error: &BeginError) -> ProblemResponse {
     tracing::error!(%error, "an idempotency key could not be claimed; nothing was executed");
     let why = "the idempotency store refused the request; it was not executed";
     match error.retry() {

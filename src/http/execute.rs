@@ -4,7 +4,7 @@ use super::{
     attempt::Attempt,
     body::{Read, RequestBody, ResponseBody, read},
     config::Core,
-    decide::Asked,
+    decide::{Asked, refused},
     interrupted::{OnInterrupted, Settlement},
     keep::Head,
     problem::{Problem, with_jitter},
@@ -17,7 +17,7 @@ use crate::{
     key::OwnedKey,
     spi::{Completion, IdempotencyStore},
     store::async_store::AsyncStore,
-    store::claim::Claim,
+    store::claim::{Claim, held_anyway},
 };
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -51,19 +51,26 @@ where
     // Dropped last, when everything is recorded.
     let _run = run;
     let Asked { key, mut parts, data, trailers, held } = asked;
-    let attempt = Attempt::of(&claim);
+    let mut attempt = Attempt::of(&claim);
     if claim.after().is_some()
         && let OnInterrupted::Settle(settle) = &core.config.interrupted
     {
         let request = Request::from_parts(parts.clone(), data.clone());
+        claim.settling = true;
         // What is rare is in a box here and below, so that the future of all others is small.
         match settle(attempt.clone(), request).await {
             Settlement::Happened(answer) => {
                 return Ok(Box::pin(core.settled(key, claim, answer)).await);
             }
-            Settlement::NothingHappened => {}
+            Settlement::NothingHappened => {
+                if let Err(error) = held_anyway(claim.nothing_happened().await) {
+                    return Ok(core.say(refused(&error)));
+                }
+                attempt = Attempt::of(&claim);
+            }
             Settlement::Unknown => return Ok(Box::pin(core.unsettled(key, claim, left)).await),
         }
+        claim.settling = false;
     }
     let head_request = parts.method == Method::HEAD;
     if let Err(error) = poll_fn(|context| inner.poll_ready(context)).await {
@@ -145,22 +152,16 @@ impl<S: IdempotencyStore> Core<S> {
     async fn unsettled<R: Body<Data = Bytes>>(
         &self,
         key: OwnedKey,
-        mut claim: Claim<AsyncStore<S>>,
+        claim: Claim<AsyncStore<S>>,
         left: Option<Arc<[u8]>>,
     ) -> Response<ResponseBody<R>> {
         let why = "it can't be told yet whether an earlier attempt took effect";
         let trouble = Problem::Interrupted.because(why).after(with_jitter(Duration::from_secs(5)));
+        // What was left stays with the key.
+        let _ = claim.undo().await;
         match left {
-            // What was left stays with the key.
-            Some(answer) => {
-                let _ = claim.fail(&answer).await;
-                drop(claim);
-                self.replay_left(&key, answer, trouble).await
-            }
-            None => {
-                let _ = claim.release().await;
-                self.say(trouble)
-            }
+            Some(answer) => self.replay_left(&key, answer, trouble).await,
+            None => self.say(trouble),
         }
     }
 

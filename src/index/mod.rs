@@ -7,7 +7,7 @@ mod undecided;
 pub(crate) use entry::Entry;
 use entry::Tag;
 pub(crate) use shard::Shard;
-pub(crate) use undecided::{Answer, Ended, Forgetting, HeldTerms, Undecided};
+pub(crate) use undecided::{Answer, Before, Ended, Forgetting, HeldTerms, Undecided};
 
 use crate::{
     key::KeyRef,

@@ -1,7 +1,12 @@
 //! What a shard knows of a key that is held or interrupted.
 
 use crate::{
-    claim::Held, claims::Chain, key::OwnedKey, limits::COUNT_MAX, location::Location, token::Token,
+    claim::{Held, Phase},
+    claims::Chain,
+    key::OwnedKey,
+    limits::{COUNT_MAX, settle_delay_ms},
+    location::Location,
+    token::Token,
     wheel::TimerId,
 };
 use std::{sync::Arc, task::Waker};
@@ -16,7 +21,7 @@ pub(crate) struct Undecided {
     /// Where it stands in the claims file, and as which version.
     pub chain: Chain,
     pub version: u32,
-    /// This attempt was another store's: its first version here has replaced nothing.
+    /// This attempt was another store's: its first version here is no takeover in this file.
     pub adopted: bool,
     /// Its handle was given out by an earlier opening in this process: that one lives, but can
     /// write nothing here, and no space is promised to it.
@@ -24,6 +29,11 @@ pub(crate) struct Undecided {
     pub checkpoint: Option<Arc<[u8]>>,
     /// The answer that a failed holder left.
     pub answer: Option<Answer>,
+    /// What the takeover by the present attempt found, until it is known that this attempt counts.
+    pub before: Option<Box<Before>>,
+    pub unsure: Unsure,
+    /// It has been told that no attempts are left.
+    pub exhausted: bool,
     pub waiters: Waiters,
     pub timer: Option<TimerId>,
 }
@@ -35,6 +45,17 @@ impl Undecided {
         self.version += u32::from(more);
         more
     }
+
+    /// The present attempt may have had an effect: it is not undone any more.
+    pub fn attempt_counts(&mut self) {
+        (self.before, self.unsure) = (None, Unsure::default());
+    }
+
+    /// The earlier attempt whose answer is kept, for the claims file: the log has it under that
+    /// one's token.
+    pub fn answer_of(&self) -> Option<Token> {
+        self.answer.as_ref().map(|answer| answer.token).filter(|token| *token != self.held.token)
+    }
 }
 
 /// What is left of a key that has been decided: its place is another's already.
@@ -42,13 +63,42 @@ impl Undecided {
 pub(crate) struct Ended {
     pub hash: u64,
     pub chain: Chain,
-    pub history: bool,
     pub waiters: Vec<Waker>,
+}
+
+/// An interrupted key as a takeover found it.
+#[derive(Clone, Debug)]
+pub(crate) struct Before {
+    pub phase: Phase,
+    pub attempt: u32,
+    pub answer: Option<Answer>,
+}
+
+/// Takeovers that learned nothing, one after the other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Unsure {
+    pub times: u32,
+    /// The last one.
+    pub at: u64,
+}
+
+impl Unsure {
+    pub fn again(&mut self, now: u64) {
+        *self = Unsure { times: self.times.saturating_add(1), at: now };
+    }
+
+    /// For how long it had better not be tried again.
+    pub fn rest_ms(&self, now: u64) -> u64 {
+        let delay = settle_delay_ms(self.times);
+        self.at.saturating_add(delay).saturating_sub(now).min(delay)
+    }
 }
 
 /// What a failed holder left.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
+    /// Whose it is.
+    pub token: Token,
     pub bytes: Arc<[u8]>,
     /// Where it stands in the log, in which epoch of its segment; `None` if that was in an earlier
     /// life, so that it is durable.
@@ -139,7 +189,6 @@ impl Slab {
         let ended = Ended {
             hash: undecided.hash,
             chain: std::mem::take(&mut undecided.chain),
-            history: undecided.held.history,
             waiters: undecided.waiters.take(),
         };
         let timer = undecided.timer;

@@ -67,7 +67,7 @@ impl Inspection {
     pub(super) fn decide(&mut self, claims: Vec<Found>) {
         let hash = |found: &Found| self.hasher.hash(found.key.as_ref());
         let claimed: HashSet<u64> = claims.iter().map(hash).collect();
-        let tokens: HashSet<u64> = claims.iter().map(|found| found.token.get()).collect();
+        let tokens: HashSet<u64> = claims.iter().map(|found| found.failed_as().get()).collect();
         let mut tombstones = Vec::new();
         let mut failures = Vec::new();
         for segment in &self.segments {
@@ -191,7 +191,7 @@ impl Inspection {
                 continue;
             }
             self.hide_outlived(&found);
-            let answer = failures.remove(&found.token.get());
+            let answer = failures.remove(&found.failed_as().get());
             undecided.push(Undecided { found, answer });
         }
         undecided.sort_by_key(|undecided| undecided.found.token);

@@ -45,8 +45,10 @@ pub(crate) fn counted(hash: u64, count: Count) {
         Count::RefusedFull => event!(debug, %key, "claim refused, the store is full"),
         // Said by `recycled`.
         Count::Recycled => {}
+        Count::Undone => event!(debug, %key, "takeover undone, nothing was learned"),
         // Said by `alarm`.
         Count::Mismatched
+        | Count::Exhausted
         | Count::Fenced
         | Count::Late
         | Count::InterruptedExpired
@@ -64,6 +66,10 @@ pub(crate) fn alarm(count: Count, hash: u64, token: Option<Token>) {
         Count::Fenced => event!(
             error, %key, token,
             "a holder was fenced: the operation may have taken effect twice"
+        ),
+        Count::Exhausted => event!(
+            error, %key, token,
+            "all attempts at a key were interrupted: only an operator can go on"
         ),
         Count::Late => event!(
             error, %key, token,

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::BeginError,
-    spi::{Abandon, Found, Request, Running},
+    spi::{Abandon, Found, Interruption, Request, Running},
     store::sharded::slot_of,
     token::Token,
 };
@@ -106,15 +106,17 @@ impl Inner {
     fn answer(
         self: &Arc<Self>,
         request: &Request,
-        found: Found,
+        mut found: Found,
         seen: Option<Token>,
     ) -> Result<Found, BeginError> {
-        match &found {
+        match &mut found {
             Found::Interrupted(stuck)
                 if seen == Some(stuck.token) && stuck.attempts >= self.options.max_attempts =>
             {
+                exhausted(stuck);
                 return Err(BeginError::AttemptsExhausted { attempts: stuck.attempts });
             }
+            Found::Interrupted(stuck) => stuck.settle_after = self.unsure.rest(&request.key),
             Found::Granted(grant) if request.terms.keep_alive => self.keep_alive(&grant.ticket),
             _ => {}
         }
@@ -162,6 +164,15 @@ impl Inner {
         let row = self.look(tries, request.key.as_ref()).await?;
         Ok(row.and_then(|row| row.found(request, owner)).unwrap_or_else(hidden))
     }
+}
+
+/// Only an operator can go on.
+pub(super) fn exhausted(stuck: &Interruption) {
+    tracing::error!(
+        token = stuck.token.get(),
+        attempts = stuck.attempts,
+        "all attempts at a key were interrupted: only an operator can go on"
+    );
 }
 
 /// In flight, in a transaction that can't be read from outside.

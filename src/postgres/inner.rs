@@ -12,6 +12,7 @@ use super::{
     statements::Statements,
     tries::Backoff,
     trouble::DbError,
+    unsure::Unsure,
 };
 use crate::{
     error::BeginError,
@@ -41,6 +42,7 @@ pub(super) struct Inner {
     pub runtime: Handle,
     pub changes: Changes,
     pub kept: KeptAlive,
+    pub unsure: Unsure,
     /// The session that shows that this store is alive.
     pub standing: Option<Standing>,
     closed: AtomicBool,
@@ -74,6 +76,7 @@ impl Inner {
             runtime: Handle::current(),
             changes: Changes::default(),
             kept: KeptAlive::default(),
+            unsure: Unsure::default(),
             closed: AtomicBool::new(false),
             ending: AtomicU64::new(0),
             ended: Notify::new(),

@@ -70,6 +70,7 @@ mod transaction;
 mod transactions;
 mod tries;
 mod trouble;
+mod unsure;
 mod write;
 
 pub use operator::Page;

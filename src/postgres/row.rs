@@ -221,6 +221,7 @@ impl Row {
                 attempts: u32::try_from(self.attempt).unwrap_or(0),
                 checkpoint: self.checkpoint.map(Arc::from),
                 answer: self.response.map(Arc::from),
+                settle_after: Duration::ZERO,
             }),
         })
     }

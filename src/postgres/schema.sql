@@ -21,7 +21,8 @@ CREATE TABLE onlyonce (
     lease_until bigint NOT NULL,
     -- When it was interrupted or completed.
     ended_at bigint NOT NULL DEFAULT 0,
-    -- The response is replayed until then.
+    -- The response is replayed until then. Of a key in flight that was taken over: when it had
+    -- been interrupted.
     replay_until bigint NOT NULL DEFAULT 0,
     -- From then on the key is absent, whether or not the row is still there. In no index, so that
     -- no call but the first claim has to touch one.
@@ -44,6 +45,7 @@ CREATE TABLE onlyonce (
     -- Taken over, or checkpointed, at least once: a release no longer frees the key.
     history boolean NOT NULL DEFAULT false,
     checkpoint bytea,
+    -- Of a key in flight that was taken over: the answer that its failed holder had left.
     head bytea,
     -- Of a completed key the response (NULL: done, not retained), of a failed one its answer.
     response bytea,

@@ -38,6 +38,10 @@ pub(super) struct Statements {
     pub fail: String,
     /// Scope, key, token, owner.
     pub release: String,
+    /// Scope, key, token, owner: what was taken over is as it was; what was not is released.
+    pub undo: String,
+    /// Scope, key, token, owner, lease (ms): no attempt before this one had an effect.
+    pub first: String,
     /// Scope, key, token, owner, checkpoint (NULL: renew), lease (ms).
     pub renew: String,
     /// Scope, key, token, owner, reason.
@@ -144,7 +148,8 @@ impl Statements {
                      session = {session}, started_at = {now}, \
                      lease_until = {now} + lease_ms, expires_at = {now} + lease_ms + keep_ms, \
                      after = CASE state WHEN 2 THEN reason ELSE 4 END, \
-                     state = 1, reason = NULL, response = NULL \
+                     replay_until = CASE state WHEN 2 THEN ended_at ELSE lease_until END, \
+                     state = 1, reason = NULL, head = response, response = NULL \
                  WHERE scope = $1 AND key = $2 AND token = $5 AND fingerprint = $4 \
                      AND (expires_at > {now} OR {life} = 1) AND attempt < $6 \
                      AND (state = 2 OR (state = 1 AND lease_until <= {now})) \
@@ -160,13 +165,35 @@ impl Statements {
                      checkpoint = NULL, reason = NULL, holder = false {ours}"
             ),
             fail: format!(
-                "{held} state = 2, reason = 6, response = $5, ended_at = {now}, \
+                "{held} state = 2, reason = 6, response = $5, after = NULL, head = NULL, \
+                     ended_at = {now}, \
                      expires_at = {now} + $6::bigint {ours} AND response IS NULL"
             ),
             release: format!(
                 "{held} state = CASE WHEN history THEN 2 ELSE 0 END, reason = 5, holder = false, \
+                     attempt = attempt - CASE WHEN after IS NULL THEN 0 ELSE 1 END, \
+                     head = NULL, after = NULL, \
                      ended_at = {now}, expires_at = CASE WHEN history THEN {now} + keep_ms ELSE 0 \
                      END {ours}"
+            ),
+            undo: format!(
+                "{held} state = CASE WHEN after IS NOT NULL OR history THEN 2 ELSE 0 END, \
+                     reason = coalesce(after, 5), holder = false, \
+                     attempt = attempt - CASE WHEN after IS NULL THEN 0 ELSE 1 END, \
+                     response = CASE WHEN after IS NULL THEN response ELSE head END, \
+                     head = NULL, after = NULL, \
+                     ended_at = CASE WHEN after IS NULL THEN {now} ELSE replay_until END, \
+                     expires_at = CASE WHEN after IS NOT NULL THEN replay_until + keep_ms \
+                         WHEN history THEN {now} + keep_ms ELSE 0 END \
+                 {ours} AND (after IS NOT NULL OR holder)"
+            ),
+            first: format!(
+                "{held} state = 1, reason = NULL, response = NULL, head = NULL, after = NULL, \
+                     checkpoint = NULL, history = false, attempt = 1, session = {session}, \
+                     lease_until = CASE WHEN state = 1 THEN greatest(lease_until, {now} + $5::bigint) \
+                         ELSE {now} + $5::bigint END, \
+                     expires_at = CASE WHEN state = 1 THEN greatest(lease_until, {now} + $5::bigint) \
+                         ELSE {now} + $5::bigint END + keep_ms {ours}"
             ),
             renew: format!(
                 "{held} state = 1, reason = NULL, response = NULL, session = {session}, \
@@ -179,7 +206,7 @@ impl Statements {
             ),
             // A lease that had passed is what interrupted the key, not the drop after it.
             abandon: format!(
-                "{held} holder = false, state = 2, \
+                "{held} holder = false, state = 2, after = NULL, head = NULL, \
                      reason = CASE WHEN state = 2 THEN reason WHEN lease_until <= {now} THEN 4 \
                          ELSE $5::smallint END, \
                      ended_at = CASE WHEN state = 2 THEN ended_at \

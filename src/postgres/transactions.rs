@@ -2,7 +2,7 @@
 //! transaction is committed together with the completion, or not at all.
 
 use super::{
-    begin::{Ask, first, hidden},
+    begin::{Ask, exhausted, first, hidden},
     in_order::in_order,
     pool::Borrowed,
     row::{Owner, first_grant},
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::{BeginError, ClaimError},
-    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
+    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Interruption, Request, Terms, Ticket},
     store::async_store::AsyncStore,
     store::claim::Claim,
     token::Token,
@@ -136,7 +136,12 @@ impl TransactionStore {
                     if seen == Some(stuck.token)
                         && stuck.attempts >= inner.options.max_attempts =>
                 {
+                    exhausted(&stuck);
                     return Err(BeginError::AttemptsExhausted { attempts: stuck.attempts });
+                }
+                Ok(Some(Found::Interrupted(stuck))) => {
+                    let settle_after = inner.unsure.rest(&request.key);
+                    return Ok(Found::Interrupted(Interruption { settle_after, ..stuck }));
                 }
                 Ok(Some(found)) => return Ok(found),
                 Ok(None) if taking.take().is_some() => continue,
@@ -360,10 +365,17 @@ impl IdempotencyStore for TransactionStore {
         let call = async move {
             match &op {
                 OwnedOp::Complete { .. } => store.complete(&ticket, &op).await,
-                OwnedOp::Fail(_) | OwnedOp::Release => {
+                OwnedOp::Fail(_) | OwnedOp::Release | OwnedOp::Undo => {
+                    if matches!(op, OwnedOp::Undo) {
+                        store.store.inner().unsure.again(&ticket.key);
+                    }
                     let until = store.store.inner().tries().this_one();
                     roll_back(store.end(&ticket).await?, until).await;
                     Ok(())
+                }
+                OwnedOp::NothingHappened => {
+                    let state = "claimed in a transaction, whose end undoes what is said in it";
+                    Err(ClaimError::NotApplicable { state })
                 }
                 OwnedOp::Checkpoint(_) => {
                     let state = "claimed in a transaction, which a checkpoint does not outlive";

@@ -21,6 +21,8 @@ pub(super) enum OwnedOp {
     Complete { head: Vec<u8>, response: Option<Vec<u8>>, retention: Retention },
     Fail(Vec<u8>),
     Release,
+    Undo,
+    NothingHappened,
     Checkpoint(Vec<u8>),
     Renew,
     EnsureDurable,
@@ -43,6 +45,8 @@ impl OwnedOp {
                 OwnedOp::Fail(answer.to_vec())
             }
             ClaimOp::Release => OwnedOp::Release,
+            ClaimOp::Undo => OwnedOp::Undo,
+            ClaimOp::NothingHappened => OwnedOp::NothingHappened,
             ClaimOp::Checkpoint(bytes) if bytes.len() > CHECKPOINT_BYTES_MAX => {
                 let (what, limit) = ("the checkpoint", CHECKPOINT_BYTES_MAX);
                 return Err(ClaimError::TooLong { what, len: bytes.len(), limit });
@@ -55,7 +59,10 @@ impl OwnedOp {
 
     /// Whether the holder has nothing more to do afterwards that would need its lease.
     fn ends(&self) -> bool {
-        matches!(self, OwnedOp::Complete { .. } | OwnedOp::Fail(_) | OwnedOp::Release)
+        matches!(
+            self,
+            OwnedOp::Complete { .. } | OwnedOp::Fail(_) | OwnedOp::Release | OwnedOp::Undo
+        )
     }
 }
 
@@ -95,6 +102,11 @@ impl Inner {
             };
             tries.again(trouble).await?;
         }
+        match op {
+            OwnedOp::Undo => self.unsure.again(&ticket.key),
+            OwnedOp::Fail(_) | OwnedOp::NothingHappened => self.unsure.forget(&ticket.key),
+            _ => {}
+        }
         if op.ends() {
             self.let_go(ticket);
             self.told(&ticket.key);
@@ -130,6 +142,11 @@ impl Inner {
             OwnedOp::Release => {
                 self.execute(tries, &sql.release, &[scope, key, token, owner]).await?
             }
+            OwnedOp::Undo => self.execute(tries, &sql.undo, &[scope, key, token, owner]).await?,
+            OwnedOp::NothingHappened => {
+                let lease = &millis(ticket.lease);
+                self.execute(tries, &sql.first, &[scope, key, token, owner, lease]).await?
+            }
             OwnedOp::Checkpoint(bytes) => {
                 let lease = &millis(ticket.lease);
                 self.execute(tries, &sql.renew, &[scope, key, token, owner, bytes, lease]).await?
@@ -151,7 +168,7 @@ impl Inner {
         self.end_behind(async move {
             let ended = match how {
                 Abandon::Undelivered => {
-                    inner.write(&ticket, &OwnedOp::Release).await.map_err(|error| error.to_string())
+                    inner.write(&ticket, &OwnedOp::Undo).await.map_err(|error| error.to_string())
                 }
                 Abandon::Dropped => inner.interrupt(&ticket, Reason::Dropped).await,
                 Abandon::Panicked => inner.interrupt(&ticket, Reason::Panicked).await,
@@ -163,6 +180,7 @@ impl Inner {
     }
 
     async fn interrupt(&self, ticket: &Ticket, reason: Reason) -> Result<(), String> {
+        self.unsure.forget(&ticket.key);
         let mut tries = self.tries();
         let (scope, key) = (&ticket.key.scope(), &ticket.key.key());
         let (token, owner) = (&(ticket.token.get() as i64), &Owner::of(ticket).0.to_vec());
@@ -193,7 +211,9 @@ pub(super) fn judge(
     };
     match (row.state, op) {
         // An earlier try of this call may have released it.
-        (0, OwnedOp::Release) if unknown => Some(Ok(())),
+        (0, OwnedOp::Release | OwnedOp::Undo) if unknown => Some(Ok(())),
+        // So it was before, or an earlier try of this call has made it so.
+        (2, OwnedOp::Undo) if !row.holder => Some(Ok(())),
         (3, _) if matches!(row.says(), RowState::Absent) => Some(Err(ClaimError::Fenced)),
         (3, OwnedOp::Complete { head, response, .. }) => {
             let same = row.head.as_ref() == Some(head) && row.response == *response;

@@ -274,10 +274,10 @@ impl Engine {
             outlived.extend(frames.outlive(&self.index, found)?);
             undecided.push(found);
         }
-        let hash = |found: &&Found| (self.index.hash(found.key.as_ref()), found.token.get());
+        let hash = |found: &&Found| (self.index.hash(found.key.as_ref()), found.failed_as().get());
         let mut failures = decisions.failures(frames, undecided.iter().map(hash))?;
         let kept = |found: &Found| {
-            let failure = failures.remove(&found.token.get());
+            let failure = failures.remove(&found.failed_as().get());
             let interrupted = match (&failure, found.interrupted) {
                 (_, Some(noted)) => noted,
                 // Since when isn't known: the holder may have gone on after it had failed, and
@@ -298,7 +298,7 @@ impl Engine {
         let mut expired = Vec::new();
         for Kept { found, interrupted, answer } in kept {
             let (reason, at) = interrupted;
-            let noted = found.interrupted.is_some();
+            let (noted, failed_as) = (found.interrupted.is_some(), found.failed_as());
             let hash = self.index.hash(found.key.as_ref());
             let mut undecided = Undecided {
                 hash,
@@ -326,9 +326,12 @@ impl Engine {
                     false => found.used,
                 },
                 checkpoint: found.checkpoint,
-                answer: answer.map(|bytes| Answer { bytes, location: None }),
+                answer: answer.map(|bytes| Answer { token: failed_as, bytes, location: None }),
                 adopted: false,
                 earlier: false,
+                before: None,
+                unsure: Default::default(),
+                exhausted: false,
                 waiters: Default::default(),
                 timer: None,
             };

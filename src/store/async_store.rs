@@ -183,6 +183,27 @@ impl<S: IdempotencyStore> Claim<AsyncStore<S>> {
         self.store.write(self.ticket(), ClaimOp::EnsureDurable).await
     }
 
+    /// Undoes the takeover, because nothing was learned. See [`Claim::<crate::Store>::undo`].
+    ///
+    /// # Errors
+    /// As with [`Claim::<crate::Store>::undo`].
+    pub async fn undo(mut self) -> Result<(), ClaimError> {
+        self.store.write(self.ticket(), ClaimOp::Undo).await?;
+        self.ended = true;
+        Ok(())
+    }
+
+    /// Records that no attempt before this one had an effect. See
+    /// [`Claim::<crate::Store>::nothing_happened`].
+    ///
+    /// # Errors
+    /// As with [`Claim::<crate::Store>::nothing_happened`].
+    pub async fn nothing_happened(&mut self) -> Result<(), ClaimError> {
+        self.store.write(self.ticket(), ClaimOp::NothingHappened).await?;
+        self.starts_over();
+        Ok(())
+    }
+
     /// Gives the claim back: the attempt did nothing. See [`Claim::<crate::Store>::release`].
     ///
     /// # Errors

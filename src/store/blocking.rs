@@ -90,6 +90,35 @@ impl Claim<Store> {
         self.store.write_blocking(self.ticket(), ClaimOp::EnsureDurable)
     }
 
+    /// Undoes the takeover: it could not be learned what became of the attempts before this one,
+    /// and this one did nothing else. The key is interrupted as it was, with the same number of
+    /// attempts, reason, answer and checkpoint, and with a
+    /// [`settle_after`](Interrupted::settle_after) that grows each time. A claim that was not taken
+    /// over, or whose attempt has [failed](Self::fail), is released instead. Blocks for a sync in
+    /// `Synced`.
+    ///
+    /// # Errors
+    /// As with [`release`](Self::release).
+    pub fn undo(mut self) -> Result<(), ClaimError> {
+        self.store.write_blocking(self.ticket(), ClaimOp::Undo)?;
+        self.ended = true;
+        Ok(())
+    }
+
+    /// Records that no attempt before this one had an effect, and that none can have one any more.
+    /// This is the first attempt from then on, without a checkpoint, and a release makes the key
+    /// absent. Durable like a checkpoint.
+    ///
+    /// # Errors
+    /// As with [`save_checkpoint`](Self::save_checkpoint); and
+    /// [`NotApplicable`](ClaimError::NotApplicable) where the claim lies in a transaction of
+    /// PostgreSQL.
+    pub fn nothing_happened(&mut self) -> Result<(), ClaimError> {
+        self.store.write_blocking(self.ticket(), ClaimOp::NothingHappened)?;
+        self.starts_over();
+        Ok(())
+    }
+
     /// Gives the claim back: the attempt did nothing. At the first attempt, and without a
     /// checkpoint, the key is free again; otherwise it is interrupted (given back), because an
     /// earlier attempt may have had an effect. Blocks for a sync in `Synced`.

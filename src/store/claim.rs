@@ -3,6 +3,7 @@
 //! `async_store`.
 
 use crate::{
+    error::{BeginError, ClaimError},
     record::{Reason, Record},
     spi::{Abandon, Found, Grant, IdempotencyStore, Interruption, Request, Running, Ticket},
     store::Store,
@@ -79,11 +80,13 @@ pub struct Claim<S: IdempotencyStore = Store> {
     grant: Grant,
     /// The claim has ended: dropping it does nothing.
     pub(crate) ended: bool,
+    /// It is being found out what became of earlier attempts: this one has done nothing yet.
+    pub(crate) settling: bool,
 }
 
 impl<S: IdempotencyStore> Claim<S> {
     fn new(store: S, grant: Grant) -> Self {
-        Claim { store, grant, ended: false }
+        Claim { store, grant, ended: false, settling: false }
     }
 
     pub(crate) fn ticket(&self) -> &Ticket {
@@ -104,6 +107,12 @@ impl<S: IdempotencyStore> Claim<S> {
     /// Returns the last checkpoint that an earlier attempt saved.
     pub fn checkpoint(&self) -> Option<&[u8]> {
         self.grant.checkpoint.as_deref()
+    }
+
+    /// No attempt before this one counts.
+    pub(crate) fn starts_over(&mut self) {
+        self.grant.ticket.attempt = 1;
+        (self.grant.checkpoint, self.grant.after) = (None, None);
     }
 
     /// Returns why the attempt before this one was interrupted; `None` at the first attempt.
@@ -128,6 +137,16 @@ impl<S: IdempotencyStore> Claim<S> {
     }
 }
 
+/// Whether the work may run after [`Claim::nothing_happened`]. A claim whose history stays, for want
+/// of room or because its store has no such thing, is held all the same; its release leaves the key
+/// interrupted.
+pub(crate) fn held_anyway(cleared: Result<(), ClaimError>) -> Result<(), BeginError> {
+    match cleared {
+        Ok(()) | Err(ClaimError::StoreFull(_) | ClaimError::NotApplicable { .. }) => Ok(()),
+        Err(error) => Err(BeginError::Unavailable { what: error.to_string() }),
+    }
+}
+
 /// See [`Claim::derive_key`].
 pub(crate) fn derive_key(ticket: &Ticket, step: &str) -> String {
     let mut hasher = blake3::Hasher::new_derive_key("onlyonce 2026-11 derived key");
@@ -145,9 +164,12 @@ pub(crate) fn derive_key(ticket: &Ticket, step: &str) -> String {
 impl<S: IdempotencyStore> Drop for Claim<S> {
     fn drop(&mut self) {
         if !self.ended {
-            let how = match std::thread::panicking() {
-                true => Abandon::Panicked,
-                false => Abandon::Dropped,
+            let how = if self.settling {
+                Abandon::Undelivered
+            } else if std::thread::panicking() {
+                Abandon::Panicked
+            } else {
+                Abandon::Dropped
             };
             self.store.abandon(&self.grant.ticket, how);
         }
@@ -209,6 +231,13 @@ impl<S: IdempotencyStore> Interrupted<S> {
     /// Returns the number of attempts.
     pub fn attempts(&self) -> u32 {
         self.stuck.attempts
+    }
+
+    /// Returns how long a caller that settles automatically should leave the key alone: zero, unless
+    /// takeovers have just been [undone](Claim::undo). A second after the first one, twice as long
+    /// after each further one, up to five minutes.
+    pub fn settle_after(&self) -> Duration {
+        self.stuck.settle_after
     }
 
     /// Returns the last checkpoint that a holder saved.

@@ -506,14 +506,9 @@ impl Store {
 /// The events and times of a holder's call.
 fn call_of(engine: &Engine, ticket: &Ticket, op: &ClaimOp<'_>) -> Call {
     let hash = ticket.note[0];
-    let plain = |what| Call::plain(&engine.timings, what, hash);
     match op {
         ClaimOp::Complete(_) => Call::complete(&engine.timings, hash),
-        ClaimOp::Fail(_) => plain("fail"),
-        ClaimOp::Release => plain("release"),
-        ClaimOp::Checkpoint(_) => plain("checkpoint"),
-        ClaimOp::Renew => plain("renew"),
-        ClaimOp::EnsureDurable => plain("ensure_durable"),
+        other => Call::plain(&engine.timings, other.name(), hash),
     }
 }
 
@@ -523,6 +518,8 @@ fn op_step(engine: &Engine, ticket: &Ticket, op: &ClaimOp<'_>) -> StepResult<(),
         ClaimOp::Complete(completion) => engine.complete(ticket, completion),
         ClaimOp::Fail(answer) => engine.fail(ticket, answer),
         ClaimOp::Release => engine.release(ticket),
+        ClaimOp::Undo => engine.undo(ticket),
+        ClaimOp::NothingHappened => engine.nothing_happened(ticket),
         ClaimOp::Checkpoint(bytes) => engine.checkpoint(ticket, bytes),
         ClaimOp::Renew => engine.renew(ticket),
         ClaimOp::EnsureDurable => engine.ensure_durable(ticket),

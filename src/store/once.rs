@@ -9,7 +9,7 @@ use crate::{
     spi::{IdempotencyStore, Request, Terms},
     store::Store,
     store::async_store::AsyncStore,
-    store::claim::{Begin, Claim, Interrupted, Pending},
+    store::claim::{Begin, Claim, Interrupted, Pending, held_anyway},
     token::Token,
 };
 use std::{fmt, time::Duration};
@@ -22,7 +22,8 @@ pub enum Settled {
     Happened(Vec<u8>),
     /// No, and it cannot any more: the work runs.
     NothingHappened,
-    /// It can't be told: the key stays interrupted.
+    /// It can't be told: the key stays interrupted as it was. That uses up no attempt; it is tried
+    /// again after [`Interrupted::settle_after`].
     Unknown,
 }
 
@@ -71,7 +72,9 @@ pub enum OnceError<S: IdempotencyStore, E> {
         /// When to ask again.
         retry_after: Duration,
     },
-    /// It isn't known whether it took effect, and nothing here could tell.
+    /// It isn't known whether it took effect, and nothing here could tell. What an earlier holder
+    /// left is in it ([`Interrupted::answer`]), and when to ask again
+    /// ([`Interrupted::settle_after`]). `None` if the store could not say what the key is now.
     Interrupted(Option<Box<Interrupted<S>>>),
     /// The store has no answer. Nothing ran.
     Begin(BeginError),
@@ -268,7 +271,9 @@ impl Way {
     }
 
     fn may_take_over<S: IdempotencyStore>(&self, interrupted: &Interrupted<S>) -> bool {
-        self.settles && (interrupted.holder_gone() || self.silent_holders)
+        self.settles
+            && (interrupted.holder_gone() || self.silent_holders)
+            && interrupted.settle_after().is_zero()
     }
 }
 
@@ -280,6 +285,26 @@ fn as_stored(now: Duration, terms: &Terms, token: Token, response: &[u8]) -> Out
     // What the store keeps by itself, it does not tell.
     let expires_ms = kept.map_or(0, |kept| completed_ms.saturating_add(kept));
     Outcome::Replayed(Record::from_parts(token, &[], Some(response), completed_ms, expires_ms))
+}
+
+/// What a key is that could not be settled.
+enum Parked<S: IdempotencyStore, E> {
+    /// Free after all: its time was over, or an operator was quicker.
+    Granted(Claim<S>),
+    Said(Result<Outcome, OnceError<S, E>>),
+}
+
+fn parked<S: IdempotencyStore, E>(begin: Result<Begin<S>, BeginError>) -> Parked<S, E> {
+    Parked::Said(match begin {
+        Ok(Begin::Execute(claim)) => return Parked::Granted(claim),
+        Ok(Begin::Replay(record)) => Ok(Outcome::Replayed(record)),
+        Ok(Begin::Interrupted(stuck)) => Err(OnceError::Interrupted(Some(Box::new(stuck)))),
+        Ok(Begin::InFlight(pending)) => {
+            Err(OnceError::InFlight { retry_after: pending.retry_after() })
+        }
+        Ok(Begin::Mismatch { .. }) => Err(OnceError::Mismatch),
+        Err(error) => Err(OnceError::Begin(error)),
+    })
 }
 
 /// A settle function of a blocking caller, or none.
@@ -323,6 +348,7 @@ impl<F: Settle> Once<'_, Store, F> {
             };
         };
         // A key that has become free meanwhile has a first attempt, and nothing to settle.
+        claim.settling = claim.after().is_some();
         match claim.after().and_then(|_| self.settle.settle(&claim)) {
             Some(Settled::Happened(response)) => {
                 return match claim.complete(&response) {
@@ -338,11 +364,23 @@ impl<F: Settle> Once<'_, Store, F> {
                 };
             }
             Some(Settled::Unknown) => {
-                let _ = claim.release();
-                return Err(OnceError::Interrupted(None));
+                if claim.undo().is_err() {
+                    return Err(OnceError::Interrupted(None));
+                }
+                return match parked(self.store.begin_request(request, None)) {
+                    Parked::Granted(claim) => {
+                        let _ = claim.release();
+                        Err(OnceError::Interrupted(None))
+                    }
+                    Parked::Said(answer) => answer,
+                };
             }
-            Some(Settled::NothingHappened) | None => {}
+            Some(Settled::NothingHappened) => {
+                held_anyway(claim.nothing_happened()).map_err(OnceError::Begin)?;
+            }
+            None => {}
         }
+        claim.settling = false;
         finish(claim, work)
     }
 }
@@ -411,6 +449,7 @@ impl<S: IdempotencyStore, F: SettleAsync<S>> Once<'_, AsyncStore<S>, F> {
                 Next::Done(answer) => return answer,
             };
         };
+        claim.settling = claim.after().is_some();
         let settled = match claim.after() {
             Some(_) => self.settle.settle(&claim).await,
             None => None,
@@ -423,11 +462,23 @@ impl<S: IdempotencyStore, F: SettleAsync<S>> Once<'_, AsyncStore<S>, F> {
                 };
             }
             Some(Settled::Unknown) => {
-                let _ = claim.release().await;
-                return Err(OnceError::Interrupted(None));
+                if claim.undo().await.is_err() {
+                    return Err(OnceError::Interrupted(None));
+                }
+                return match parked(self.store.begin_with(key, fingerprint, terms).await) {
+                    Parked::Granted(claim) => {
+                        let _ = claim.release().await;
+                        Err(OnceError::Interrupted(None))
+                    }
+                    Parked::Said(answer) => answer,
+                };
             }
-            Some(Settled::NothingHappened) | None => {}
+            Some(Settled::NothingHappened) => {
+                held_anyway(claim.nothing_happened().await).map_err(OnceError::Begin)?;
+            }
+            None => {}
         }
+        claim.settling = false;
         match work(&mut claim).await {
             Ok(response) => match claim.complete(&response).await {
                 Ok(()) => Ok(Outcome::Executed(response)),

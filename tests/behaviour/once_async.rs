@@ -73,8 +73,38 @@ fn it_settles() {
         assert!(matches!(after, State::Completed(_)));
         assert_eq!(answer.unwrap(), Outcome::Executed(b"order 1".to_vec()));
         let (answer, after) = settle(&store, Settled::Unknown);
-        assert!(matches!(after, State::Interrupted { reason: Reason::GivenBack, .. }));
-        assert!(matches!(answer, Err(OnceError::Interrupted(None))));
+        assert!(matches!(after, State::Interrupted { reason: Reason::Dropped, .. }));
+        assert!(matches!(answer, Err(OnceError::Interrupted(Some(_)))));
+    });
+}
+
+#[test]
+fn dropped_while_it_looks_it_uses_up_no_attempt() {
+    must_end(|| {
+        let (store, _) = threaded();
+        let mut failed = store.claim("k");
+        failed.fail(b"500").unwrap();
+        drop(failed);
+        let looks = Cell::new(false);
+        let look = once(&store).settle(async |_: &Claim<Async>| {
+            looks.set(true);
+            forever().await
+        });
+        let mut run = Box::pin(look.run(never));
+        let woken = Woken::new();
+        while !looks.get() {
+            let seen = woken.count();
+            assert!(woken.poll(run.as_mut()).is_pending());
+            if !looks.get() {
+                woken.wait(seen);
+            }
+        }
+        assert!(store.is_in_flight("k"));
+        drop(run);
+        let stuck = store.stuck("k");
+        assert_eq!((stuck.reason(), stuck.attempts()), (Reason::Failed, 1));
+        assert!(stuck.holder_gone() && stuck.answer().is_some());
+        assert_eq!(stuck.settle_after(), SECOND);
     });
 }
 

@@ -1,7 +1,7 @@
 //! S14: a takeover is the next attempt, with the last checkpoint, under the first one's
 //! fingerprint and terms; of two takers one gets it. Rule 10: attempts are bounded.
 
-use crate::common::*;
+use crate::common::{futures::block_on, *};
 use onlyonce::*;
 use std::{sync::Barrier, thread, time::Duration};
 
@@ -113,6 +113,50 @@ fn the_last_answer_of_a_failed_attempt_is_not_the_next_one_s() {
     drop(granted(store.stuck("k").take_over().unwrap()));
     let stuck = store.stuck("k");
     assert_eq!((stuck.reason(), stuck.answer()), (Reason::Dropped, None));
+}
+
+#[test]
+fn nor_is_it_after_a_crash() {
+    let mut sim = Sim::new();
+    let store = sim.open();
+    let mut failed = store.claim("k");
+    failed.fail(b"500").unwrap();
+    drop(failed);
+    let _taken = granted(store.stuck("k").take_over().unwrap());
+    let stuck = sim.kill_and_open().stuck("k");
+    assert_eq!((stuck.reason(), stuck.attempts(), stuck.answer()), (Reason::Crashed, 2, None));
+}
+
+#[test]
+fn one_that_is_never_delivered_leaves_what_it_has_found() {
+    for cut in [false, true] {
+        let mut sim = Sim::with(|options| options.max_attempts(2));
+        let store = sim.open();
+        let mut failed = store.claim("k");
+        failed.save_checkpoint(b"half").unwrap();
+        failed.fail(b"500").unwrap();
+        drop(failed);
+        let terms = Terms::default();
+        let request = spi::Request { key: key("k").into(), fingerprint: print(), terms };
+        for _ in 0..3 {
+            let found = block_on(IdempotencyStore::begin(&store, &request)).unwrap();
+            let spi::Found::Interrupted(seen) = found else { panic!("{found:?}") };
+            let taken = IdempotencyStore::take_over(&store, &request, seen.token);
+            let found = block_on(taken).unwrap();
+            let spi::Found::Granted(grant) = found else { panic!("{found:?}") };
+            assert_eq!(grant.ticket.attempt, 2);
+            store.abandon(&grant.ticket, spi::Abandon::Undelivered);
+            assert_eq!((store.stuck("k").attempts(), store.stats().holders), (1, 0));
+        }
+        assert_eq!(store.stats().undone, 3);
+        // Another claim that becomes durable takes the undoing with it.
+        drop(store.claim("other"));
+        let store = if cut { sim.power_cut_and_open() } else { sim.kill_and_open() };
+        let stuck = store.stuck("k");
+        assert_eq!((stuck.reason(), stuck.attempts()), (Reason::Failed, 1));
+        assert_eq!(stuck.checkpoint(), Some(&b"half"[..]));
+        assert_eq!(stuck.answer().map(|answer| &answer[..]), Some(&b"500"[..]));
+    }
 }
 
 #[test]

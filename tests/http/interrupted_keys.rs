@@ -180,7 +180,8 @@ async fn settled_it_happened() {
 #[tokio::test]
 async fn settled_nothing_happened() {
     let (second, third, runs, asked) = settled(|| Settlement::NothingHappened).await;
-    assert!(second.text().starts_with("2 ") && second.status == 201 && !second.is_replay());
+    // None before it had an effect.
+    assert!(second.text().starts_with("1 ") && second.status == 201 && !second.is_replay());
     assert!(third.is_replay());
     assert_eq!((runs, asked), (2, 1));
 }
@@ -192,7 +193,27 @@ async fn settled_unknown() {
     for got in [second, third] {
         assert!(got.is_replay() && got.status == 500 && got.text().starts_with("1 "));
     }
-    assert_eq!((runs, asked), (1, 2));
+    assert_eq!((runs, asked), (1, 1), "not asked again at once");
+}
+
+/// A look that does not come to its end leaves the key as it was, however often it is tried.
+#[tokio::test]
+async fn settling_that_panics() {
+    let (store, orders) = (store(), flaky(1));
+    let layer = layer(&store).settle(|attempt: Attempt, _| async move {
+        assert_eq!((attempt.number(), attempt.after()), (2, Some(Reason::Failed)));
+        match attempt.number() {
+            2 => panic!("the table is gone"),
+            _ => Settlement::<AnyBody>::Unknown,
+        }
+    });
+    let service = behind(&layer, &orders);
+    assert_eq!(send(&service, post("k")).await.status, 500);
+    assert!(tokio::spawn(send(&service, post("k"))).await.unwrap_err().is_panic());
+    // It is left alone for a second.
+    let third = send(&service, post("k")).await;
+    assert!(third.is_replay() && third.status == 500 && third.text().starts_with("1 "));
+    assert_eq!((orders.runs(), store.stats().undone), (1, 1));
 }
 
 #[tokio::test]

@@ -41,6 +41,8 @@ enum Step {
     Complete { ticket: usize, done: Done },
     Fail { ticket: usize, answer: &'static [u8] },
     Release { ticket: usize },
+    Undo { ticket: usize },
+    NothingHappened { ticket: usize },
     Checkpoint { ticket: usize, bytes: &'static [u8] },
     Renew { ticket: usize },
     EnsureDurable { ticket: usize },
@@ -102,7 +104,7 @@ fn step(dice: &mut Dice, tokens: usize) -> Step {
         retention: dice.pick(&[None, None, Some(Retention::of(SECOND)), Some(long)]),
     };
     let force = dice.roll(2) == 0;
-    match dice.roll(34) {
+    match dice.roll(36) {
         0..8 => {
             let terms = Terms {
                 lease: dice.pick(&[None, Some(SECOND * 10), Some(Duration::ZERO)]),
@@ -119,6 +121,8 @@ fn step(dice: &mut Dice, tokens: usize) -> Step {
         13..16 => Step::Complete { ticket, done },
         16..18 => Step::Fail { ticket, answer: dice.pick(&[b"500", b"502"]) },
         18 => Step::Release { ticket },
+        33 => Step::Undo { ticket },
+        34 => Step::NothingHappened { ticket },
         19 => Step::Checkpoint { ticket, bytes: dice.pick(&[&b"half"[..], b"", b"\0\xff"]) },
         20 => Step::Renew { ticket },
         21 => Step::EnsureDurable { ticket },
@@ -292,7 +296,10 @@ impl<S: Backend> Side<S> {
                 self.found(key_of(key), found)
             }
             Step::TakeOver { key, print, seen } => {
-                let seen = self.numbered.get(seen).filter(|named| named.0.as_ref() == key_of(key));
+                let is_its = |named: &&(OwnedKey, Token)| named.0.as_ref() == key_of(key);
+                // Mostly what was seen last of this key.
+                let last = self.numbered.iter().rev().find(is_its).filter(|_| seen % 4 > 0);
+                let seen = self.numbered.get(seen).filter(is_its).or(last);
                 let seen = seen.map_or(Token::new(1).unwrap(), |named| named.1);
                 let request = request(key, print, Terms::default());
                 let found = self.store.take_over(&request, seen).await;
@@ -302,8 +309,13 @@ impl<S: Backend> Side<S> {
                 self.write(ticket, ClaimOp::Complete(done.completion())).await
             }
             Step::Fail { ticket, answer } => self.write(ticket, ClaimOp::Fail(answer)).await,
-            Step::Release { ticket } => {
-                let told = self.write(ticket, ClaimOp::Release).await;
+            Step::NothingHappened { ticket } => self.write(ticket, ClaimOp::NothingHappened).await,
+            Step::Release { ticket } | Step::Undo { ticket } => {
+                let verb = match step {
+                    Step::Undo { .. } => ClaimOp::Undo,
+                    _ => ClaimOp::Release,
+                };
+                let told = self.write(ticket, verb).await;
                 // The handle goes with it.
                 if let Some(ticket) = self.tickets.get_mut(ticket).filter(|_| told == "Ok(())") {
                     *ticket = None;

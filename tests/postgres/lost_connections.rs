@@ -49,7 +49,12 @@ async fn program(store: &Store, prefix: &str) {
     let Begin::Execute(taken) = seen.take_over().await.unwrap() else { panic!("not taken") };
     assert_eq!((taken.attempt(), taken.after()), (2, Some(Reason::Failed)));
     taken.release().await.unwrap();
-    assert_eq!(stuck(store, &failed).await.reason(), Reason::GivenBack);
+    let given = stuck(store, &failed).await;
+    assert_eq!((given.reason(), given.attempts()), (Reason::GivenBack, 1));
+    let Begin::Execute(taken) = given.take_over().await.unwrap() else { panic!("not taken") };
+    taken.undo().await.unwrap();
+    let undone = stuck(store, &failed).await;
+    assert_eq!((undone.reason(), undone.attempts()), (Reason::GivenBack, 1));
     claim(store, &free).await.release().await.unwrap();
     assert!(store.get_ref().get(key(&free)).await.unwrap().is_none());
     let held = claim(store, &free).await;

@@ -294,6 +294,7 @@ impl World {
                 held.phase = Phase::Interrupted { reason: *reason, at: *at };
                 held.lives = false;
                 held.noted = true;
+                held.before = None;
                 Ok(Is::Held(held))
             }
             (Is::Absent, Some(_)) => Err("it was absent".into()),

@@ -29,6 +29,7 @@ impl World {
                     withdrawn: vec![],
                     failed_at: 0,
                     noted: false,
+                    before: None,
                 });
                 attempts = Some((1, None, None));
             }
@@ -43,6 +44,11 @@ impl World {
                         answer: None,
                         withdrawn: vec![],
                         noted: false,
+                        before: Some(Box::new(Held {
+                            phase: held.phase_at(now),
+                            before: None,
+                            ..held.clone()
+                        })),
                         ..held.clone()
                     });
                     attempts = Some((held.attempt + 1, Some(reason), held.checkpoint.clone()));
@@ -209,6 +215,7 @@ impl World {
             }
             held.answer = Some(Bytes(answer.clone()));
             held.noted = false;
+            held.before = None;
         }
         let limit = self.handles[at].reserve;
         let result = self.handles[at].claim.fail(&answer);
@@ -241,22 +248,80 @@ impl World {
         let now = self.now();
         let owned = self.owned(at, now);
         let Handle { claim, key, .. } = self.handles.swap_remove(at);
-        let post = match &owned {
-            Ok((_, held)) if held.history => Is::Held(Held {
-                phase: Phase::Interrupted { reason: Reason::GivenBack, at: now },
+        let result = claim.release();
+        self.ended(key, owned, result, |held| given_back(held, now))
+    }
+
+    pub fn undo(&mut self, handle: usize) -> Outcome {
+        let Some(at) = self.handle(handle) else { return Ok(()) };
+        let now = self.now();
+        let owned = self.owned(at, now);
+        let Handle { claim, key, .. } = self.handles.swap_remove(at);
+        let result = claim.undo();
+        self.ended(key, owned, result, |held| match &held.before {
+            Some(before) => Is::Held(Held {
+                attempt: before.attempt,
+                phase: before.phase,
+                answer: before.answer.clone(),
+                withdrawn: before.withdrawn.clone(),
+                failed_at: before.failed_at,
                 lives: false,
                 noted: true,
+                before: None,
                 ..held.clone()
             }),
-            Ok(_) => Is::Absent,
+            None => given_back(held, now),
+        })
+    }
+
+    /// A call that leaves no handle.
+    fn ended(
+        &mut self,
+        key: usize,
+        owned: Result<(usize, Held), (usize, ClaimError)>,
+        result: Result<(), ClaimError>,
+        post: impl FnOnce(&Held) -> Is,
+    ) -> Outcome {
+        let post = match &owned {
+            Ok((_, held)) => post(held),
             Err(_) => self.model.keys[key].is.clone(),
         };
-        let result = claim.release();
+        self.heard(key, &result, post.clone())?;
+        match owned {
+            Ok((_, held)) => {
+                assert_eq!(result, Ok(()));
+                if self.model.setting.tight {
+                    // For want of a cell the version before may stay on the disk.
+                    self.model.keys[key].maybe.push(Is::Held(held));
+                }
+                let durable = self.model.setting.syncs_claims();
+                self.model.set(key, post, durable);
+            }
+            Err((_, error)) => assert_eq!(result, Err(error)),
+        }
+        Ok(())
+    }
+
+    pub fn nothing_happened(&mut self, handle: usize) -> Outcome {
+        let Some(at) = self.handle(handle) else { return Ok(()) };
+        let now = self.now();
+        let key = self.handles[at].key;
+        let owned = self.owned(at, now);
+        let mut post = self.model.keys[key].is.clone();
+        if let (Ok(_), Is::Held(held)) = (&owned, &mut post) {
+            held.renew(now);
+            (held.attempt, held.history, held.checkpoint) = (1, false, None);
+            (held.noted, held.before) = (false, None);
+        }
+        let result = self.handles[at].claim.nothing_happened();
         self.heard(key, &result, post.clone())?;
         match owned {
             Ok(_) => {
+                if self.refused(&result) {
+                    return Ok(());
+                }
                 assert_eq!(result, Ok(()));
-                let durable = self.model.setting.syncs_claims();
+                let durable = self.model.setting.syncs_completions();
                 self.model.set(key, post, durable);
             }
             Err((_, error)) => assert_eq!(result, Err(error)),
@@ -359,6 +424,7 @@ impl World {
         if owned.is_ok() {
             self.model.adjust(key, |held| {
                 held.lives = false;
+                held.before = None;
                 held.phase = match held.phase_at(now) {
                     Phase::InFlight { .. } => Phase::Interrupted { reason, at: now },
                     phase => phase,
@@ -367,4 +433,19 @@ impl World {
         }
         Ok(())
     }
+}
+
+fn given_back(held: &Held, now: u64) -> Is {
+    if !held.history {
+        return Is::Absent;
+    }
+    Is::Held(Held {
+        phase: Phase::Interrupted { reason: Reason::GivenBack, at: now },
+        // A takeover that did nothing doesn't count.
+        attempt: held.before.as_ref().map_or(held.attempt, |before| before.attempt),
+        lives: false,
+        noted: true,
+        before: None,
+        ..held.clone()
+    })
 }

@@ -28,6 +28,8 @@ pub struct Held {
     pub failed_at: u64,
     /// The time of the interruption has been written down.
     pub noted: bool,
+    /// What the takeover by this attempt has found, until the attempt counts.
+    pub before: Option<Box<Held>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

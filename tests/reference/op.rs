@@ -69,6 +69,12 @@ pub enum Op {
     Release {
         handle: usize,
     },
+    Undo {
+        handle: usize,
+    },
+    NothingHappened {
+        handle: usize,
+    },
     Renew {
         handle: usize,
     },

@@ -160,6 +160,8 @@ impl World {
             Op::CompleteWithout { handle, head } => self.complete(handle, None, 0, head),
             Op::Fail { handle, body } => self.fail(handle, body.bytes()),
             Op::Release { handle } => self.release(handle),
+            Op::Undo { handle } => self.undo(handle),
+            Op::NothingHappened { handle } => self.nothing_happened(handle),
             Op::Renew { handle } => self.renew(handle),
             Op::Checkpoint { handle, body } => self.checkpoint(handle, body.bytes()),
             Op::EnsureDurable { handle } => self.ensure_durable(handle),
