@@ -28,7 +28,7 @@ pub(crate) enum Broken {
     TokensRaisedFirst,
     /// The ring takes new records before the old ones are drained.
     LapUndrained,
-    /// Records are read from the ring although they have been lapped, and nobody checks.
+    /// Records are read from the ring although they have been lapped, without a check.
     ServeLapped,
     AppendToUnprepared,
     ClearBeforeDurable,

@@ -1,4 +1,4 @@
-//! Where a record lies: packed into the forty bits that an index entry has for it.
+//! The location of a record, packed into the forty bits that an index entry has for it.
 
 /// A place in a segment. Composed and taken apart here and nowhere else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

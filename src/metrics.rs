@@ -1,8 +1,8 @@
-//! A store's figures for the crate [`metrics`], and so for Prometheus and its like.
-//! Feature `metrics`.
+//! The figures of a store for the crate [`metrics`], and through its exporters for Prometheus and
+//! others. Feature `metrics`.
 //!
-//! The store counts by itself; a [`Publisher`] hands over what it has counted, whenever it is
-//! asked to: before each scrape, or every few seconds.
+//! The store counts by itself; a [`Publisher`] publishes the counts whenever it is called: before
+//! each scrape, or every few seconds.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -14,8 +14,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Names, labels and what to do about them are in `docs/operations.md`. Without a recorder
-//! nothing happens. Times are taken from the first `Publisher::new` on.
+//! `docs/operations.md` explains names and labels, and what to do about them. Without a recorder
+//! nothing happens. Times are measured from the first `Publisher::new` on.
 
 use crate::{
     observe::{Counts, Timed},
@@ -111,29 +111,29 @@ const STEPS: [(Timed, &str); 6] = [
     (Timed::ClaimsSync, "sync_claims"),
 ];
 
-/// At most so many samples of a histogram are handed over at once. If there are more, the share
-/// of each value stays right, their number doesn't; the counters tell that.
+/// The number of samples of a histogram that are published at once at most. If there are more, the
+/// share of each value stays right, their number doesn't; the counters have the number.
 const SAMPLES_MAX: u64 = 100_000;
 
-/// Hands a store's figures to the recorder of the crate [`metrics`]. One for each
-/// store; two of one store would hand over each sample twice.
+/// Publishes the figures of a store to the recorder of the crate [`metrics`]. Make one for each
+/// store; two of one store would publish each sample of a histogram twice.
 ///
 /// It doesn't keep the store open.
 #[derive(Debug)]
 pub struct Publisher {
     store: WeakStore,
     labels: Vec<Label>,
-    /// Samples that have been handed over.
+    /// Samples that have been published.
     published: [Counts; Timed::ALL.len()],
 }
 
 impl Publisher {
-    /// Figures without a label for the store. From now on the store takes times.
+    /// Makes a publisher without a label for the store. From now on the store measures times.
     pub fn new(store: &Store) -> Self {
         Self::with_labels(store, Vec::new())
     }
 
-    /// Figures with a label `store`, for processes with several.
+    /// Makes a publisher whose figures have a label `store`, for processes with several stores.
     pub fn named(store: &Store, name: impl Into<SharedString>) -> Self {
         Self::with_labels(store, vec![Label::new("store", name)])
     }
@@ -151,10 +151,12 @@ impl Publisher {
         Publisher { store: store.downgrade(), labels, published: Default::default() }
     }
 
-    /// Hands over what there is now. `false`: there is no handle of the store any more.
+    /// Publishes the present figures. Returns `false` if no handle of the store exists any more.
     ///
-    /// Takes the lock of each shard of the index in turn: some tens of microseconds in all. In a
-    /// forked child nothing is handed over: the figures are the parent's.
+    /// Takes the lock of each shard of the index in turn, and walks over all undecided keys, as
+    /// [`Store::stats`](crate::Store::stats) does. A histogram gets at most 100,000 samples from
+    /// each call, so on a busy store call it every few seconds. In a forked child nothing is
+    /// published: the figures are the parent's.
     pub fn publish(&mut self) -> bool {
         let Some(store) = self.store.upgrade() else {
             return false;

@@ -37,7 +37,7 @@ impl From<Poisoned> for crate::error::ClaimError {
 pub(crate) struct Poison {
     set: AtomicBool,
     why: Mutex<Option<String>>,
-    /// For whoever must know before any lock is taken.
+    /// Checked by every call, before any lock is taken.
     pub(crate) fork: ForkGuard,
 }
 
@@ -48,8 +48,8 @@ impl Poison {
         if self.set.load(Ordering::Acquire) { Err(Poisoned) } else { Ok(()) }
     }
 
-    /// [`check`](Self::check) of those who are about to write. `Err` in a forked child too, which
-    /// has its parent's files and shares its maps.
+    /// Like [`check`](Self::check), before a write. `Err` in a forked child too, which has its
+    /// parent's files and shares its maps.
     #[inline]
     pub(crate) fn check_writer(&self) -> Result<(), Poisoned> {
         if self.fork.is_forked() { Err(Poisoned) } else { self.check() }

@@ -1,10 +1,10 @@
-//! What happened, counted.
+//! Counters, and the figures that a store shows.
 
 use crate::{limits::SHARDS, sync};
 use crossbeam_utils::CachePadded;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Things that are counted.
+/// The events that are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Count {
     Granted,
@@ -50,9 +50,9 @@ impl Counters {
     }
 }
 
-/// How many handles of claims there are, striped likewise. In sequence with everything else that
-/// is so ordered: who ends a handle and then asks whether somebody waits for that, and who says
-/// that he waits and then counts, do not miss each other.
+/// The number of handles of claims, striped like the counters. Sequentially consistent: a thread
+/// that ends a handle and then looks for a waiter, and a waiter that registers and then counts, do
+/// not miss each other.
 #[derive(Debug)]
 pub(crate) struct Holders(Box<[CachePadded<sync::atomic::AtomicU64>]>);
 
@@ -70,42 +70,43 @@ impl Holders {
         self.of(hash).fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The handle of a claim of this very key.
+    /// The handle of a claim on a key with this hash has ended.
     pub fn ended(&self, hash: u64) {
         self.of(hash).fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Exact if none begins meanwhile.
+    /// Exact if no handle is made during the call.
     pub fn count(&self) -> u64 {
         self.0.iter().map(|stripe| stripe.load(Ordering::SeqCst)).sum()
     }
 }
 
-/// A store's figures at a moment. Counts are since it was opened; sizes are in bytes.
+/// The figures of a store at one moment. Counts are since it was opened; sizes are in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Keys that are held.
+    /// Keys in flight.
     pub in_flight: u64,
     /// Keys that are interrupted.
     pub interrupted: u64,
     /// Records in the index, those included that have expired but not been swept.
     pub records: u64,
-    /// For how long the oldest key in flight has been held by its present holder, in milliseconds;
-    /// 0 if there is none.
+    /// How long the oldest key in flight has been held by its present holder, in milliseconds; 0 if
+    /// there is none.
     pub oldest_in_flight_ms: u64,
-    /// For how long the oldest interrupted key has been so, in milliseconds; 0 if there is none.
+    /// How long the oldest interrupted key has been interrupted, in milliseconds; 0 if there is
+    /// none.
     pub oldest_interrupted_ms: u64,
     /// Handles of claims that exist.
     pub holders: u64,
-    /// Callers that wait for a key in flight (not those who wait for its completion's sync).
+    /// Callers that wait for a key in flight (not for the sync of its completion).
     pub waiters: u64,
 
     /// Claims granted at the first attempt.
     pub granted: u64,
     /// Claims granted by takeover.
     pub taken_over: u64,
-    /// `begin`s answered by a record, be its response retained or not.
+    /// `begin`s answered by a record, whether or not its response is retained.
     pub replayed: u64,
     /// `begin`s that found the key in flight.
     pub saw_in_flight: u64,
@@ -126,24 +127,24 @@ pub struct Stats {
     pub exhausted: u64,
     /// Holders' calls that were fenced. **An operation may have taken effect twice.**
     pub fenced: u64,
-    /// Calls of holders whose claims had outlived a closing of the store. What they have done is
-    /// not recorded. **An operation may have taken effect twice.**
+    /// Calls of holders whose claims had outlived a closing of the store. Their effects are not
+    /// recorded. **An operation may have taken effect twice.**
     pub late_calls: u64,
     /// Claims dropped undecided while in flight.
     pub abandoned: u64,
     /// Leases that passed with the holder silent.
     pub leases_passed: u64,
-    /// Interrupted keys that nobody resolved before their retention passed; those included that
-    /// an opening found so.
+    /// Interrupted keys whose retention passed before they were resolved, including those that an
+    /// opening found so. **A retry of these executes again.**
     pub interrupted_expired: u64,
     /// Claims granted for a key whose record had expired: is the retention too short?
     pub began_after_expiry: u64,
     /// `begin`s refused because the store was full.
     pub refused_full: u64,
-    /// Why no claim of the largest response can be granted: the capacity is used up, the disk has no
-    /// room, or the system refuses another file, in its words. `None` if one can.
+    /// Why no claim of the largest response can be granted: the capacity is used up, the disk has
+    /// no room, or the system refuses another file (its message). `None` if one can be granted.
     pub full: Option<String>,
-    /// Since when that is known, in milliseconds since 1970; 0 if it isn't so.
+    /// Since when the store has been full, in milliseconds since 1970; 0 if it isn't.
     pub full_since_ms: u64,
 
     /// Segments that exist.
@@ -170,16 +171,16 @@ pub struct Stats {
     pub cells_free: u64,
     /// Bytes of memory that the index's tables take.
     pub index_bytes: u64,
-    /// What the opening took, in milliseconds.
+    /// The duration of the opening, in milliseconds.
     pub recovery_ms: u64,
     /// How often this store has been opened.
     pub life: u32,
-    /// This opening is the store's first: it knows no key from before. Not what a service expects
-    /// at any start but its first one; see [`Options::create`](crate::Options::create).
+    /// This opening created the store: it knows no key from before. A service expects that at its
+    /// first start only; see [`Options::create`](crate::Options::create).
     pub created: bool,
     /// The store's time, in milliseconds since 1970, as all times are shown (see `AcceptClock`).
     pub now_ms: u64,
-    /// At open the wall clock was further ahead than the options allow, and was not believed.
+    /// The wall clock was further ahead at open than the options allow, and was not believed.
     pub clock_held: bool,
     /// Damaged places that `Recovery::Salvage` passed over at open.
     pub damaged_places: u64,
@@ -188,7 +189,7 @@ pub struct Stats {
     pub torn_claims: u64,
     /// Why the store is poisoned, if it is.
     pub poisoned: Option<String>,
-    /// This process is a child that was forked after the store was opened. The store is its
-    /// parent's, and no other field says anything.
+    /// This process was forked after the store was opened. The store is its parent's, and no other
+    /// field has a meaning.
     pub forked: bool,
 }

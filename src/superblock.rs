@@ -59,8 +59,8 @@ pub(crate) struct Superblock {
     /// What to add to store time to have the wall clock, in milliseconds: not zero once an operator
     /// has accepted a clock and kept the windows.
     pub shift_ms: i64,
-    /// The bound on jumps that the store was opened with the last time, for those who look at it
-    /// from outside; 0: not known.
+    /// The bound on jumps that the store was opened with the last time, for readers from outside;
+    /// 0: not known.
     pub jump_max_ms: u64,
 }
 
@@ -119,8 +119,7 @@ impl Superblock {
     }
 
     /// Whether the claims file may have cells that a loss of power has torn and that were never
-    /// promised: those who had the store open last stored claims through a map, and did not close
-    /// it in order.
+    /// promised: the last opener stored claims through a map, and did not close the store in order.
     ///
     /// The kernel may write a page back while a cell in it is being stored to, and the disk then
     /// gets some words of before and some of after. That can befall only a cell that has changed
@@ -130,20 +129,20 @@ impl Superblock {
     /// been synced, until then the older one stays in cells of its own; and what waits for the disk
     /// (a checkpoint, a takeover where that waits, `ensure_durable`) is answered after a sync that
     /// began when all its cells had been stored, and these don't change afterwards until the claim
-    /// is decided. After a close in order everything was synced when nobody stored any more, and
-    /// where claims are written by write calls nothing is given out before its sync: a cell that
-    /// doesn't read is damage then.
+    /// is decided. After a close in order everything was synced after the last store, and where
+    /// claims are written by write calls nothing is given out before its sync: a cell that doesn't
+    /// read is damage then.
     pub fn leaves_torn_claims(&self) -> bool {
         !self.closed && matches!(self.durability & 0xff, 2 | 3)
     }
 
-    /// The number of the next writing. It stays where it ends, because nobody comes there by writing.
+    /// The number of the next writing. At its maximum it stays, which no store reaches by writing.
     pub fn next_number(&self) -> u64 {
         self.number.saturating_add(1)
     }
 
-    /// Whether a store can have come to this. Bytes whose checksum somebody made right are not to
-    /// decide how much is allocated, or how many files are looked for.
+    /// Whether a store can have written this. Forged bytes with a correct checksum must not decide
+    /// how much is allocated, or how many files are looked for.
     fn is_possible(&self) -> bool {
         self.life <= COUNT_MAX
             && self.slots <= SLOTS_MAX

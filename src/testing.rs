@@ -1,4 +1,4 @@
-//! Checks of a service's own handlers. Feature `testing`.
+//! A check for a service's own handlers. Feature `testing`.
 
 use crate::{Options, Store, http::BoxError, storage::SimStorage};
 use bytes::Bytes;
@@ -21,14 +21,14 @@ use tower_service::Service;
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Callers in a race.
 const RACERS: usize = 8;
-/// Moments at which a call is cut off, at the most.
+/// The maximum number of moments at which a call is cut off.
 const MOMENTS_MAX: u64 = 300;
-/// Turns of the scheduler that a process lives for, at the most.
+/// The maximum number of scheduler turns that a process lives for.
 const TURNS_MAX: u64 = 1 << 24;
-/// Turns of the scheduler after the effect, at the most.
+/// The maximum number of scheduler turns after the effect.
 const AFTER_MAX: u64 = 50;
 
-/// When a process dies: after so many turns of its scheduler, or so many after the effect.
+/// When a process dies: after this many turns of its scheduler, or this many after the effect.
 struct Moment {
     turns: u64,
     after_effect: u64,
@@ -37,8 +37,8 @@ struct Moment {
 /// Checks that a service takes effect once, however its clients and its process end.
 ///
 /// `service` builds the service around a store, with its layer and its settings; `request` is sent
-/// again and again, under keys of the check's own; `count_effects` says how many effects there have
-/// been in all. Each of these must come out at one effect:
+/// again and again, under keys that the check makes; `count_effects` returns the total number of
+/// effects so far. Each of these cases must have one effect:
 ///
 /// * the request is sent twice, and the second answer is the first;
 /// * eight callers race;
@@ -47,8 +47,8 @@ struct Moment {
 /// * the process dies at many moments (its tasks are dropped where they are, its store is opened
 ///   again from what was written), then the client tries again.
 ///
-/// A key that stays interrupted after a death is allowed: nobody said that it took no effect.
-/// Blocks; call it from a plain `#[test]`. The store is in memory.
+/// A key that stays interrupted after a death is allowed, because the operation may have taken
+/// effect. Blocks; call it from a plain `#[test]`. The store is in memory.
 ///
 /// ```
 /// use onlyonce::{Store, http::{IdempotencyLayer, KeyScope}, testing::{Whole, assert_idempotent}};
@@ -70,7 +70,7 @@ struct Moment {
 /// ```
 ///
 /// # Panics
-/// If it isn't so, saying in which case.
+/// If a case has more or fewer effects. The message names the case.
 pub fn assert_idempotent<I, R>(
     service: impl Fn(Store) -> I + Sync,
     request: Request<Bytes>,
@@ -280,7 +280,7 @@ where
         ended
     }
 
-    /// An answer tells of one effect; an interrupted key of one at the most.
+    /// An answer means one effect; an interrupted key at most one.
     fn judge(&self, before: u64, last: &Answer, case: &str) {
         let effects = (self.count)() - before;
         let allowed = if last.problem { 0..=1 } else { 1..=1 };
@@ -326,7 +326,7 @@ where
     Answer { status: parts.status, replayed, problem, body: bytes }
 }
 
-/// Asks until nobody executes the request any more.
+/// Asks until the request is no longer in flight.
 async fn settled<I, R>(service: &I, request: &Request<Bytes>) -> Answer
 where
     I: Service<Request<Whole>, Response = Response<R>> + Clone,

@@ -65,8 +65,8 @@ const STEPS: [(Timed, &str); 7] = [
     (Timed::GroupSize, "group_size"),
 ];
 
-/// Since the service was made: quantiles, and the counts of all buckets that hold something, from
-/// which whoever asks again can tell those of the time between. Nanoseconds; a size is a number.
+/// Since the service was made: quantiles, and the counts of all buckets that are not empty. The
+/// difference of two answers is the time between. Nanoseconds; sizes are numbers.
 fn times(counts: &Counts) -> Value {
     let buckets: Vec<_> = counts.filled().map(|(value, count)| json!([value, count])).collect();
     json!({

@@ -1,10 +1,10 @@
-//! Who may not change anything: requests that another site's page has sent, and all requests to a
-//! service that is for reading only.
+//! Refuses changes: those that another site's page has sent, and all of them on a read-only
+//! service.
 //!
-//! A browser sends the credentials of whoever is logged in with any request to this origin, also
-//! with one that another page makes. So a change needs three things that such a page can't give:
+//! A browser sends the credentials of the logged-in user with any request to this origin, also with
+//! one that another site's page makes. So a change needs three things that such a page can't give:
 //! a header of its own and a JSON body (either makes the browser ask this service first, which
-//! never says yes), and no word of the browser's that it comes from elsewhere.
+//! never agrees), and no header of the browser that says that it comes from elsewhere.
 
 use super::answer::Refusal;
 use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};

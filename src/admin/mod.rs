@@ -1,10 +1,11 @@
-//! An admin service for a live store: what it is doing, which keys need somebody, and what to make
-//! of them. Feature `admin`.
+//! An admin service for an open store: it shows what the store does and which keys need a decision,
+//! and takes the decisions. Feature `admin`.
 //!
-//! A [`tower`](tower_service) service over `http` types, which you mount **behind your own
-//! authentication**: whoever reaches it reads every stored answer and decides about every key. It
-//! needs no runtime; each request is answered on a short-lived thread of its own, so that none of
-//! the runtime's threads waits for the disk.
+//! It is a [`tower`](tower_service) service over `http` types. Mount it **behind your own
+//! authentication**: every client that reaches it can read all stored answers and decide about all
+//! keys. It needs no runtime; each request is answered on a short-lived thread of its own, so that
+//! none of the runtime's threads waits for the disk. At most sixteen requests are answered at a
+//! time; more get 503, requests for the health included.
 //!
 //! ```
 //! use onlyonce::{Store, admin::Admin};
@@ -51,9 +52,9 @@ use tower_service::Service;
 
 const PAGE: &str = include_str!("page.html");
 
-/// Requests that are answered at a time; more are sent away.
+/// Requests that are answered at a time; more get 503.
 const AT_ONCE: usize = 16;
-/// The largest body of a request beside the answer that it may bring.
+/// The largest body of a request, not counting the answer that it may carry.
 const BODY_BYTES: usize = 64 << 10;
 
 /// The admin service of one store. It doesn't keep the store open.
@@ -70,7 +71,7 @@ struct Config {
     running: Arc<AtomicUsize>,
 }
 
-/// Gives a place back.
+/// A place among the requests that are answered at a time, given back when dropped.
 struct Running(Arc<AtomicUsize>);
 
 impl Drop for Running {
@@ -80,9 +81,9 @@ impl Drop for Running {
 }
 
 impl Admin {
-    /// An admin service for `store`, which takes times from now on.
+    /// Makes an admin service for `store`, which measures times from now on.
     pub fn new(store: &Store) -> Self {
-        // In a forked child there is nothing to be watched, and each request is refused.
+        // In a forked child there is nothing to watch, and each request is refused.
         let _ = store.engine().map(|engine| engine.timings.watch());
         Admin(Arc::new(Config {
             store: store.downgrade(),
@@ -100,25 +101,25 @@ impl Admin {
         Admin(Arc::new(config))
     }
 
-    /// Whether it only shows, and refuses every change. Off unless set.
+    /// Sets whether the service only shows, and refuses every change. Default: false.
     pub fn read_only(self, read_only: bool) -> Self {
         self.with(|config| config.read_only = read_only)
     }
 
-    /// An origin from which changes may come, as `https://ops.example:8443`; may be called several
-    /// times. Without any it is the `Host` of the request, which is wrong behind a proxy that
-    /// rewrites it.
+    /// Adds an origin from which changes may come, as `https://ops.example:8443`; may be called
+    /// several times. Without any it is the `Host` of the request, which is wrong behind a proxy
+    /// that rewrites it.
     pub fn origin(self, origin: impl Into<String>) -> Self {
         self.with(|config| config.origins.push(origin.into()))
     }
 
-    /// The path it is mounted under, for routers that don't take it off (axum's `nest_service`
-    /// does).
+    /// Sets the path under which the service is mounted, for routers that don't remove it (axum's
+    /// `nest_service` does).
     pub fn under(self, prefix: impl Into<String>) -> Self {
         self.with(|config| config.prefix = prefix.into().trim_end_matches('/').to_owned())
     }
 
-    /// What the page calls the store; unless set, its directory.
+    /// Sets the store's name on the page. Default: its directory.
     pub fn name(self, name: impl Into<String>) -> Self {
         self.with(|config| config.name = name.into())
     }

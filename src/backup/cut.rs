@@ -140,8 +140,8 @@ impl Engine {
 }
 
 impl Inspection {
-    /// Copies what was inspected to the directory `dst`, which must be empty or not be there. See
-    /// [`backup`](crate::backup) for what a copy of a store is that somebody is writing to.
+    /// Copies the inspected store to the directory `dst`, which must be empty or missing. See
+    /// [`backup`](crate::backup) for what a copy of a store is that is written to at the same time.
     ///
     /// # Errors
     /// [`BackupError::Damaged`] if something doesn't read.
@@ -200,8 +200,8 @@ impl Inspection {
     }
 }
 
-/// The superblock of the copy: time goes on from the cut, tokens from above what the original can
-/// have given out by then, with a day's worth more for a clock that is behind.
+/// The superblock of the copy: time continues from the snapshot, tokens from above what the
+/// original can have given out by then, with a day's worth more for a clock that is behind.
 pub(super) fn superblock_of_copy(cut: &Snapshot<'_>) -> Superblock {
     let Snapshot { superblock: original, taken_ms, claims, .. } = cut;
     // What is salvaged may have claims that its superblock doesn't allow.

@@ -1,4 +1,4 @@
-//! A backup becomes a store again.
+//! Restoring a backup to a store.
 
 use super::{
     BackupError, MANIFEST,
@@ -16,15 +16,20 @@ use std::{
 
 const PIECE: usize = 1 << 20;
 
-/// How many backups may build on each other.
+/// The number of backups that may build on each other.
 const CHAIN_MAX: usize = 1000;
 
-/// Copies the backup in `src` to the directory `dst`, which must be empty or not be there, with
-/// the segments that earlier backups have, and checks everything against the manifests. An
-/// earlier backup is looked for where it was, and else beside `src`. `dst` is a store then:
-/// opening it begins a new life.
+/// Copies the backup in `src` to the directory `dst`, which must be empty or missing, with the
+/// segments that earlier backups have, and checks everything against the manifests. An earlier
+/// backup is looked for where it was, and otherwise beside `src`. `dst` is a store then: opening it
+/// begins a new life.
 ///
-/// Returns the bytes that were copied.
+/// Returns the number of bytes that were copied.
+///
+/// # Errors
+/// [`BackupError::Unfinished`], [`BackupError::Changed`] or [`BackupError::NotEmpty`] if the backup
+/// or the directory can't be used, and [`BackupError::Io`] and [`BackupError::Open`] from the file
+/// system. What was written to `dst` is not a store then, and can be removed.
 pub fn restore(src: impl AsRef<Path>, dst: impl AsRef<Path>) -> Result<u64, BackupError> {
     let manifest = Manifest::read(src.as_ref())?;
     let dst = destination(dst.as_ref())?;

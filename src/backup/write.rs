@@ -135,7 +135,7 @@ impl<'a> Writer<'a> {
         let file = self.dst.create(&name, segment.slot.bytes).map_err(io())?;
         self.copy(segment, &entries, &summary, &file).map_err(io())?;
         if !segment.still_holds() {
-            // Used again meanwhile, by an owner elsewhere: what it held has expired.
+            // Used again since, by an owner elsewhere: what it held has expired.
             self.dst.remove(&name).map_err(io())?;
             return self.free(segment, next_epoch(segment.slot.epoch())).map_err(io());
         }

@@ -182,7 +182,7 @@ pub(super) async fn waiting<S: Subject>(bench: &Bench<'_, S>) {
     let waiting = bench.store().changed(&request, ticket.token, HOUR);
     let (changed, ()) = both(waiting, bench.abandon(&ticket, Abandon::Dropped)).await;
     assert!(changed);
-    // Somebody else's attempt is not what was seen.
+    // Another caller's attempt is not the one that was seen.
     let (request, second) = bench.second_attempt().await;
     let seen = Token::new(second.token.get() - 1).expect("a token");
     assert!(bench.store().changed(&request, seen, HOUR).await);
@@ -194,7 +194,7 @@ pub(super) async fn waiting<S: Subject>(bench: &Bench<'_, S>) {
     assert_eq!(bench.is(&request).await, Is::InFlight);
 }
 
-/// Polls so many times at the most, and drops what has not ended.
+/// Polls at most this many times, and drops the future if it has not ended.
 async fn polled<F: Future>(future: F, polls: u32) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = polls;
@@ -205,10 +205,10 @@ async fn polled<F: Future>(future: F, polls: u32) -> Option<F::Output> {
         left -= 1;
         match future.as_mut().poll(context) {
             Poll::Ready(value) => Poll::Ready(Some(value)),
-            // The last poll was in vain, and nobody is to wake anybody for it.
+            // The last poll was in vain, and must cause no wake-up.
             Poll::Pending if left == 0 => {
-                let mut nobody = Context::from_waker(Waker::noop());
-                match future.as_mut().poll(&mut nobody) {
+                let mut unwoken = Context::from_waker(Waker::noop());
+                match future.as_mut().poll(&mut unwoken) {
                     Poll::Ready(value) => Poll::Ready(Some(value)),
                     Poll::Pending => Poll::Ready(None),
                 }

@@ -81,7 +81,7 @@ pub(super) async fn fail_keeps_answer<S: Subject>(bench: &Bench<'_, S>) {
     assert_eq!(bench.write(&ticket, ClaimOp::Fail(ANSWER)).await, Ok(()));
     let other = bench.write(&ticket, ClaimOp::Fail(b"502")).await;
     assert_eq!(other, Err(ClaimError::DifferentResponse));
-    // The holder goes: nobody is left who could finish.
+    // The holder's handle is dropped: no holder is left that could finish.
     assert!(!stuck(bench.begin(&request).await).holder_gone);
     bench.abandon(&ticket, Abandon::Dropped).await;
     let seen = stuck(bench.begin(&request).await);
@@ -107,7 +107,7 @@ pub(super) async fn release<S: Subject>(bench: &Bench<'_, S>) {
 
 pub(super) async fn release_keeps_history<S: Subject>(bench: &Bench<'_, S>) {
     let given_back = Is::Interrupted(Reason::GivenBack);
-    // Charged and lapsed, taken over, released: nobody gets a fresh claim.
+    // Charged and lapsed, taken over, released: no caller gets a fresh claim.
     let (request, second) = bench.second_attempt().await;
     assert_eq!(bench.write(&second, ClaimOp::Release).await, Ok(()));
     assert_eq!(bench.is(&request).await, given_back);
@@ -266,7 +266,7 @@ pub(super) async fn abandon_again<S: Subject>(bench: &Bench<'_, S>) {
     let (request, ticket) = bench.brought(By::Drop).await;
     bench.abandon(&ticket, Abandon::Panicked).await;
     assert_eq!(bench.is(&request).await, Is::Interrupted(Reason::Dropped));
-    // Its number is still the last one: whoever kept it can finish.
+    // Its token is still the last one: a holder that kept it can finish.
     assert_eq!(bench.write(&ticket, super::words::complete(RESPONSE)).await, Ok(()));
     bench.abandon(&ticket, Abandon::Dropped).await;
     assert_eq!(bench.is(&request).await, Is::Completed);

@@ -1,5 +1,5 @@
-//! Checks that a backend keeps the promises of one: the table of a key's states, row by row and
-//! column by column, spoken in the verbs of [`IdempotencyStore`] alone.
+//! A suite that every backend must pass: the table of a key's states, row by row and column by
+//! column, through the calls of [`IdempotencyStore`] alone.
 //!
 //! ```
 //! use onlyonce::{ManualClock, Options, Store, conformance::{self, Facts, Subject}};
@@ -44,7 +44,7 @@
 //! ```
 //!
 //! Not in it: what survives which crash (each backend has its own crashes), a completion that is
-//! on its way to the disk, and what an operator decides where the backend can't be asked to.
+//! not yet durable, and operators' decisions where the backend has none.
 
 mod bounds;
 mod callers;
@@ -57,23 +57,24 @@ use crate::{engine::resolve::Resolution, error::ClaimError, key::KeyRef, spi::Id
 use std::{future::Future, time::Duration};
 use words::{Bench, Named};
 
-/// What the suite is to know of a backend.
+/// What the suite has to know about a backend.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
     /// Largest response in bytes that a claim can be promised room for; at least 1,024.
     pub max_response: u32,
     /// Attempts that `take_over` grants; at least 3.
     pub max_attempts: u32,
-    /// For how long a key that was retained for an hour is kept when it is interrupted.
+    /// How long a key with a retention of an hour is kept when it is interrupted.
     pub interrupted_retention: Duration,
-    /// It knows which handles exist: an interrupted key is not forgotten while its holder's does.
+    /// Whether the backend knows which handles exist: an interrupted key is not forgotten then
+    /// while its holder's handle exists.
     pub knows_handles: bool,
-    /// How many `begin`s are made at once.
+    /// How many `begin`s are made concurrently.
     pub callers: usize,
 }
 
 impl Default for Facts {
-    /// What the embedded store does with its default options.
+    /// Returns the facts of the embedded store with its default options.
     fn default() -> Self {
         Facts {
             max_response: 256 << 10,
@@ -90,18 +91,19 @@ pub trait Subject {
     /// The backend.
     type Store: IdempotencyStore;
 
-    /// A handle of it.
+    /// Returns a handle of the backend.
     fn store(&self) -> &Self::Store;
 
-    /// Lets so much of the store's time pass, exactly: no lease ends by itself meanwhile.
+    /// Lets exactly this much of the store's time pass. Otherwise its time must stand still, so
+    /// that no lease ends by itself.
     fn advance(&self, by: Duration) -> impl Future<Output = ()>;
 
-    /// Returns when what was abandoned before has taken effect. Default: at once.
+    /// Resolves when earlier calls of `abandon` have taken effect. Default: at once.
     fn settle(&self) -> impl Future<Output = ()> {
         async {}
     }
 
-    /// An operator decides. Default: `None`, the backend can't be asked to.
+    /// Records an operator's decision. Default: `None`, which means that the backend has none.
     fn resolve(
         &self,
         key: KeyRef<'_>,
@@ -112,11 +114,11 @@ pub trait Subject {
         async { None }
     }
 
-    /// What the suite is to know.
+    /// Returns what the suite has to know.
     fn facts(&self) -> Facts;
 }
 
-/// Runs the suite; the names of what was run.
+/// Runs the suite, and returns the names of the cases that were run.
 ///
 /// # Panics
 ///
@@ -150,7 +152,7 @@ pub async fn run<S: Subject>(subject: &S) -> Vec<&'static str> {
         "complete with other bytes": holders::complete_differently,
         "complete without a response": holders::complete_without_response,
         "fail": holders::fail,
-        "fail keeps its answer until it goes on": holders::fail_keeps_answer,
+        "fail keeps its answer until its holder continues": holders::fail_keeps_answer,
         "release of a first attempt": holders::release,
         "release keeps a history": holders::release_keeps_history,
         "undoing a takeover that learned nothing": holders::undone_takeovers,

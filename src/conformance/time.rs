@@ -15,7 +15,7 @@ pub(super) async fn lease<S: Subject>(bench: &Bench<'_, S>) {
     bench.advance(MS).await;
     let seen = stuck(bench.begin(&request).await);
     assert_eq!((seen.reason, seen.holder_gone), (Reason::LeasePassed, false));
-    // The holder finishes late, and nobody has taken over.
+    // The holder finishes late, and the key has not been taken over.
     assert_eq!(bench.write(&ticket, complete(RESPONSE)).await, Ok(()));
     assert_eq!(bench.is(&request).await, Is::Completed);
 }

@@ -1,4 +1,4 @@
-//! Group commit under every schedule: nobody is acknowledged early, nobody waits for ever.
+//! Group commit under every schedule: no caller is acknowledged early or waits for ever.
 
 use super::*;
 use crate::sync::atomic::AtomicBool;
@@ -158,7 +158,7 @@ fn who_leaves_hands_on_the_lead() {
     });
 }
 
-/// Who waits for a key that somebody has completed waits for that record in a group commit.
+/// A waiter for a key that another caller has completed waits for that record in a group commit.
 fn is_told(fails_at: u64) {
     model(move || {
         let group = Arc::new(GroupCommit::new(Arc::default(), None));

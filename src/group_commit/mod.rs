@@ -1,20 +1,22 @@
-//! Group commit: one sync covers all who wait, and a waiter is released only by a sync that
+//! Group commit: one sync covers all waiters, and a waiter is released only by a sync that
 //! covered its position.
 //!
-//! Whoever finds nobody leading leads: it waits a moment for the callers of the last group to
+//! A caller that finds no leader leads: it waits a moment for the callers of the last group to
 //! come back (bounded, and only while fewer have arrived), makes everything durable that was
-//! written by then, and wakes those whose group it was. The others wait for it or for the next
-//! one. Where only tasks wait, which must not block, a thread of the store leads.
+//! written by then, and wakes the callers of that group. The others wait for this group or for the
+//! next one. If only tasks wait, which must not block, a thread of the store leads.
 //!
 //! Two group commits whose callers alternate between them (a claim waits in one, its completion in
 //! the other) take turns at the disk: side by side their syncs slow each other down, and callers
-//! out of step would stay so, each a group of its own. Who has waited for its turn waits a moment
-//! more for the callers whom the other group commit has just released; then they go on in step.
+//! out of step would stay so, each a group of its own. A leader that has waited for its turn waits
+//! a moment more for the callers that the other group commit has just released; from then on they
+//! are in step.
 //!
-//! Ground rules. `leading` changes only under the lock; who sets it leads and no other thread
-//! calls [`Commit::commit`]. `durable` only grows, and only after a commit has returned. When
-//! leading ends and waiters remain, one that can lead is woken, or the notifier is notified: nobody
-//! waits for a leader that never comes. A failed commit releases everyone with the failure.
+//! Ground rules. `leading` changes only under the lock; the caller that sets it leads, and no other
+//! thread calls [`Commit::commit`]. `durable` only grows, and only after a commit has returned.
+//! When leading ends and waiters remain, one that can lead is woken, or the notifier is notified,
+//! so no waiter waits for a leader that never comes. A failed commit releases all waiters with the
+//! failure.
 
 use crate::{
     poison::Poisoned,
@@ -31,8 +33,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a leader waits for the callers of the last group, at the most: half of what the
-/// quickest sync takes on a good disk. Measured: two callers 14.4 k commits/s with it and 8.0 k
+/// The longest time that a leader waits for the callers of the last group: half of what the
+/// fastest sync takes on a good disk. Measured: two callers 14.4 k commits/s with it and 8.0 k
 /// without, because without it they take turns.
 const RENDEZVOUS: Duration = Duration::from_micros(60);
 
@@ -42,11 +44,11 @@ pub(crate) trait Commit {
     /// everything now is. Called by one thread at a time.
     fn commit(&self) -> Result<u64, Poisoned>;
 
-    /// A commit has covered so many callers and what lies below `position`: for those who watch.
+    /// Called after a commit that has covered so many callers, up to `position`, for events.
     fn committed(&self, _callers: usize, _position: u64) {}
 }
 
-/// Whose turn it is at the disk.
+/// The turn at the disk, for which group commits wait.
 #[derive(Debug)]
 pub(crate) struct Turn {
     lock: Mutex<()>,
@@ -76,7 +78,7 @@ pub(crate) struct GroupCommit {
     state: Mutex<State>,
     notifier: Arc<Notifier>,
     turn: Option<Arc<Turn>>,
-    /// How long a leader waits for others, at the most.
+    /// The longest time that a leader waits for others.
     rendezvous: Duration,
 }
 
@@ -100,8 +102,8 @@ struct Waiter {
     waker: Option<Waker>,
 }
 
-/// A place in a queue; to be given back (to a group commit by [`GroupCommit::leave`]) when it is
-/// not needed.
+/// A waiter's number in a queue. It must be given back (to a group commit by
+/// [`GroupCommit::leave`]) when it is not needed.
 #[derive(Debug, Default)]
 pub(crate) struct WaiterId {
     pub id: Option<u64>,
@@ -138,8 +140,8 @@ impl GroupCommit {
         self.durable.load(Ordering::Acquire)
     }
 
-    /// Ready when everything below `position` is durable. A thread leads by itself when nobody
-    /// does; a task leaves that to the store's thread, if it has one.
+    /// Ready when everything below `position` is durable. A thread leads by itself when no other
+    /// caller does; a task leaves that to the store's thread, if it has one.
     pub fn poll(
         &self,
         target: &impl Commit,
@@ -181,7 +183,7 @@ impl GroupCommit {
         }
     }
 
-    /// The future of this place is dropped. What was written stays to be made durable.
+    /// The future of this waiter is dropped. Its write still becomes durable.
     pub fn leave(&self, place: &mut WaiterId) {
         let Some(id) = place.id.take() else { return };
         let mut state = self.state.lock();
@@ -198,9 +200,9 @@ impl GroupCommit {
         }
     }
 
-    /// For the store's thread: leads if somebody waits and nobody leads.
+    /// For the store's thread: leads if there are waiters and no leader.
     pub fn lead_if_needed(&self, target: &impl Commit) {
-        // Once: if somebody is left, the notifier has been notified again, and other group commits
+        // Once: if waiters are left, the notifier has been notified again, and other group commits
         // come first.
         let mut state = self.state.lock();
         if state.leading || state.failed || state.waiters.is_empty() {
@@ -211,7 +213,7 @@ impl GroupCommit {
         self.lead(target);
     }
 
-    /// Makes durable everything written before the call, unless somebody else is at it.
+    /// Makes durable everything written before the call, unless another caller leads.
     pub fn lead_once(&self, target: &impl Commit) {
         let mut state = self.state.lock();
         if state.leading || state.failed {
@@ -246,12 +248,12 @@ impl GroupCommit {
         released.into_iter().for_each(Waker::wake);
     }
 
-    /// Lets the store's thread look whether there is something to do.
+    /// Notifies the store's thread to look for work.
     pub fn wake_worker(&self) {
         self.notifier.notify();
     }
 
-    /// `position` is to become durable though nobody waits for it.
+    /// `position` is to become durable, although no caller waits for it.
     pub fn request(&self, position: u64) {
         let mut state = self.state.lock();
         state.enqueue_task(position, None);
@@ -343,7 +345,7 @@ impl State {
         self.waiters.push(Waiter { id, position, caller: Caller::Task, waker });
     }
 
-    /// Takes out those whom `durable` covers (everyone, after a failure).
+    /// Takes out the waiters that `durable` covers (all of them after a failure).
     fn release(&mut self, durable: u64) -> Vec<Waker> {
         let all = self.failed;
         let mut released = Vec::with_capacity(self.waiters.len());

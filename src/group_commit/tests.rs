@@ -59,7 +59,7 @@ impl<F: Fn()> Commit for And<'_, F> {
     }
 }
 
-/// Somebody who waits for a position.
+/// A caller that waits for a position.
 struct Waiter<'a> {
     group_commit: &'a GroupCommit,
     position: u64,
@@ -188,7 +188,7 @@ fn nobody_leads_beside_a_leader() {
         assert_eq!((waiter.wakes(), waiter.poll(&disk)), (1, DONE));
     }
     group_commit.lead_if_needed(&disk);
-    assert_eq!(disk.syncs.get(), 2, "nobody is left");
+    assert_eq!(disk.syncs.get(), 2, "none is left");
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn who_leaves_is_not_woken_and_its_write_becomes_durable() {
     assert!(!notifier.was_notified());
     group_commit.lead_if_needed(&disk);
     assert_eq!((group_commit.durable(), tasks[0].wakes(), tasks[1].wakes()), (2, 1, 0));
-    // Its place is gone, and nobody waits.
+    // Its place is gone, and there are no waiters.
     tasks.iter_mut().for_each(|task| group_commit.leave(&mut task.place));
     assert!(!notifier.was_notified());
 }
@@ -324,7 +324,7 @@ fn who_leaves_while_another_leads_disturbs_nobody() {
         late.borrow_mut().iter_mut().for_each(|w| assert_eq!(w.poll(&disk), Poll::Pending));
     });
     assert_eq!(Waiter::new(&group_commit, first, Caller::Thread).poll(&group), DONE);
-    // The first was told to lead; before it comes, the group commit is led by somebody else.
+    // The first was woken to lead; before it comes, another caller leads.
     let group = disk.and(|| {
         let [next, other] = &mut *late.borrow_mut();
         group_commit.leave(&mut next.place);
@@ -428,7 +428,7 @@ fn who_has_waited_for_its_turn_waits_for_those_whom_the_other_lane_released() {
     group_commits[0].state.lock().last_groups = [2, 0];
     std::thread::scope(|scope| {
         let gate = disks[0].gate.lock();
-        // Two in a group of the first group commit, and one who waits for its turn in the second.
+        // Two in a group of the first group commit, and one waiter for its turn in the second.
         for _ in 0..2 {
             scope.spawn(|| {
                 write_and_wait(&group_commits[0], &disks[0]);

@@ -27,7 +27,7 @@ const SHARD_BITS: u32 = SHARDS.trailing_zeros();
 /// Entries that are removed under one lock: tens of microseconds.
 const REMOVED_AT_ONCE: usize = 1024;
 
-/// The hash of a key: keyed by a secret of the store, so that nobody can choose keys that
+/// The hash of a key: keyed by a secret of the store, so that clients can't choose keys that
 /// collide, and the same in every life, so that footers can keep it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeyHasher {
@@ -139,18 +139,19 @@ impl Index {
         }
     }
 
-    /// All shards, while nobody else has the index.
+    /// All shards, through an exclusive reference.
     pub fn shards_mut(&mut self) -> impl Iterator<Item = &mut Shard> {
         self.shards.iter_mut().map(|shard| shard.get_mut())
     }
 
-    /// A deadline was set. Says whether it is the earliest now, so that somebody must be woken.
+    /// Returns whether a deadline that was set is the earliest now, so that the expiring thread
+    /// must be woken.
     pub fn deadline_set(&self, deadline: u64) -> bool {
         deadline < self.next_due.load(Ordering::SeqCst)
             && deadline < self.next_due.fetch_min(deadline, Ordering::SeqCst)
     }
 
-    /// Begins a round over all shards: deadlines set from now on are noted anew.
+    /// Begins a round over all shards: only deadlines that are set from now on are noted.
     pub fn take_next_due(&self) -> u64 {
         self.next_due.swap(u64::MAX, Ordering::SeqCst)
     }

@@ -22,7 +22,7 @@ pub(crate) struct Shard {
     names: HashTable<u32>,
     pub undecided: Slab,
     pub orphans: Orphans,
-    /// Records whose tombstones were not durable when somebody last looked: nearly always none.
+    /// Records whose tombstones were not durable at the last check: nearly always none.
     pub forgetting: Vec<Forgetting>,
     wheel: TimingWheel<Due>,
 }
@@ -48,7 +48,7 @@ impl Shard {
     /// As `candidates`, for who will read or add an entry: its place is fetched while it is looked
     /// for. Who finds none and adds none had better not wait for it.
     pub fn candidates_and_place(&self, hash: u64) -> impl Iterator<Item = Location> {
-        // Nothing depends on what is read, so the processor goes on meanwhile.
+        // Nothing depends on the value that is read, so the processor doesn't wait for it.
         black_box(self.nearby(Tag::of(hash, self.shard_bits)));
         self.candidates(hash)
     }

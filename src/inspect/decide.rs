@@ -24,7 +24,7 @@ pub(crate) struct Decided {
     pub undecided: Vec<Undecided>,
     /// Live records of keys on which there is a later claim, too.
     pub twofold: Vec<(OwnedKey, Location)>,
-    /// Decisions that don't read back: nobody can tell whose they are.
+    /// Decisions that don't read back, so that their keys are unknown.
     pub lost: HashSet<Location>,
 }
 
@@ -245,10 +245,10 @@ impl Inspection {
         match (undecided.found.interrupted, &undecided.answer) {
             (Some(noted), _) => Some(noted),
             (None, Some((_, at))) if self.owner.is_some() => Some((Reason::Failed, *at)),
-            // The holder may have gone on after that; nobody has written down until when.
+            // The holder may have continued after that; until when is not stored.
             (None, Some(_)) => Some((Reason::Failed, self.now_ms)),
             (None, None) if self.owner.is_some() => None,
-            // The process has died, nobody has written down when.
+            // The process has died; when is not stored.
             (None, None) => Some((Reason::Crashed, self.now_ms)),
         }
     }

@@ -81,7 +81,7 @@ impl Inspection {
                     let what = "the record does not read back";
                     items.push(Err(Problem::at(location, what)));
                 }
-                // Used again meanwhile: all of it had expired.
+                // Used again since: all of it had expired.
                 None => break,
             }
         }

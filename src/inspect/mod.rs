@@ -3,7 +3,7 @@
 //!
 //! An [`Inspection`] is what the files held at about one time. It takes no lock, writes nothing
 //! (the files are opened for reading), and reads by read calls, so that a bad sector is a message
-//! and not a signal. The store may be open meanwhile, in any process, and is not disturbed.
+//! and not a signal. The store may be open at the same time, in any process, and is not disturbed.
 //!
 //! **What is seen of a store that is being written to.** Each key is as it was at some moment
 //! between the start and the end of [`Inspection::open`]. A completion that was acknowledged
@@ -11,11 +11,11 @@
 //! memory only is not seen: renewals, why and since when a key is interrupted in this life. So an
 //! undecided key of a running store is shown in flight.
 //!
-//! How it is kept true while the files change: the claims are read before the ring, and the ring
-//! before the segments, which is the way that a record goes; the claims twice, because a
-//! takeover may move one behind the reader's back; the newest segments first, because their
-//! frames say what of older ones must be there; open segments twice, because they grow; and a
-//! segment whose epoch has changed in the end held records that have expired.
+//! How this is kept true while the files change: the claims are read before the ring, and the ring
+//! before the segments, in the direction in which a record moves; the claims three times, because a
+//! takeover may move one during a pass; the newest segments first, because their frames say which
+//! records of older ones must be there; open segments twice, because they grow; and a segment whose
+//! epoch has changed in the end held records that have expired.
 
 mod decide;
 mod item;
@@ -132,7 +132,7 @@ pub struct Info {
     pub life: u32,
     /// The opening that it has now, or had last, created it.
     pub created: bool,
-    /// The process that has it open, as far as the operating system tells.
+    /// The process that has it open, as far as the operating system shows.
     pub owner: Option<u32>,
     /// How it was opened the last time; `None` if the superblock doesn't say.
     pub durability: Option<Durability>,

@@ -16,8 +16,8 @@ use std::{
     io,
 };
 
-/// How often a reading is begun anew because the store has been opened, has grown or has used a
-/// segment again meanwhile. The last one counts as it is.
+/// How often a reading is repeated because the store has been opened, has grown or has used a
+/// segment again during it. The last one counts as it is.
 const TRIES: usize = 5;
 
 /// What was read.
@@ -35,7 +35,7 @@ pub(super) struct Survey {
     pub seen_ms: u64,
 }
 
-/// `is_open`: somebody has the store open.
+/// `is_open`: a process has the store open.
 pub(super) fn take(
     storage: &dyn Storage,
     hasher: Option<KeyHasher>,

@@ -62,8 +62,8 @@ impl Frame {
     }
 }
 
-/// The main class's ring, segments and group commit over real files, and nobody who keeps them: the
-/// caller drains and recycles.
+/// The main class's ring, segments and group commit over real files, without the store's threads:
+/// the caller drains and recycles.
 pub struct Log {
     appender: Appender,
     shared: Shared,
@@ -169,7 +169,7 @@ pub struct Index(index::Index);
 
 impl Index {
     /// An empty one.
-    #[expect(clippy::new_without_default, reason = "nobody needs it")]
+    #[expect(clippy::new_without_default, reason = "it is not needed")]
     pub fn new() -> Self {
         Index(index::Index::new(index::KeyHasher::new([0; 16], 64), NOW))
     }

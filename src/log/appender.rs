@@ -44,8 +44,8 @@ use std::{collections::VecDeque, io, sync::Arc};
 /// Positions start here, so that a position minus the start of data is never negative.
 pub(crate) const FIRST_POSITION: u64 = DATA_START;
 
-/// Undrained bytes at which the draining thread is woken, and which are moved at a time: nobody
-/// waits longer for the right to drain, or for room, than moving so many takes.
+/// Undrained bytes at which the draining thread is woken, and which are moved at a time: no caller
+/// waits longer for the right to drain, or for room, than moving this many takes.
 const DRAIN_BYTES: u64 = 256 << 10;
 
 #[derive(Debug)]
@@ -62,7 +62,7 @@ pub(crate) struct Appender {
     /// The same for what a running sync is about to cover.
     syncing_since: AtomicU64,
     pub group: GroupCommit,
-    /// Rung when a draining thread has something to do.
+    /// Notified when the draining thread has something to do.
     drain_notifier: Arc<Notifier>,
     /// A task waits for what the draining thread does.
     called: AtomicBool,
@@ -86,7 +86,7 @@ enum Next {
     Unwanted,
     /// A record has found none.
     Wanted,
-    /// Somebody is taking one into use.
+    /// A caller is taking one into use.
     Coming,
 }
 
@@ -201,7 +201,7 @@ impl Appender {
         }
     }
 
-    /// Gives the frame its place and copies it there. Never waits: says what is lacking instead.
+    /// Gives the frame its place and copies it there. Never waits: returns what is lacking instead.
     ///
     /// `roll` says which other segment may be asked for if the open one has no room.
     pub fn append(
@@ -276,9 +276,9 @@ impl Appender {
         }
     }
 
-    /// Closes the open segment and takes another into use, if a record has found no room and nobody
-    /// is at it. Whether that was so; then [`Appender::moved`] is to be notified, with no lock
-    /// held.
+    /// Closes the open segment and takes another into use, if a record has found no room and no
+    /// other caller does so. Returns whether it did; then [`Appender::moved`] must be notified,
+    /// with no lock held.
     pub fn roll(&self, shared: &Shared) -> Result<bool, Poisoned> {
         shared.poison.check_writer()?;
         let mut tail = self.tail.lock();
@@ -294,14 +294,14 @@ impl Appender {
             return Err(shared.poison.trip("taking a segment into use", &error));
         }
         let Some(taken) = shared.space.take(self.class) else {
-            // Another appender has taken the last one. Whoever waits tries again, and learns it.
+            // Another appender has taken the last one. Waiters try again, and find that out.
             return Ok(true);
         };
         self.close_open(shared, &mut tail);
         tail.next = Next::Coming;
         drop(tail);
-        // The lock is not held while the disk is read and written to: whoever wants to append is
-        // told what there is to wait for.
+        // The lock is not held while the disk is read and written: callers that want to append get
+        // what they have to wait for.
         let opened = match taken {
             Taken::Fresh(slot) => self.open_fresh(shared, slot, position).map(Some),
             Taken::Begun(slot, room) => self.open_begun(shared, slot, position, room),
@@ -326,7 +326,7 @@ impl Appender {
     }
 
     /// Opens a segment that an earlier life has sealed. `None`: its footer does not read any more;
-    /// it stays sealed, and whoever waits tries again.
+    /// it stays sealed, and waiters try again.
     fn open_begun(
         &self,
         shared: &Shared,
@@ -361,8 +361,8 @@ impl Appender {
         self.group.wake_worker();
     }
 
-    /// Closes the open segment if `condition` holds for it (its slot, and bytes used) and says
-    /// whether it did. It is handed on as full by the next commit.
+    /// Closes the open segment if `condition` holds for it (its slot, and bytes used), and returns
+    /// whether it did. The next commit returns it as full.
     pub fn close_if(&self, shared: &Shared, condition: impl FnOnce(&Slot, i64) -> bool) -> bool {
         let mut tail = self.tail.lock();
         let close = tail.open.as_ref().is_some_and(|open| condition(&open.slot, open.used()));
@@ -389,7 +389,7 @@ impl Appender {
         self.tail.lock().position
     }
 
-    /// The segment that is being filled, and the offset at which its next record will lie.
+    /// The segment that is being filled, and the offset of its next record.
     pub fn open_at(&self) -> Option<(u32, u64)> {
         let tail = self.tail.lock();
         tail.open.as_ref().map(|open| (open.slot.number, open.at))
@@ -415,7 +415,8 @@ impl Appender {
             }
             unlock_fair(draining);
             if !moved {
-                // Somebody is in the middle of copying a frame; that takes no longer than a copy.
+                // An appender is in the middle of copying a frame; that takes no longer than a
+                // copy.
                 yield_now();
             }
         };

@@ -47,8 +47,8 @@ pub(crate) struct ActiveSince {
     pub class: u8,
     /// The position of a byte of this segment is `base` plus its offset.
     pub base: u64,
-    /// Where the part begins that this life fills. What lies before it was sealed by an earlier life,
-    /// in the same sequence of positions.
+    /// Where the part begins that this life fills. The part before it was sealed by an earlier
+    /// life, in the same sequence of positions.
     pub from: u64,
 }
 
@@ -102,7 +102,7 @@ impl SegmentHeader {
             bytes: u64_at(48),
             active,
         };
-        // Bytes whose checksum somebody made right.
+        // Forged bytes with a correct checksum.
         let possible = header.epoch <= COUNT_MAX
             && (DATA_START + TRAILER_BYTES as u64..=SEGMENT_BYTES_MAX).contains(&header.bytes)
             && active.is_none_or(|since| {
@@ -164,8 +164,8 @@ pub(crate) fn encode(seed: Seed, entries: &[FooterEntry], summary: &Summary) -> 
     b
 }
 
-/// How many entries the trailer claims; not to be believed before [`Footer::decode`] has passed, but a
-/// bound on what to read.
+/// How many entries the trailer claims; not to be believed before [`Footer::decode`] has passed,
+/// but a bound on what to read.
 pub(crate) fn claimed_entries(trailer: &[u8; TRAILER_BYTES], seed: Seed) -> Option<u32> {
     let epoch = u32::from_le_bytes(trailer[40..44].try_into().unwrap());
     (trailer[..8] == TRAILER_MAGIC && epoch == seed.epoch)

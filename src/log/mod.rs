@@ -46,7 +46,7 @@ pub(crate) fn class_of(retention_ms: u64, main_ms: u64) -> u8 {
     1 + (seconds.ilog2() as u8).min(CLASSES as u8 - 2)
 }
 
-/// What is lacking for an append to go on.
+/// What an append lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Busy {
     /// The ring of this class, drained up to `drained`, has no room for `len` bytes.
@@ -77,7 +77,7 @@ impl From<Poisoned> for Busy {
 pub(crate) struct Shared {
     pub life: u32,
     pub frame_max: u64,
-    /// Somebody has to be told of the first write after a sync.
+    /// A thread must be notified of the first write after a sync.
     pub buffered: bool,
     pub space: Space,
     pub poison: Arc<Poison>,
@@ -176,10 +176,10 @@ impl Log {
     }
 
     /// Copies a frame out and checks it. `None` if it is not whole: damaged, or (without the lock
-    /// of the shard that names it) its segment has meanwhile been used again.
+    /// of the shard that names it) its segment has been used again during the copy.
     pub fn read(&self, location: Location) -> Option<Frame> {
         let slot = self.slots.get(location.slot())?;
-        // Once from the ring, where an appender may have lapped it meanwhile; then it has been
+        // Once from the ring, where an appender may lap it during the copy; then it has been
         // drained before and is in the segment.
         (0..3).find_map(|_| self.try_read(slot, location.offset()))
     }
@@ -227,7 +227,7 @@ impl Log {
         }
     }
 
-    /// Whether what lies at `location` claims to be this key's; without looking at its checksum.
+    /// Whether the bytes at `location` claim to be this key's record; without checking them.
     pub fn names_unchecked(&self, location: Location, key: KeyRef<'_>) -> bool {
         let mut fixed = [0; HEADER_BYTES];
         let Some(slot) = self.slots.get(location.slot()) else { return false };

@@ -1,5 +1,5 @@
-//! The mapped head of the log: a few megabytes that stay hot, into which appenders copy and out
-//! of which large writes go to the segments.
+//! The ring in front of the log: a few megabytes that stay hot, into which appenders copy and from
+//! which large writes move records to the segments.
 //!
 //! Ground rules. A position is handed out once (by the appender, under its lock), and only while
 //! less than the ring's size is between it and the drained position: so appenders never write the
@@ -81,7 +81,7 @@ impl Ring {
     /// Copies bytes out. They may be torn if the range has been lapped.
     pub fn load(&self, position: u64, into: &mut [u8]) {
         if into.len() as u64 > self.bytes {
-            // The record of an earlier use of a segment, asked for by somebody who doesn't know
+            // The record of an earlier use of a segment, asked for by a reader that doesn't know
             // yet that it has gone.
             into.fill(0);
             return;

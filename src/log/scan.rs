@@ -1,9 +1,9 @@
 //! Finding frames in bytes whose footer is missing: what a crash left of a segment, or a ring.
 //!
-//! Every frame whose checksum, life and position fit is accepted, wherever it lies (in the part of a
-//! segment that earlier lives have filled: of any life that is not later); what lies
-//! between accepted frames is reported, and whether that is damage or was never promised is for
-//! recovery to say, by the durable position:
+//! Every frame whose checksum, life and position fit is accepted, wherever it is (in the part of a
+//! segment that earlier lives have filled: of any life that is not later). Bytes between accepted
+//! frames are reported, and recovery decides by the durable position whether they are damage or
+//! were never promised:
 //!
 //! | bytes | below the durable position | above it |
 //! |---|---|---|
@@ -19,7 +19,7 @@ use super::{
 use crate::broken::{self, Broken};
 use std::ops::Range;
 
-/// A whole frame and where it lies in the scanned bytes.
+/// A whole frame, and its place in the scanned bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found {
     pub offset: u64,

@@ -218,7 +218,7 @@ impl Slot {
         let (class, base) = (self.class(), self.base());
         self.reactivate(ActiveSince { life, class, base, from })?;
         self.recovered_end.store(0, Ordering::Relaxed);
-        // Whoever reads meanwhile reads below `from`.
+        // Concurrent readers read below `from`.
         self.durable.store(from, Ordering::Release);
         self.drained.store(from, Ordering::Release);
         Ok(())

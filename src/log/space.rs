@@ -50,7 +50,7 @@ pub(super) enum Taken {
 /// Whether a sealed segment whose records have expired may be used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retired {
-    /// It is nobody's now.
+    /// The slot may be used again now.
     Yes,
     /// What it has left is promised to claims. Later.
     Reservation,
@@ -90,12 +90,12 @@ impl Space {
     }
 
     /// Takes the slot that an earlier life has begun for the class; else a free one: the largest
-    /// for the main class, the smallest for others. The account goes on counting it.
+    /// for the main class, the smallest for others. The account still counts it.
     pub(super) fn take(&self, class: u8) -> Option<Taken> {
         let mut pool = self.pool.lock();
         if let Some(at) = pool.begun.iter().position(|begun| begun.slot.class() == class) {
             let Begun { slot, room } = pool.begun.swap_remove(at);
-            // Under this lock, so that it is not retired meanwhile.
+            // Under this lock, so that it is not retired at the same time.
             slot.use_as(Use::Filling);
             return Some(Taken::Begun(slot, room));
         }

@@ -1,12 +1,13 @@
 //! Tasks that wait for room in a ring, in the order in which they came.
 //!
-//! As many are woken as there is room for: of ten thousand that wait for a ring of four thousand
-//! records, all would else look each time that a few places come free.
+//! As many are woken as there is room for: otherwise, of ten thousand that wait for a ring of four
+//! thousand records, all would look each time that a few places become free.
 //!
-//! Ground rules. Only the draining thread grants. Whoever has queued calls it; whoever has been
-//! granted room, or gives up, leaves, and calls it again if others wait. When it is called it
-//! drains until nobody waits or the ring is empty. If then nobody has been woken, because all of
-//! the ring is granted to tasks that may not be polled for long, all are.
+//! Ground rules. Only the draining thread grants room. A queued task signals it. A task that has
+//! been granted room, or gives up, leaves the queue, and signals it again if others wait. When the
+//! thread is signalled it drains until no task waits or the ring is empty. If then no task has been
+//! woken, because all of the ring is granted to tasks that may not be polled for long, all are
+//! woken.
 
 use crate::{group_commit::WaiterId, sync::Mutex, sync::wait::WakeList};
 use std::{
@@ -20,7 +21,7 @@ pub(crate) struct SpaceQueue(Mutex<Queue>);
 #[derive(Debug, Default)]
 struct Queue {
     next_id: u64,
-    /// Bytes for those who were woken and have not left yet.
+    /// Bytes granted to tasks that were woken and have not left yet.
     granted: u64,
     waiters: VecDeque<Waiter>,
 }
@@ -54,7 +55,7 @@ impl SpaceQueue {
         Poll::Pending
     }
 
-    /// Whoever has polled is about to try again, or is gone. Whether others wait.
+    /// Takes out a task that is about to try again, or is gone. Returns whether others wait.
     pub fn leave(&self, len: u64, place: &mut WaiterId) -> bool {
         let Some(id) = place.id.take() else { return false };
         let mut gone = None;
@@ -69,8 +70,8 @@ impl SpaceQueue {
         others
     }
 
-    /// Wakes those who come first, as many as `free` bytes are enough for; of an `empty` ring all
-    /// if else nobody would be woken. Whether some are left.
+    /// Wakes the first tasks, as many as `free` bytes are enough for; with an `empty` ring all of
+    /// them, if otherwise none would be woken. Returns whether some are left.
     pub fn grant(&self, free: u64, empty: bool) -> bool {
         let mut wakes = WakeList::default();
         let mut queue = self.0.lock();
@@ -82,7 +83,7 @@ impl SpaceQueue {
         !queue.waiters.is_empty()
     }
 
-    /// There will be no more draining: all find out why.
+    /// There will be no more draining: wakes all tasks, so that they find out why.
     pub fn release(&self) {
         let mut wakes = WakeList::default();
         self.0.lock().wake_within(u64::MAX, &mut wakes);
@@ -154,7 +155,7 @@ mod tests {
     fn as_many_are_woken_as_there_is_room_for() {
         let room = SpaceQueue::default();
         let mut tasks: [_; 4] = waiting(&room);
-        assert!(room.grant(99, false), "nobody fits");
+        assert!(room.grant(99, false), "none fits");
         assert!(room.grant(250, false));
         assert_eq!(wakes(&tasks), [1, 1, 0, 0]);
         // What was granted is not granted again.
@@ -190,7 +191,7 @@ mod tests {
         assert!(room.leave(100, &mut tasks[1].place));
         assert!(!room.grant(100, false));
         assert_eq!(wakes(&tasks), [0, 1, 1]);
-        assert!(!room.leave(100, &mut tasks[2].place), "nobody is left");
+        assert!(!room.leave(100, &mut tasks[2].place), "none is left");
         assert!(!room.leave(100, &mut tasks[2].place), "leaving twice is nothing");
         assert!(!room.grant(0, true));
     }

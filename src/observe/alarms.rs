@@ -64,8 +64,8 @@ impl Alarms {
 }
 
 impl Remembered {
-    /// Counts as "space saving" does: a scope that isn't counted yet takes the place, and the
-    /// count, of the one with the fewest. Whoever has many is never missed.
+    /// Counts by the "space saving" algorithm: a scope that isn't counted yet takes the place, and
+    /// the count, of the scope with the fewest. A scope with many mismatches is never missed.
     fn mismatch(&mut self, key: KeyRef<'_>) {
         if let Some((count, _)) = self.mismatches.get_mut(key.scope()) {
             *count += 1;

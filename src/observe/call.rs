@@ -16,7 +16,7 @@ pub(crate) struct Watch {
 
 /// Everything that a call does happens in its span.
 pub(crate) struct CallSpan {
-    /// Only if somebody wants it: a call without one has less to carry.
+    /// Only if a subscriber wants it: a call without one is smaller.
     #[cfg(feature = "tracing")]
     span: Option<Box<tracing::Span>>,
 }

@@ -28,7 +28,7 @@ macro_rules! event {
     }};
 }
 
-/// Something happened to a key that is counted, and that nobody need be called for.
+/// The event of a count that is not an alarm.
 pub(crate) fn counted(hash: u64, count: Count) {
     let key = KeyHash(hash);
     match count {
@@ -56,7 +56,7 @@ pub(crate) fn counted(hash: u64, count: Count) {
     }
 }
 
-/// Something that may mean money. `token`: of the claim that it is about.
+/// An event that may mean a second execution. `token`: of the claim that it is about.
 pub(crate) fn alarm(count: Count, hash: u64, token: Option<Token>) {
     let key = KeyHash(hash);
     #[cfg(feature = "tracing")]

@@ -1,4 +1,4 @@
-//! A histogram with eight steps for each doubling: a value is off by 12.5 % at the most. Written
+//! A histogram with eight steps for each doubling: a value is off by at most 12.5 %. Written
 //! by many threads without a lock, in stripes so that they seldom meet.
 
 use crossbeam_utils::CachePadded;

@@ -1,9 +1,9 @@
-//! What a store lets see of itself: events for those who read logs, times for those who draw
-//! curves, the alarms that mean money.
+//! What a store shows of itself: events for logs, times for dashboards, and alarms, which may mean
+//! a second execution.
 //!
 //! The verbs call this module at their points and know nothing of who looks. Without the features
 //! `tracing`, `metrics` and `admin` all of it compiles to nothing. With them it costs a load and
-//! a branch at each point until somebody looks: events until a subscriber takes their level,
+//! a branch at each point until they are used: events until a subscriber takes their level,
 //! times until a publisher or the admin service has been made.
 //!
 //! Counters are not kept here: they are the store's own (`stats`), and publishers read them.

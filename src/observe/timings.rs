@@ -1,4 +1,4 @@
-//! Times and sizes, once somebody has asked for them.
+//! Times and sizes, from the moment when a reader has asked for them.
 
 #[cfg(feature = "admin")]
 use super::alarms::{Alarm, Alarms};
@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-/// Nobody's until [`Timings::watch`]; from then on everything is timed.
+/// Off until [`Timings::watch`]; from then on everything is timed.
 #[derive(Clone, Default)]
 pub(crate) struct Timings(Arc<Watched>);
 
@@ -23,7 +23,7 @@ struct Watched {
     alarms: Alarms,
 }
 
-/// When something began; nothing if nobody looks.
+/// When a step began; `None` while times are off.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Started(Option<Instant>);
 
@@ -34,7 +34,7 @@ impl std::fmt::Debug for Timings {
 }
 
 impl Timings {
-    /// Somebody looks from now on.
+    /// Turns times on.
     pub fn watch(&self) {
         self.0.histograms.get_or_init(|| Box::new(std::array::from_fn(|_| Histogram::new())));
     }
@@ -63,7 +63,7 @@ impl Timings {
         }
     }
 
-    /// What has been counted of `what` since somebody looks.
+    /// The counts of `what` since times were turned on.
     pub fn counts(&self, what: Timed) -> Counts {
         self.0.histograms.get().map(|h| h[what as usize].counts()).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! The same names as `timings`, for a build in which nobody asks for times.
+//! The same names as `timings`, for a build without features that ask for times.
 
 use super::Timed;
 use crate::{key::KeyRef, stats::Count, token::Token};

@@ -344,8 +344,8 @@ impl Engine {
                 continue;
             }
             if !noted {
-                // Without a free cell the time of the interruption begins anew at the next
-                // opening; nothing else is lost.
+                // Without a free cell the time of the interruption is that of the next opening;
+                // nothing else is lost.
                 if undecided.next_version()
                     && let Some(chain) = self.write_cells(&undecided)?
                 {

@@ -26,8 +26,8 @@ pub(super) fn check_absent(storage: &dyn Storage) -> Result<(), OpenError> {
 }
 
 /// Creates an empty store. The superblock's file comes first and its content last: a directory
-/// with a blank superblock and no segment is one whose creation was interrupted, and is begun
-/// anew.
+/// with a blank superblock and no segment is one whose creation was interrupted, and is created
+/// again.
 pub(super) fn create(
     storage: &dyn Storage,
     sizes: &Sizes,
@@ -86,7 +86,7 @@ pub(crate) fn create_ring(storage: &dyn Storage, bytes: u64) -> io::Result<Arc<d
     Ok(file)
 }
 
-/// Opens the ring and reads it. One that is missing is made anew when salvaging.
+/// Opens the ring and reads it. A missing ring is created again when salvaging.
 pub(super) fn open_ring(
     storage: &dyn Storage,
     superblock: &Superblock,
@@ -94,8 +94,8 @@ pub(super) fn open_ring(
     salvage: bool,
 ) -> Result<(Arc<dyn StorageFile>, Vec<u8>), OpenError> {
     let doing = || OpenError::io("opening the ring");
-    // Believed from here on, whether the file is there or made anew: a record that the ring can't
-    // hold would wait for room for ever.
+    // Checked whether the file exists or is created again: a record that the ring can't hold would
+    // wait for room for ever.
     let too_small = || {
         Err(OpenError::options(format!(
             "the ring of this store has {} bytes, and four of the largest responses must fit: \

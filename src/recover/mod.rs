@@ -111,7 +111,7 @@ impl Read {
         let care = if salvage { Care::Salvage } else { Care::Strict };
         let reader = segments::Reader { storage, superblock, hasher, care };
         let (segments, damaged) = reader.read_all(&ring_bytes, hints)?;
-        // A ring that had to be made anew is one too.
+        // A ring that had to be created again is one too.
         let new_ring = u64::from(ring_bytes.is_empty());
         let damaged_places = damaged.len() as u64 + claims.damaged_places + new_ring;
         Ok(Read { claims, ring, segments, damaged_places })
@@ -296,7 +296,7 @@ impl Opening<'_> {
     }
 }
 
-/// A segment that the new life goes on filling.
+/// A segment that the new life continues to fill.
 struct Begun {
     slot: Arc<Slot>,
     class: u8,

@@ -118,7 +118,7 @@ impl Frames<'_> {
 
     /// Whether the index has a record of this hash. Reads nothing.
     fn is_recorded(&self, index: &Index, hash: u64) -> bool {
-        // An entry keeps a part of its hash; what is listed tells the rest.
+        // An entry keeps a part of its hash; the list has the rest.
         let shard = index.shard(hash);
         let mut candidates = shard.candidates(hash);
         candidates.any(|location| self.hash_at(location) == Some(hash))
@@ -234,8 +234,8 @@ fn index_record(shard: &mut Shard, frames: &Frames<'_>, entry: Entry) -> Result<
     let location = entry.location();
     let others: SmallVec<[_; 4]> = shard.like(entry).collect();
     for other in others {
-        // Nearly always there is none. An entry keeps a part of its hash, so among millions thousands
-        // look alike; what is listed tells them apart without reading what it names.
+        // Nearly always there is none. An entry keeps a part of its hash, so among millions
+        // thousands look alike; the listed hashes tell them apart without reading the records.
         if frames.hash_at(location) != frames.hash_at(other) {
             continue;
         }

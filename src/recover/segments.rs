@@ -47,8 +47,8 @@ enum Contents {
 struct Open {
     image: Vec<u8>,
     since: ActiveSince,
-    /// Where the frames begin that are to be found by scanning: all of them, or, if the footer of an
-    /// earlier life reads, those behind what it lists.
+    /// Where the frames begin that are to be found by scanning: all of them, or, if the footer of
+    /// an earlier life reads, those behind what it lists.
     scan_from: u64,
     entries: Vec<FooterEntry>,
     summary: Summary,
@@ -164,7 +164,7 @@ impl Segment {
         log::encode_footer(self.slot.seed(), entries, summary)
     }
 
-    /// What tells this content from any other of the store. Empty if it is not final.
+    /// Distinguishes this content from any other of the store. Empty if it is not final.
     pub fn seal_of(&self, entries: &[FooterEntry], summary: &Summary) -> String {
         if self.is_open() {
             return String::new();
@@ -184,8 +184,8 @@ impl Segment {
     /// fit for the pool.
     pub fn settle(&self, last_life: u32) -> io::Result<()> {
         let open = match &self.contents {
-            // A header that says free may be in the page cache alone: with power it would go back to
-            // being a segment of an earlier life, without its footer or with other content.
+            // A header that says free may be in the page cache alone: with power it would go back
+            // to being a segment of an earlier life, without its footer or with other content.
             Contents::Free if broken::is(Broken::TrustFreeHeader) => return Ok(()),
             Contents::Free => return self.slot.confirm_free(),
             // A footer that the last life wrote may be in the page cache alone.
@@ -225,8 +225,8 @@ pub(crate) enum Care {
     Strict,
     /// It is passed over. A read call that fails still is an error.
     Salvage,
-    /// It is passed over, failed read calls included; and the files belong to somebody else, who
-    /// may write to them meanwhile.
+    /// It is passed over, failed read calls included; and the files belong to another opener, which
+    /// may write to them at the same time.
     Outside,
 }
 

@@ -1,8 +1,8 @@
 //! Storage in a real directory.
 //!
 //! Everything is relative to a descriptor of the directory that is opened once, so a directory
-//! that is renamed meanwhile stays the same place, and the lock is on the thing itself and not
-//! on a file in it that somebody may delete.
+//! that is renamed stays the same place, and the lock is on the directory itself and not on a file
+//! in it that could be deleted.
 
 use std::{
     fs::File,
@@ -50,8 +50,8 @@ struct Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Unlocking ends the lock whoever else has a copy of the descriptor. That is right for
-        // its owner, and for a forked child it would be the parent's lock that ends.
+        // Unlocking ends the lock for all copies of the descriptor. That is right for its owner; in
+        // a forked child it would end the parent's lock.
         if std::process::id() == self.process {
             // It cannot fail, and if it did, closing the descriptor still follows.
             let _ = fs::flock(&self.descriptor, FlockOperation::Unlock);
@@ -98,7 +98,7 @@ impl DiskStorage {
         Ok(DiskStorage { directory, path: path.to_owned(), write_through, read_only })
     }
 
-    /// The process that holds this directory's lock, as far as the operating system tells: on
+    /// The process that holds this directory's lock, as far as the operating system shows: on
     /// Linux from `/proc/locks`, so a process in another container may not be seen. Takes no lock
     /// itself.
     pub fn locked_by(&self) -> Option<u32> {
@@ -169,8 +169,8 @@ impl Storage for DiskStorage {
                 Err(error) => failed_sync(fail(error)),
             },
         };
-        // Best effort: the caller learns of the first error, and a file that stays behind is replaced
-        // by the next attempt.
+        // Best effort: the caller learns of the first error, and a file that stays behind is
+        // replaced by the next attempt.
         let _ = fs::unlinkat(&self.directory, name, AtFlags::empty());
         Err(failed)
     }
@@ -231,12 +231,12 @@ impl DiskFile {
         Err(io::Error::new(io::ErrorKind::InvalidInput, what))
     }
 
-    /// That nobody has truncated the file. A write call would make it grow again, with zeros in
-    /// place of what was lost, and nobody would know.
+    /// Checks that the file has not been truncated. A write call would make it grow again, with
+    /// zeros in place of what was lost, without notice.
     fn check_whole(&self) -> io::Result<()> {
-        // Not by its metadata: who has asked for a file's times makes the next write note a finer
-        // one, in the journal (Linux 6.13 and later; measured, 20 us a sync). Nobody uses the
-        // descriptor's position.
+        // Not by its metadata: asking for a file's times makes the next write note a finer one, in
+        // the journal (Linux 6.13 and later; measured, 20 us a sync). The descriptor's position is
+        // not used otherwise.
         let now = fs::seek(&self.file, fs::SeekFrom::End(0))?;
         if now < self.size {
             let what = format!("the file shrank from {} to {now} bytes", self.size);
@@ -313,7 +313,8 @@ impl StorageFile for DiskFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // After it: what was written to a file that had been cut has made it grow, but seldom whole.
+        // After it: what was written to a file that had been cut has made it grow, but seldom
+        // whole.
         self.file.sync_data().and_then(|()| self.check_whole()).map_err(|e| self.named("sync", e))
     }
 
@@ -357,7 +358,7 @@ fn holder(locks: &str, device: (u32, u32), inode: u64) -> Option<u32> {
     let wanted = format!("{:02x}:{:02x}:{inode}", device.0, device.1);
     locks.lines().find_map(|line| {
         let mut words = line.split_ascii_whitespace().skip(1);
-        // "->" marks those who wait for the lock.
+        // "->" marks processes that wait for the lock.
         let (kind, _, access) = (words.next()?, words.next()?, words.next()?);
         let (process, file) = (words.next()?, words.next()?);
         (kind == "FLOCK" && access == "WRITE" && file == wanted).then(|| process.parse().ok())?
@@ -367,7 +368,7 @@ fn holder(locks: &str, device: (u32, u32), inode: u64) -> Option<u32> {
 /// The same error, saying what was done to which file.
 fn named(verb: &str, path: &Path, error: io::Error) -> io::Error {
     let kind = match error.raw_os_error().map(Errno::from_raw_os_error) {
-        // Out of quota is out of space to whoever asked for it.
+        // To the caller, out of quota is out of space.
         Some(Errno::DQUOT) => io::ErrorKind::StorageFull,
         _ => error.kind(),
     };
@@ -416,9 +417,9 @@ fn write_zeros(file: &File, from: u64, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a store to a mapped page that is already allocated may still need space: a
-/// copy-on-write file system places every page anew when it writes it back, and on a full disk
-/// the store is a signal. Those known to write in place are listed, everything else is suspect.
+/// Whether a store to a mapped page that is already allocated may still need space: a copy-on-write
+/// file system allocates a new place for every page that it writes back, and on a full disk the
+/// store is a signal. Those known to write in place are listed, everything else is suspect.
 #[cfg(target_os = "linux")]
 fn stores_may_need_space(directory: &File) -> bool {
     const EXT: u32 = 0xEF53;
@@ -447,7 +448,7 @@ fn create_durably(path: &Path) -> io::Result<()> {
         }
         above = parent(above);
     }
-    // An earlier opener may have created this one and died before it synced the entry. Whoever
+    // An earlier opener may have created this one and died before it synced the entry. A process that
     // may not read the parent did not create it either.
     let _ = sync_directory(parent(above));
     for directory in missing.into_iter().rev() {

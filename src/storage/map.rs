@@ -1,7 +1,7 @@
 //! Shared memory as bounds-checked, race-free words. The only module of this crate with `unsafe`.
 //!
-//! A mapped file is memory that others change while we look: another thread, the kernel, in
-//! principle another process. A `&[u8]` over it would promise the compiler that nobody does, so
+//! A mapped file is memory that changes while it is read: by another thread, the kernel, in
+//! principle another process. A `&[u8]` over it would promise the compiler that it doesn't, so
 //! none is ever formed. Every access copies, through relaxed [`AtomicU64`]s: a reader that meets
 //! a writer gets a mixture of old and new words, which a checksum then refuses, and never
 //! undefined behaviour. Who needs an order between words uses [`Region::store_word`] (release)
@@ -80,7 +80,7 @@ impl Region {
         let words = zeros(len.div_ceil(WORD));
         let dirty = zeros(len.div_ceil(SECTOR_BYTES).div_ceil(64));
         let backing = Arc::new(Backing::Heap { words, dirty });
-        // Only now, that the box is where it stays: moving a box asserts that nobody else points
+        // Only now that the box is where it stays: moving a box asserts that no other pointer leads
         // into it.
         let base = match &*backing {
             Backing::Heap { words, .. } => NonNull::from(&**words).cast(),
@@ -208,7 +208,7 @@ impl Region {
         // and all words that overlap the first `self.len` bytes exist: the heap's box is rounded
         // up, a map is whole pages. (Of a file that is truncated later the pages are gone, but not
         // the addresses: touching them ends the process, see above, and nothing else gets there.)
-        // Whoever else writes to the memory does it through atomics too, or is the kernel (a
+        // All other writes to the memory are through atomics too, or by the kernel (a
         // segment that is used again) or another process (a forked child has the same map),
         // outside the abstract machine. `AtomicU64`
         // has no invalid values and permits the memory to change behind a shared reference; on a
@@ -220,8 +220,8 @@ impl Region {
         }
     }
 
-    /// Writes `len` of the bytes, from `from` on and round at the end, to `file` at `offset`, without
-    /// a copy of them in between.
+    /// Writes `len` of the bytes, from `from` on and round at the end, to `file` at `offset`,
+    /// without a copy of them in between.
     pub(super) fn write_to(
         &self,
         file: &File,
@@ -240,9 +240,9 @@ impl Region {
             // SAFETY: `at` up to `at + first` lies inside the memory that `backing` owns, and so do
             // its first `len - done - first` bytes, because `len <= self.len`. The kernel reads
             // them as bytes, by itself: no Rust reference to them exists, so a store by another
-            // thread meanwhile races with nothing that Rust knows of. A page that cannot be read
-            // makes the call fail with EFAULT. The descriptor is open as long as `file` is borrowed,
-            // and `parts` outlives the call.
+            // thread at the same time races with nothing that Rust knows of. A page that cannot be
+            // read makes the call fail with EFAULT. The descriptor is open as long as `file` is
+            // borrowed, and `parts` outlives the call.
             let wrote = unsafe {
                 let base = self.base.as_ptr().cast::<u8>();
                 let parts = [

@@ -1,4 +1,4 @@
-//! The seam: everything that touches a disk goes through these two traits.
+//! The storage interface: everything that touches a disk goes through these two traits.
 //!
 //! The engine runs unchanged over files ([`DiskStorage`]) and over a simulated disk
 //! ([`SimStorage`]) that can lose power, tear writes, run full and fail. What each call
@@ -35,10 +35,14 @@ pub(crate) const PAGE_BYTES: usize = 4096;
 /// A flat directory of files of fixed size.
 pub trait Storage: Send + Sync + fmt::Debug + 'static {
     /// Takes the exclusive right to this directory; it ends when the value is dropped or the
-    /// process dies. [`io::ErrorKind::WouldBlock`] if another opener has it.
+    /// process dies.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if another opener has it.
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>>;
 
-    /// The names of all files, in no particular order; other people's files included.
+    /// Returns the names of all files, in no particular order; files that are not the store's
+    /// included.
     fn list(&self) -> io::Result<Vec<String>>;
 
     /// Creates (or replaces) a file of exactly `len` bytes, all zero, whose blocks are really
@@ -48,13 +52,14 @@ pub trait Storage: Send + Sync + fmt::Debug + 'static {
     /// Opens an existing file. [`io::ErrorKind::NotFound`] if there is none.
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>>;
 
-    /// Makes an existing file `len` bytes long, if it is shorter: what is new is zero, its blocks
-    /// are really allocated, and it survives a loss of power when this returns. Returns the file,
-    /// opened anew; one that was opened before keeps its size.
+    /// Makes an existing file `len` bytes long, if it is shorter: the new bytes are zero, their
+    /// blocks are really allocated, and they survive a loss of power when this returns. Returns the
+    /// file, opened again; one that was opened before keeps its size.
     ///
-    /// [`io::ErrorKind::StorageFull`] if there is no room, and
-    /// [`io::ErrorKind::Unsupported`], which is what this does unless it is implemented; after any
-    /// error the file is as it was, or longer by zeros.
+    /// # Errors
+    /// [`io::ErrorKind::StorageFull`] if there is no room, and [`io::ErrorKind::Unsupported`],
+    /// which the default implementation returns. After any error the file is as it was, or longer
+    /// by zeros.
     fn grow(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
         let what = format!("this storage can't make {name} grow to {len} bytes");
         Err(io::Error::new(io::ErrorKind::Unsupported, what))
@@ -66,7 +71,7 @@ pub trait Storage: Send + Sync + fmt::Debug + 'static {
     /// Makes creations and removals durable.
     fn sync_dir(&self) -> io::Result<()>;
 
-    /// What error messages call this place.
+    /// Returns the name of this place for error messages.
     fn place(&self) -> String;
 }
 
@@ -90,24 +95,26 @@ pub trait StorageFile: Send + Sync + fmt::Debug + 'static {
     /// Makes everything written so far durable (data and what is needed to find it).
     fn sync(&self) -> io::Result<()>;
 
-    /// Its pages will be changed one here and one there, through a map, and synced often. A system
-    /// that keeps a file in larger pieces than pages writes all of a piece that has changed; what is
-    /// read of this file from now on should be kept by pages. Only a hint.
+    /// Announces that single pages of the file will be changed, through a map, and synced often. A
+    /// system that caches a file in larger pieces than pages writes all of a piece that has
+    /// changed; what is read of this file from now on should be cached by pages. Only a hint.
     fn expect_small_changes(&self) {}
 
-    /// A view of the whole file for reading; later writes to the file show in it at once.
+    /// Maps the whole file for reading; later writes to the file are visible in the map at once.
     fn map(&self) -> io::Result<Region>;
 
-    /// A view of the whole file for reading and writing.
+    /// Maps the whole file for reading and writing.
     fn map_mut(&self) -> io::Result<Region>;
 
-    /// The operating system's file, if there is one: two of them may be able to share blocks.
+    /// Returns the operating system's file, if there is one: two of them may be able to share
+    /// blocks.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 }
 
-/// A sync failed within a call that does more than that: nothing is known of what it was to cover.
+/// A sync failed within a call that does more than that: nothing is known of the bytes that it was
+/// to cover.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(crate) struct SyncFailed(pub io::Error);
@@ -144,7 +151,7 @@ pub(crate) fn leave_descriptors(like: &dyn StorageFile, count: u64) -> io::Resul
 #[cfg(test)]
 mod tests;
 
-/// Zeroed memory of this process, in the same dress as a mapped file.
+/// Zeroed memory of this process, with the interface of a mapped file.
 pub(crate) fn heap_region(bytes: usize) -> Region {
     Region::heap(bytes)
 }

@@ -20,8 +20,8 @@ pub(crate) use shuttle::{
     thread, thread_local,
 };
 
-/// Mostly a place to go on from like any other. A scheduler takes a yield as a wish to come last,
-/// and who always came last after one would never be ahead of somebody slow.
+/// Mostly a point of preemption like any other. The scheduler runs a thread that yields last, so a
+/// thread that always yielded would never get ahead of a slow one.
 #[cfg(onlyonce_shuttle)]
 pub(crate) fn yield_now() {
     use shuttle::rand::Rng;
@@ -31,8 +31,8 @@ pub(crate) fn yield_now() {
     }
 }
 
-/// Gives a lock to the thread that waits longest for it, if there is one: for those who take it
-/// again and again, and would else keep it to themselves.
+/// Gives a lock to the thread that has waited longest for it, if there is one: for callers that
+/// take it again and again, and would otherwise always win.
 #[cfg(not(any(onlyonce_loom, onlyonce_shuttle)))]
 pub(crate) fn unlock_fair<T>(guard: MutexGuard<'_, T>) {
     MutexGuard::unlock_fair(guard);

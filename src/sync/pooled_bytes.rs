@@ -31,7 +31,7 @@ impl Copied {
         let mut memory = spare
             .filter(|spare| (len..=2 * len + STEP).contains(&spare.len()))
             .unwrap_or_else(|| repeat_n(0, len.next_multiple_of(STEP)).collect());
-        let bytes = Arc::get_mut(&mut memory).expect("nobody else has it");
+        let bytes = Arc::get_mut(&mut memory).expect("it is the only reference");
         fill(&mut bytes[..len]);
         Copied { memory: Some(memory), len }
     }
@@ -47,7 +47,7 @@ impl Deref for Copied {
 
 impl Drop for Copied {
     fn drop(&mut self) {
-        // There are no weak references: who has the only one has the memory.
+        // There are no weak references: the only reference owns the memory.
         let only = |memory: &Arc<[u8]>| Arc::strong_count(memory) == 1;
         let memory = self.memory.take().filter(only);
         if memory.as_ref().is_some_and(|memory| memory.len() <= KEPT_BYTES_MAX) {

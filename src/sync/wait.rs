@@ -14,15 +14,15 @@ use std::{
     time::Duration,
 };
 
-/// Who waits: a thread that may do the work it waits for, or a task that must not block.
+/// The kind of a waiter: a thread that may do the work it waits for, or a task that must not block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caller {
     Thread,
     Task,
 }
 
-/// Those to be woken when this is dropped. Declared before a lock's guard it is dropped after it,
-/// so nobody is woken under a lock: a waker may run its task's code, or drop it, at once.
+/// Wakers that are woken when this is dropped. Declared before a lock's guard it is dropped after
+/// it, so no task is woken under a lock: a waker may run its task's code, or drop it, at once.
 #[derive(Debug, Default)]
 pub(crate) struct WakeList(Vec<Waker>);
 
@@ -80,7 +80,7 @@ pub(crate) fn block<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
 }
 
 /// Something that happens again and again, and that others wait for: space came back, the ring
-/// was drained. A waiter reads the count first, looks whether it can go on, and if not waits for
+/// was drained. A waiter reads the count first, looks whether it can continue, and if not waits for
 /// the count to change.
 #[derive(Debug)]
 pub(crate) struct Event {

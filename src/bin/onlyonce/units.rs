@@ -18,7 +18,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(ms).map(Duration::from_millis).ok_or("that is too long".into())
 }
 
-/// A time span in the largest unit that tells something.
+/// A time span in the largest unit that is precise enough.
 pub fn span(ms: u64) -> String {
     match ms {
         0..1_000 => format!("{ms} ms"),

@@ -1,4 +1,4 @@
-//! Draining: what is in a ring goes to its segments, by the calling thread or by the draining
+//! Draining: moving bytes from a ring into its segments, by the calling thread or by the draining
 //! thread, which tasks call.
 
 use super::{Appender, DRAIN_BYTES, Draining, MAIN_CLASS, Shared};
@@ -22,8 +22,9 @@ impl Appender {
         Ok(self.drained())
     }
 
-    /// Moves a piece, unless somebody has since `drained` was the end of what is. Whether more is
-    /// drained now; if not, somebody is in the middle of copying the oldest frame.
+    /// Moves a piece, unless another caller has done so since `drained` was the end of what is
+    /// drained. Returns whether more is drained now; if not, an appender is in the middle of
+    /// copying the oldest frame.
     pub fn drain_some(&self, shared: &Shared, drained: u64) -> Result<bool, Poisoned> {
         let mut draining = self.draining.lock();
         if self.drained() == drained {
@@ -33,7 +34,7 @@ impl Appender {
         Ok(self.drained() != drained)
     }
 
-    /// Moves a piece, within one segment. Whether there was something to do.
+    /// Moves a piece, within one segment. Returns whether there was something to do.
     pub(super) fn drain_piece(
         &self,
         shared: &Shared,
@@ -114,7 +115,7 @@ impl Appender {
     }
 
     /// For the draining thread: drains, and wakes tasks for which there is room. If it was `called`
-    /// it goes on until nobody waits for room or all is drained; of other classes than the main
+    /// it continues until no task waits for room or all is drained; of other classes than the main
     /// one, what was written before it began.
     pub fn serve(&self, shared: &Shared, called: bool) -> Result<(), Poisoned> {
         // A record of the main class need not be drained to be in the kernel's hands.
@@ -133,7 +134,7 @@ impl Appender {
             if !(called && left && undrained > 0) && self.drained() >= target {
                 break;
             }
-            // Somebody is in the middle of copying the oldest frame.
+            // An appender is in the middle of copying the oldest frame.
             yield_now();
         }
         if waited_for {
@@ -142,7 +143,7 @@ impl Appender {
         Ok(())
     }
 
-    /// Nothing is drained any more: whoever waits for it looks why.
+    /// Nothing is drained any more: waiters look for the reason.
     pub fn release_waiters(&self) {
         self.room.release();
         self.moved.notify();

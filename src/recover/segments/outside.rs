@@ -1,4 +1,4 @@
-//! Reading segments that somebody else may be writing to, or of a store that goes on meanwhile.
+//! Reading segments that another process, or this one's own store, may be writing to.
 
 use super::{super::read_pieces, Active, Contents, Open, Reader, Segment, read_slot};
 use crate::{
@@ -9,8 +9,8 @@ use crate::{
 use std::sync::Arc;
 
 impl Reader<'_> {
-    /// Reads segments that somebody may be writing to. The newest first: what its frames say was
-    /// durable of older ones is then there when those are read.
+    /// Reads segments that may be written to at the same time. The newest first: what its frames
+    /// say was durable of older ones is then there when those are read.
     pub(super) fn read_newest_first(
         &self,
         mut slots: Vec<(Arc<Slot>, Active)>,
@@ -33,7 +33,7 @@ impl Reader<'_> {
                 read_in_pieces(&slot, active)
             });
             match contents {
-                // Taken into another use meanwhile: what it held had expired.
+                // Taken into another use since: what it held had expired.
                 Ok(_) if !still_holds(&slot, active) => {
                     segments.push(Segment { slot, contents: Contents::Free });
                 }
@@ -59,8 +59,8 @@ impl Open {
     }
 }
 
-/// Whether a segment is still in the use in which it was found. A later life may have gone on filling
-/// it: what was found is still there then.
+/// Whether a segment is still in the use in which it was found. A later life may have gone on
+/// filling it: what was found is still there then.
 pub(super) fn still_holds(slot: &Slot, active: Active) -> bool {
     let use_of = |active: Active| active.map(|since| (since.class, since.base));
     let mut bytes = [0; log::SEGMENT_HEADER_BYTES];
@@ -69,7 +69,7 @@ pub(super) fn still_holds(slot: &Slot, active: Active) -> bool {
         (Ok(()), Ok(now)) => {
             now.epoch == slot.epoch() && (active.is_none() || use_of(now.active) == use_of(active))
         }
-        // That is for whoever reads its frames to find out.
+        // The reader of its frames finds that out.
         _ => true,
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct State {
     pub(super) rng: Rng,
     pub(super) names: BTreeMap<String, History>,
     pub(super) calls: u64,
-    /// Names whose durability nobody knows since a sync of the directory failed.
+    /// Names whose durability is unknown since a sync of the directory failed.
     pub(super) doubtful: BTreeSet<String>,
     /// By the number of the call that will suffer them.
     pub(super) faults: BTreeMap<u64, Fault>,
@@ -106,8 +106,8 @@ impl State {
         if self.off { Err(power_is_off()) } else { Ok(()) }
     }
 
-    /// Ends this disk at this moment: whoever still holds a view stores into memory that is no
-    /// longer the disk's.
+    /// Ends this disk at this moment: stores through remaining views go to memory that is no longer
+    /// the disk's.
     pub(super) fn switch_off(&mut self) {
         if self.off {
             return;
@@ -140,7 +140,7 @@ impl State {
         }
         let fresh = Inode::zeroed(len as usize);
         if let Some(inode) = old {
-            // The same file, emptied and allocated anew: no name changes, so whatever a loss of
+            // The same file, emptied and allocated again: no name changes, so whatever a loss of
             // power leaves of the directory, the old bytes are gone.
             *inode.lock() = fresh;
             return Ok(inode);
