@@ -201,6 +201,7 @@ impl Publisher {
             ("interrupted", stats.saw_interrupted),
             ("mismatch", stats.mismatched),
             ("full", stats.refused_full),
+            ("scope_full", stats.refused_scope),
         ] {
             count("onlyonce_begins_total", self.labelled("outcome", outcome), value);
         }

@@ -27,6 +27,14 @@ pub struct Terms {
     pub reserve: Option<u32>,
     /// The store renews the lease by itself while the handle lives, up to its execution limit.
     pub keep_alive: bool,
+    /// The scope is one of many, and none may take what the others need: a new key is refused
+    /// ([`Full::Scope`](crate::Full)) if its scope has its share of the claims that can be undecided,
+    /// of half of them for interrupted ones, or of the space that can be promised. The share is such
+    /// a part of what is left as what is left is of the whole: one scope that takes all it can gets
+    /// 38 of 100; after ten of them, one after the other, about a tenth is left. A scope that has
+    /// nothing may take something as long as there is anything. Counted again after a restart. A
+    /// backend without such bounds takes no notice.
+    pub shared: bool,
 }
 
 /// A request that begins.

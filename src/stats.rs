@@ -26,9 +26,10 @@ pub(crate) enum Count {
     Late,
     Undone,
     Exhausted,
+    RefusedScope,
 }
 
-const COUNTS: usize = 19;
+const COUNTS: usize = 20;
 
 /// Counters, striped like the index, so that counting doesn't make threads meet.
 #[derive(Debug)]
@@ -141,6 +142,8 @@ pub struct Stats {
     pub began_after_expiry: u64,
     /// `begin`s refused because the store was full.
     pub refused_full: u64,
+    /// `begin`s refused because their scope had its share: see [`Terms::shared`](crate::Terms::shared).
+    pub refused_scope: u64,
     /// Why no claim of the largest response can be granted: the capacity is used up, the disk has
     /// no room, or the system refuses another file (its message). `None` if one can be granted.
     pub full: Option<String>,

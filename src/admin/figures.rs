@@ -88,6 +88,7 @@ fn counts(stats: &Stats) -> Value {
         "saw_interrupted": stats.saw_interrupted,
         "mismatched": stats.mismatched,
         "refused_full": stats.refused_full,
+        "refused_scope": stats.refused_scope,
         "completed": stats.completed,
         "failed": stats.failed,
         "released": stats.released,

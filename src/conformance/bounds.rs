@@ -97,7 +97,7 @@ pub(super) async fn sizes<S: Subject>(bench: &Bench<'_, S>) {
 pub(super) async fn terms<S: Subject>(bench: &Bench<'_, S>) {
     let day = Duration::from_secs(24 * 3600);
     let (short, ten_years) = (Some(Retention::of(LEASE - MS)), Retention::of(day * 366 * 10));
-    let with = |lease, retention, reserve| Terms { lease, retention, reserve, keep_alive: false };
+    let with = |lease, retention, reserve| Terms { lease, retention, reserve, ..Terms::default() };
     let windows = Some(Retention { replay_for: HOUR * 2, remember_for: HOUR });
     let refused = [
         with(Some(Duration::ZERO), None, None),

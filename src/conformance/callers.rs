@@ -105,7 +105,7 @@ pub(super) async fn take_over_keeps<S: Subject>(bench: &Bench<'_, S>) {
         lease: Some(LEASE * 2),
         retention: Some(Retention::of(HOUR * 2)),
         reserve: Some(1),
-        keep_alive: false,
+        ..Terms::default()
     };
     let taken = bench.take_over(&with_others, seen.token).await.expect("take over");
     let taken = granted(taken);

@@ -125,7 +125,7 @@ impl<'a, S: Subject> Bench<'a, S> {
             lease: Some(LEASE),
             retention: Some(Retention::of(HOUR)),
             reserve: Some(1024),
-            keep_alive: false,
+            ..Terms::default()
         };
         Request { key, fingerprint: self.print(), terms }
     }

@@ -31,6 +31,15 @@ pub(crate) struct Begin<'a> {
     pub terms: GrantTerms,
     /// Somebody has waited for space in vain.
     pub starved: bool,
+    /// Its scope may have another key.
+    has_share: bool,
+}
+
+impl Begin<'_> {
+    /// The largest response that is to be promised room.
+    pub fn reserve(&self) -> u32 {
+        self.terms.held.reserve
+    }
 }
 
 /// [`Terms`] resolved by the store's own and checked.
@@ -72,7 +81,8 @@ impl Engine {
     pub fn prepare<'a>(&self, request: &'a Request) -> Result<Begin<'a>, BeginError> {
         let terms = self.resolve_terms(&request.terms)?;
         let hash = self.index.hash(request.key.as_ref());
-        Ok(Begin { request, hash, terms, starved: false })
+        let has_share = !request.terms.shared;
+        Ok(Begin { request, hash, terms, starved: false, has_share })
     }
 
     fn resolve_terms(&self, terms: &Terms) -> Result<GrantTerms, BeginError> {
@@ -137,6 +147,12 @@ impl Engine {
                 .map(|location| (location, self.log.epoch(location.slot())))
                 .find(|candidate| !ruled_out.contains(candidate));
             let Some(candidate) = candidate else {
+                if !begin.has_share {
+                    drop(shard);
+                    self.check_share(begin)?;
+                    begin.has_share = true;
+                    continue;
+                }
                 return self.grant(&mut shard, begin, expired, now);
             };
             let visible = self.is_visible(candidate.0);

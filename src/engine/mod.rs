@@ -29,6 +29,7 @@ pub(crate) mod migrate;
 pub(crate) mod outlived;
 pub(crate) mod replay;
 pub(crate) mod resolve;
+pub(crate) mod shares;
 pub(crate) mod stats;
 pub(crate) mod tokens;
 pub(crate) mod watch;
@@ -167,6 +168,7 @@ pub(crate) struct Engine {
     /// Backups under way: no segment is recycled meanwhile. Counted up under `keeping`.
     pub copying: AtomicU32,
     pub holders: Holders,
+    pub shares: shares::Shares,
     /// A handle of a claim is gone.
     pub handle_gone: Event,
     pub draining: AtomicBool,

@@ -66,6 +66,7 @@ impl Engine {
             interrupted_expired: count(Count::InterruptedExpired),
             began_after_expiry: count(Count::BeganAfterExpiry),
             refused_full: count(Count::RefusedFull),
+            refused_scope: count(Count::RefusedScope),
             full_since_ms: full.as_ref().map_or(0, |(since, _)| *since),
             full: full.map(|(_, why)| why),
             segments_free: free.len() as u64,

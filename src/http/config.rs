@@ -98,7 +98,8 @@ impl Config {
     /// The store renews while the handler runs, up to its execution limit.
     pub fn terms(&self) -> Terms {
         let Config { lease, retention, max_response: reserve, .. } = *self;
-        Terms { lease, retention, reserve, keep_alive: true }
+        let shared = !matches!(self.scope, KeyScope::Global);
+        Terms { lease, retention, reserve, keep_alive: true, shared }
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     running::Run,
 };
 use crate::{
-    error::{BeginError, Retry},
+    error::{BeginError, Full, Retry},
     key::{KeyRef, OwnedKey},
     record::Record,
     spi::IdempotencyStore,
@@ -218,6 +218,10 @@ fn stopping() -> ProblemResponse {
 }
 
 pub(super) fn refused(error: &BeginError) -> ProblemResponse {
+    if *error == BeginError::StoreFull(Full::Scope) {
+        let why = "too many requests of this client are unfinished; this one was not executed";
+        return Problem::ShareUsed.because(why).after(with_jitter(STORE_BACK));
+    }
     tracing::error!(%error, "an idempotency key could not be claimed; nothing was executed");
     let why = "the idempotency store refused the request; it was not executed";
     match error.retry() {

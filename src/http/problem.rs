@@ -38,10 +38,12 @@ pub enum Problem {
     Unavailable,
     /// 503: too many requests wait.
     Overloaded,
+    /// 429: the principal has its share of what can be unfinished.
+    ShareUsed,
 }
 
 impl Problem {
-    pub(super) const ALL: [Problem; 13] = [
+    pub(super) const ALL: [Problem; 14] = [
         Problem::KeyMissing,
         Problem::KeyMalformed,
         Problem::BodyUnreadable,
@@ -55,6 +57,7 @@ impl Problem {
         Problem::Failed,
         Problem::Unavailable,
         Problem::Overloaded,
+        Problem::ShareUsed,
     ];
 
     /// Status, the last part of the `type`, and the title.
@@ -74,6 +77,7 @@ impl Problem {
             Failed => (500, "failed", "The idempotency store failed"),
             Unavailable => (503, "unavailable", "The service takes no requests now"),
             Overloaded => (503, "overloaded", "Too many requests are waiting"),
+            ShareUsed => (429, "share-used", "Too many requests of this client are unfinished"),
         };
         (StatusCode::from_u16(status).expect("from the table above"), name, title)
     }
@@ -96,7 +100,7 @@ impl Problem {
     fn retryable(self) -> bool {
         use Problem::*;
         match self {
-            BodyUnreadable | InFlight | NotRecorded | Unavailable | Overloaded => true,
+            BodyUnreadable | InFlight | NotRecorded | Unavailable | Overloaded | ShareUsed => true,
             KeyMissing | KeyMalformed | BodyTooLarge | KeyReused | Interrupted | NotRetained
             | ScopeMissing | Failed => false,
         }

@@ -49,6 +49,13 @@ impl KeyHasher {
         hasher.write_u8(key.scope().len() as u8);
         hasher.finish() & self.mask
     }
+
+    /// The hash of a scope.
+    pub fn scope(&self, scope: &[u8]) -> u64 {
+        let mut hasher = SipHasher13::new_with_key(&self.seed);
+        hasher.write(scope);
+        hasher.finish()
+    }
 }
 
 /// The entries of many records, sorted by the shards that they belong to: by counting, because

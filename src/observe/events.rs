@@ -43,6 +43,7 @@ pub(crate) fn counted(hash: u64, count: Count) {
         Count::Abandoned => event!(warn, %key, "claim dropped undecided"),
         Count::LeasePassed => event!(warn, %key, "lease passed, the holder is silent"),
         Count::RefusedFull => event!(debug, %key, "claim refused, the store is full"),
+        Count::RefusedScope => event!(debug, %key, "claim refused, its scope has its share"),
         // Said by `recycled`.
         Count::Recycled => {}
         Count::Undone => event!(debug, %key, "takeover undone, nothing was learned"),
@@ -86,6 +87,13 @@ pub(crate) fn alarm(count: Count, hash: u64, token: Option<Token>) {
         ),
         other => counted(hash, other),
     }
+}
+
+/// A scope is refused new keys from now on, until some of what it has ends. `scope` is its hash under
+/// the store's own secret.
+pub(crate) fn share_used(scope: u64) {
+    let scope = KeyHash(scope);
+    event!(warn, %scope, "a scope has its share of unfinished keys: it is refused new ones");
 }
 
 /// A group commit is over.

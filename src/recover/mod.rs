@@ -225,6 +225,7 @@ impl Opening<'_> {
             keeping: Mutex::new(()),
             copying: AtomicU32::new(0),
             holders: Holders::new(),
+            shares: Default::default(),
             handle_gone: Event::new(),
             draining: AtomicBool::new(false),
             closed: AtomicBool::new(false),

@@ -49,6 +49,7 @@ mod release_keeps_history;
 mod renewal_keeps_a_claim;
 mod replays_are_exact;
 mod scopes_are_apart;
+mod scopes_share;
 mod segments_are_written_by_pages;
 #[cfg(feature = "conformance")]
 mod sharded;

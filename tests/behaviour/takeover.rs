@@ -88,7 +88,7 @@ fn the_first_attempt_s_terms_are_kept() {
         lease: Some(5 * SECOND),
         retention: Some(MINUTE.into()),
         reserve: Some(10),
-        keep_alive: false,
+        ..Terms::default()
     };
     drop(granted(store.begin_with(key("k"), print(), terms).unwrap()));
     // The taker's own request has the store's terms.

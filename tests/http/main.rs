@@ -27,6 +27,7 @@ mod other_requests_are_refused;
 mod readiness;
 mod remembering;
 mod retries_are_replayed;
+mod shares;
 mod store_fails;
 mod two;
 mod verdicts;

@@ -111,6 +111,7 @@ fn step(dice: &mut Dice, tokens: usize) -> Step {
                 retention: dice.pick(&[None, Some(Retention::of(HOUR)), Some(long)]),
                 reserve: dice.pick(&[None, Some(1024), Some(1 << 20)]),
                 keep_alive: false,
+                shared: false,
             };
             let usual = Terms { lease: terms.lease.filter(|l| !l.is_zero()), ..terms };
             let usual = Terms { reserve: usual.reserve.filter(|r| *r < 2000), ..usual };
