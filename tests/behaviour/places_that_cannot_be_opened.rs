@@ -82,7 +82,7 @@ fn a_place_without_room_for_a_store() {
         sim.disk.set_capacity(Some(bytes));
         let error = sim.try_open().unwrap_err();
         assert!(matches!(error, OpenError::NoSpace { .. }), "{bytes}: {error:?}");
-        assert!(error.to_string().contains("free some space"), "{error}");
+        assert!(error.to_string().contains("free some and open again"), "{error}");
     }
     // When there is room, it is opened as if nothing had been.
     sim.disk.set_capacity(None);

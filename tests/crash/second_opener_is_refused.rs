@@ -78,7 +78,7 @@ fn in_another_process() {
     let said = says(&mut other);
     other.wait().unwrap();
     let place = directory.path().display().to_string();
-    assert!(said.contains(&place) && said.contains("in use"), "{said}");
+    assert!(said.contains(&place) && said.contains("open already"), "{said}");
     complete(&store, "a", b"one");
 }
 
