@@ -19,7 +19,7 @@
 //! match store.begin(key, request)? {
 //!     Begin::Execute(mut claim) => {
 //!         let response = charge(&claim.derive_key("charge"));
-//!         claim.complete(&response)?; // on the disk before anybody is answered
+//!         claim.complete(&response)?; // on the disk before the client gets an answer
 //!     }
 //!     Begin::Replay(record) => println!("as before: {:?}", record.response()),
 //!     Begin::InFlight(pending) => println!("409, retry after {:?}", pending.retry_after()),
@@ -29,21 +29,22 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # The way of a request
+//! # The path of a request
 //!
-//! `begin` finds the key in the `index` or grants a claim, which stands in a cell of the claims
-//! file (`cells`). The holder `complete`s it: the record is appended to the `log` (its `head`, a
-//! mapped `ring`, drained into segments), becomes durable with its group (`group_commit`), and is
-//! visible from then on. `replay` reads it. `expire` ends leases, and with `keep` brings segments
-//! back whose records have expired. After a crash `recover` finds out what was promised.
+//! `begin` finds the key in the index or grants a claim, which is stored in a cell of the claims
+//! file. The holder completes it: the record is appended to the log (to a mapped ring, which is
+//! drained into segments), becomes durable with its group commit, and is visible from then on. A
+//! replay reads it. A store's threads end leases that have passed, and use segments again whose
+//! records have expired. After a crash the opening finds out what was promised. [`guide::design`]
+//! follows each of these through the code.
 //!
 //! # Where things are
 //!
 //! | to | look at |
 //! |---|---|
 //! | open a store | [`Store::open`], [`Options`], [`Durability`] |
-//! | claim, complete, replay, step by step | [`Store::begin`], [`Begin`], [`Claim`], [`Record`] |
-//! | do it all in one call | [`Store::once`], [`Once`] |
+//! | claim, complete, replay, in single steps | [`Store::begin`], [`Begin`], [`Claim`], [`Record`] |
+//! | run a whole request in one call | [`Store::once`], [`Once`] |
 //! | wait for a key that is in flight | [`Pending::wait`] |
 //! | find out what became of an attempt that died | [`Once::settle`], [`Interrupted`], [`Reason`] |
 //! | await instead of block, on any runtime | [`AsyncStore`] |
@@ -58,22 +59,22 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `tower`, `axum` | `http`: a layer that makes any `http` service's retries safe |
-//! | `postgres` | `postgres`: the same promises over a PostgreSQL cluster, for several machines |
+//! | `postgres` | `postgres`: a store on a PostgreSQL cluster, for several machines; `docs/backends.md` has the differences |
 //! | `metrics` | `metrics`: counters, gauges and histograms for the crate of that name |
 //! | `tracing` | events and spans |
-//! | `admin` | `admin`: a service with an API and a page, over a live store |
+//! | `admin` | `admin`: a service with an API and a page, over an open store |
 //! | `cli` | the command `onlyonce` |
 //! | `testing` | `testing`: checks a service's own handlers |
 //! | `conformance` | `conformance`: checks a backend |
 //!
-//! The guides, from idempotency as such to the files byte by byte, are in [`guide`].
+//! The guides, from idempotency itself to the files byte by byte, are in [`guide`].
 //!
 //! # What survives
 //!
 //! See [`Durability`]. In short: with the default, claims, takeovers, checkpoints, completions and
-//! releases that a call has returned from survive a loss of power; a claim whose holder died is
-//! [`Begin::Interrupted`], at once, and never silently granted again. Renewals are not kept: the
-//! end of a process ends its leases.
+//! releases survive a loss of power when their call has returned. A claim whose holder's process
+//! died is [`Begin::Interrupted`] from the next opening on, and is never silently granted again.
+//! Renewals are not stored: the end of a process ends its leases.
 
 #![deny(missing_docs, unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -148,7 +149,7 @@ pub use token::Token;
 
 pub mod spi;
 
-/// The example of the README is compiled.
+/// Compiles the example of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -78,7 +78,7 @@ impl Header {
     }
 }
 
-/// How a cell hangs together with others.
+/// A cell's links to the other cells of its chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Link {
     pub token: u64,
@@ -309,7 +309,7 @@ pub(crate) fn decode_all(store: u64, bytes: &[u8]) -> Contents {
     contents
 }
 
-/// Collects a chain. `None` if a later cell is free or somebody else's: then this version never
+/// Collects a chain. `None` if a later cell is free or another claim's: then this version never
 /// became durable as a whole, and was never acknowledged (or has been replaced since).
 fn follow(store: u64, bytes: &[u8], first: u32, link: &Link) -> Option<(Chain, Vec<u8>)> {
     let mut chain = Chain::default();

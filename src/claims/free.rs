@@ -1,10 +1,10 @@
-//! Which cells are free.
+//! The free cells.
 //!
-//! In stripes, each thread taking from its own first: so threads that claim at once don't meet
-//! here, and each writes the cells that it has just freed. A cell goes back to the stripe that its
-//! number names, whoever frees it, and each stripe gives out its lowest numbers first, in whatever
-//! order they came back: the cells in use stay together in few pages, because neighbours belong to
-//! different stripes, and few pages are written.
+//! They are in stripes, and each thread takes from its own first: so threads that claim at the same
+//! time don't meet here, and each writes the cells that it has just freed. A cell returns to the
+//! stripe that its number names, whichever thread frees it, and each stripe gives out its lowest
+//! numbers first, in whatever order they came back: the cells in use stay together in few pages,
+//! because neighbours belong to different stripes, and few pages are written.
 
 use super::{Purpose, format::FIRST_CELL};
 use crate::sync::{
@@ -156,7 +156,8 @@ impl FreeCells {
         {
             return Some(SmallVec::from_elem(cell, 1));
         }
-        // Of all at once, so that two who each want several don't stop each other half way.
+        // With all locks, so that two callers that each want several don't stop each other half
+        // way.
         let mut stripes: [_; STRIPES] = std::array::from_fn(|at| self.stripes[at].lock());
         let mut spare = (purpose != Purpose::Claim).then(|| self.spare.lock());
         if spare.is_some() {

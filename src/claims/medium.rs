@@ -1,7 +1,7 @@
 //! How cells reach the file.
 //!
 //! *Mapped*: by stores into the mapped file, in the kernel's hands at once. A claim costs tens
-//! of nanoseconds. But a sync after a store through a map is dear (measured on ext4: 300 us,
+//! of nanoseconds. But a sync after a store through a map is expensive (measured on ext4: 300 us,
 //! against 140 us after a write call, because the page fault joins the journal).
 //!
 //! *Shadowed*: by stores into memory, whose changed pages each commit writes. For stores whose
@@ -64,7 +64,7 @@ impl Medium {
         Ok(())
     }
 
-    /// Hands one word to the kernel at once.
+    /// Gives one word to the kernel at once.
     pub fn write_through(&self, file: &dyn StorageFile, at: usize, word: u64) -> io::Result<()> {
         match self {
             Medium::Mapped(_) => Ok(()),
@@ -72,7 +72,7 @@ impl Medium {
         }
     }
 
-    /// Hands everything stored before the call to the kernel.
+    /// Gives everything stored before the call to the kernel.
     pub fn flush(&self, file: &dyn StorageFile) -> io::Result<()> {
         let Medium::Shadowed { memory, changed } = self else {
             return Ok(());

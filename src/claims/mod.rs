@@ -1,7 +1,7 @@
-//! The claims file: what is undecided, in cells of 256 bytes.
+//! The claims file: undecided keys, in cells of 256 bytes.
 //!
 //! Each version of a claim is a chain of one or more cells (more than one only for long keys and
-//! for checkpoints). A cell lies within one sector and is whole by itself:
+//! for checkpoints). A cell is within one sector and is whole by itself:
 //! ```text
 //! 0     8      16       20     22     24    28      30  32
 //! | word | token | version| index| count| next| length| 0 | payload, up to 224 bytes |
@@ -10,13 +10,13 @@
 //! checksum of the rest (seeded with store and cell number), and it is stored last. So a process
 //! that dies leaves no half cell, and neither does a loss of power (a sector is old or new).
 //! Anything else in it is damage. The first cell of a chain is stored last: a chain whose later
-//! cells are missing or somebody else's was never acknowledged.
+//! cells are missing or another claim's was never acknowledged.
 //!
 //! A cell is never overwritten while it means anything. A takeover or a checkpoint writes a new
 //! chain; the old one is cleared when the new one is durable. A completed claim is cleared when its
 //! completion is. Renewals are not written: a crash ends every lease.
 //!
-//! How cells reach the file, by a map or by write calls, is `medium`'s.
+//! The module `medium` brings cells to the file, by a map or by write calls.
 //!
 //! The first 512 bytes are the file's header and, behind it, two kinds of words that are stored
 //! as they become known: the durable position of each class, and the highest time seen. They are
@@ -71,7 +71,7 @@ pub(crate) struct Chain {
     pub replaced_at: u64,
 }
 
-/// All that is known of an undecided claim, for as long as it is undecided.
+/// Everything that is stored of an undecided claim.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Entry<'a> {
     pub token: Token,
@@ -299,8 +299,8 @@ impl Cells {
         })
     }
 
-    /// Takes possession after recovery has decided which chains are alive: all other cells are
-    /// cleared and free. Lowest numbers are given out first, so that few pages are in use.
+    /// Starts with the chains that recovery has found alive: all other cells are cleared and free.
+    /// The lowest numbers are given out first, so that few pages are in use.
     pub fn adopt(&self, alive: impl Iterator<Item = u32>) -> Result<(), Poisoned> {
         let count = self.count;
         let mut used = vec![false; count as usize];
@@ -374,7 +374,7 @@ impl Cells {
     }
 
     /// The claim of this chain is decided: its cells are free. First cell first, so that a crash
-    /// in between leaves cells that belong to nobody.
+    /// in between leaves cells that belong to no chain.
     pub fn clear(&self, chain: &Chain) -> Result<(), Poisoned> {
         for cell in &chain.cells {
             self.store_word(place(*cell), FREE)?;
@@ -427,7 +427,7 @@ impl Cells {
     }
 
     /// Puts a newer version of a claim in the place of `chain`, which is cleared once this file,
-    /// as written by now, is durable; and sees to it that it will be.
+    /// as written by now, is durable; and requests that commit.
     pub fn replace(&self, chain: &mut Chain, newer: Chain) {
         let old = std::mem::replace(chain, newer);
         let mut obsolete = self.obsolete[CLASSES].lock();
@@ -463,7 +463,7 @@ impl Cells {
         self.written.load(Ordering::SeqCst)
     }
 
-    /// Notes that there is something to sync in time; says whether there was nothing before.
+    /// Notes that there is something to sync in time; returns whether there was nothing before.
     pub fn became_dirty(&self, now: u64) -> bool {
         self.dirty_since.load(Ordering::Relaxed) == 0
             && self
