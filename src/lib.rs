@@ -59,7 +59,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `tower`, `axum` | `http`: a layer that makes any `http` service's retries safe |
-//! | `postgres` | `postgres`: a store on a PostgreSQL cluster, for several machines; `docs/backends.md` has the differences |
+//! | `postgres` | `postgres`: a store on a PostgreSQL cluster, for several machines |
 //! | `metrics` | `metrics`: counters, gauges and histograms for the crate of that name |
 //! | `tracing` | events and spans |
 //! | `admin` | `admin`: a service with an API and a page, over an open store |
