@@ -1,9 +1,9 @@
-//! The claim state machine: what a key that is held or interrupted answers to each event. Pure:
-//! no lock, no clock, no disk; time is an argument.
+//! The claim state machine: how a key that is held or interrupted reacts to each event. Pure: no
+//! lock, no clock, no disk; time is an argument.
 //!
 //! Absent and Completed are not here: a key without a [`Held`] is one or the other, and the
-//! verbs find out which. Completing is not here either: a completion is appended in the same
-//! step that ends the `Held`, and from then on is a record whose position is not yet durable.
+//! engine's steps find out which. Completing is not here either: a completion is appended in the
+//! same step that ends the `Held`, and from then on is a record whose position is not yet durable.
 
 use crate::{
     broken::{self, Broken},
@@ -23,7 +23,7 @@ pub(crate) struct Held {
     pub started_ms: u64,
     pub lease_ms: u64,
     pub phase: Phase,
-    /// Somebody still has the handle of this token in hand.
+    /// A handle of this token still exists.
     pub holder_lives: bool,
     /// Taken over, or checkpointed, at least once: a release no longer frees the key.
     pub history: bool,
@@ -41,7 +41,7 @@ pub(crate) enum Phase {
     },
 }
 
-/// What somebody who doesn't hold the key sees.
+/// The state of a key as other callers see it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Seen {
     Mismatch,
@@ -59,9 +59,9 @@ pub(crate) enum Seen {
 /// Why a takeover isn't granted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum NoTakeover {
-    /// It is not what the taker saw: begin again.
+    /// The key is no longer in the state that the caller saw: begin again.
     Changed,
-    /// Only an operator goes on.
+    /// Only an operator can end the key.
     Exhausted { attempts: u32 },
 }
 
@@ -98,7 +98,7 @@ impl Held {
         }
     }
 
-    /// Whether the key has been interrupted for `keep_ms` and nobody's handle keeps it.
+    /// Whether the key has been interrupted for `keep_ms` and no handle keeps it.
     pub fn expired(&self, now: u64, keep_ms: u64) -> bool {
         self.expires_at(now, keep_ms).is_some_and(|at| at <= now)
     }
@@ -111,7 +111,7 @@ impl Held {
         }
     }
 
-    /// Somebody begins.
+    /// A caller begins.
     pub fn seen(&self, fingerprint: Fingerprint, now: u64, keep_ms: u64) -> Seen {
         if self.expired(now, keep_ms) {
             return Seen::Expired;
@@ -129,7 +129,7 @@ impl Held {
         }
     }
 
-    /// Somebody who has seen the key interrupted under `seen` takes it over, under `token`.
+    /// A caller that has seen the key interrupted under `seen` takes it over, under `token`.
     /// Checkpoint, fingerprint and terms stay.
     pub fn take_over(
         &self,
@@ -156,13 +156,13 @@ impl Held {
         })
     }
 
-    /// The holder lives: by a renewal, or by a checkpoint. An interrupted key is in flight again;
-    /// a lease that lasts longer stays.
+    /// The holder renews its lease, or saves a checkpoint. An interrupted key is in flight again; a
+    /// lease that lasts longer stays.
     pub fn renew(&mut self, lease_ms: u64, now: u64) {
-        let anew = now.saturating_add(lease_ms);
+        let fresh = now.saturating_add(lease_ms);
         let lease_until = match self.phase_at(now) {
-            Phase::InFlight { lease_until } => lease_until.max(anew),
-            Phase::Interrupted { .. } => anew,
+            Phase::InFlight { lease_until } => lease_until.max(fresh),
+            Phase::Interrupted { .. } => fresh,
         };
         self.phase = Phase::InFlight { lease_until };
     }

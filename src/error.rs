@@ -242,8 +242,8 @@ pub enum Full {
     Space,
     /// The claims file: as many keys are undecided as it has room for.
     Claims,
-    /// The scope's share of the claims that can be undecided or interrupted, or of the space that can be
-    /// promised; others find room. See [`Terms::shared`](crate::Terms::shared).
+    /// The scope's share of the keys that can be undecided or interrupted, or of the space that can
+    /// be reserved. Other scopes still have room. See [`Terms::shared`](crate::Terms::shared).
     Scope,
 }
 
@@ -252,7 +252,7 @@ impl std::fmt::Display for Full {
         f.write_str(match self {
             Full::Space => "no space is left for another response",
             Full::Claims => "too many keys are undecided",
-            Full::Scope => "too much is undecided in this scope",
+            Full::Scope => "too many keys of this scope are undecided",
         })
     }
 }

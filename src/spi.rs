@@ -1,5 +1,5 @@
-//! What a backend is: verbs over plain data. Guards, waiting and `once` are written above it,
-//! once for all backends.
+//! The interface of a backend: calls over plain data. Claims as guards, waiting and `once` are
+//! written above it, once for all backends.
 
 use crate::{
     error::{BeginError, ClaimError},
@@ -14,65 +14,66 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How a claim is to be granted; what is `None` is the store's.
+/// The terms of a claim. The store's options fill in what is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// How long the holder may be silent: 1 ms to 30 days.
+    /// How long the holder may be silent: 1 ms to 30 days. With `keep_alive` it has no effect below
+    /// the store's execution limit.
     pub lease: Option<Duration>,
-    /// How long the completed record is known, at least the lease and at most ten years; a
-    /// completion can say otherwise.
+    /// How long the completed record is kept, at least the lease and at most ten years; a
+    /// completion can set another one.
     pub retention: Option<Retention>,
-    /// Largest response in bytes, head included, that room is promised for; at most the store's
-    /// `max_response`. A larger one is `ResponseTooLarge`.
+    /// Size in bytes of the largest response, head included, for which room is reserved; at most
+    /// the store's `max_response`. A larger response is `ResponseTooLarge`.
     pub reserve: Option<u32>,
-    /// The store renews the lease by itself while the handle lives, up to its execution limit.
+    /// The store keeps the claim by itself while the handle exists, up to its execution limit.
     pub keep_alive: bool,
-    /// The scope is one of many, and none may take what the others need: a new key is refused
-    /// ([`Full::Scope`](crate::Full)) if its scope has its share of the claims that can be undecided,
-    /// of half of them for interrupted ones, or of the space that can be promised. The share is such
-    /// a part of what is left as what is left is of the whole: one scope that takes all it can gets
-    /// 38 of 100; after ten of them, one after the other, about a tenth is left. A scope that has
-    /// nothing may take something as long as there is anything. Counted again after a restart. A
-    /// backend without such bounds takes no notice.
+    /// The scope is one of many, and must not use up what the others need: a new key is refused
+    /// ([`Full::Scope`](crate::Full)) if its scope has its share of the keys that can be undecided,
+    /// of half of these for interrupted ones, or of the space that can be reserved. The share's
+    /// part of the remainder is the remainder's part of the whole: one scope that takes all it can
+    /// gets 38 of 100; after ten of them, one after the other, about a tenth is left. A scope that
+    /// has nothing may take something as long as there is anything. Shares are counted again after
+    /// a restart. A backend without such bounds ignores this.
     pub shared: bool,
 }
 
-/// A request that begins.
+/// A request for a key.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Who it is.
+    /// The request's identity.
     pub key: OwnedKey,
-    /// What it means.
+    /// The fingerprint of its meaning.
     pub fingerprint: Fingerprint,
-    /// How a claim is to be granted.
+    /// The terms of a claim.
     pub terms: Terms,
 }
 
-/// What a granted claim is known by. Plain data: whoever has it can act for the holder.
+/// The data by which a granted claim is known. Code that has it can act for the holder.
 #[derive(Clone, Debug)]
 pub struct Ticket {
-    /// Whose.
+    /// The claimed key.
     pub key: OwnedKey,
-    /// Of which request.
+    /// The fingerprint of the request that claimed it first.
     pub fingerprint: Fingerprint,
-    /// Of which attempt.
+    /// The token of this attempt.
     pub token: Token,
-    /// Attempts made, this one included.
+    /// The number of this attempt, from 1.
     pub attempt: u32,
-    /// The terms that hold.
+    /// The retention of a completion that sets none.
     pub retention: Retention,
-    /// The terms that hold.
+    /// The lease.
     pub lease: Duration,
-    /// Largest response, in bytes.
+    /// Size of the largest response, in bytes.
     pub reserve: u32,
-    /// The backend's own.
+    /// Data of the backend.
     pub note: [u64; 2],
 }
 
 /// A claim as it is granted.
 #[derive(Clone, Debug)]
 pub struct Grant {
-    /// To act with.
+    /// The data of the claim.
     pub ticket: Ticket,
     /// The last checkpoint that an earlier attempt left.
     pub checkpoint: Option<Arc<[u8]>>,
@@ -80,66 +81,66 @@ pub struct Grant {
     pub after: Option<Reason>,
 }
 
-/// A key that is being executed by somebody else.
+/// A key in flight.
 #[derive(Clone, Debug)]
 pub struct Running {
-    /// The attempt that runs.
+    /// The token of the attempt that runs.
     pub token: Token,
-    /// For how long it has been running.
+    /// How long it has been running.
     pub running_for: Duration,
 }
 
 /// A key of which it isn't known whether its operation took effect.
 #[derive(Clone, Debug)]
 pub struct Interruption {
-    /// The attempt that was interrupted.
+    /// The token of the attempt that was interrupted.
     pub token: Token,
-    /// Why.
+    /// Why it was interrupted.
     pub reason: Reason,
-    /// Nobody has the claim in hand any more. When false the holder may still be at work.
+    /// No handle of the claim exists any more. If false, the holder may still be working.
     pub holder_gone: bool,
-    /// Attempts made.
+    /// The number of attempts.
     pub attempts: u32,
     /// The last checkpoint.
     pub checkpoint: Option<Arc<[u8]>>,
     /// The answer that a failed holder left.
     pub answer: Option<Arc<[u8]>>,
-    /// What settles by itself had better not take it over before this has passed: the last takeovers
-    /// were [undone](ClaimOp::Undo).
+    /// The time that should pass before the key is taken over to settle it by itself, because the
+    /// last takeovers were [undone](ClaimOp::Undo).
     pub settle_after: Duration,
 }
 
-/// What a key is found to be.
+/// The state of a key, as a backend finds it.
 #[derive(Clone, Debug)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Found {
-    /// Yours to execute.
+    /// The caller holds the key now.
     Granted(Grant),
-    /// Done.
+    /// The operation was executed before.
     Replay(Record),
-    /// Somebody else's.
+    /// Another caller executes the operation.
     InFlight(Running),
-    /// Nobody knows.
+    /// It isn't known whether the operation took effect.
     Interrupted(Interruption),
-    /// The key is another request's, whose fingerprint was made by this scheme.
+    /// The key was used for another request, whose fingerprint was made by this scheme.
     Mismatch {
         /// Number of the scheme.
         scheme: u8,
     },
 }
 
-/// A response to store.
+/// The content of a completion.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Completion<'a> {
-    /// Up to 4 KiB that stay when the response is not retained.
+    /// Up to 4 KiB that are kept when the response is not retained.
     pub head: &'a [u8],
-    /// The response; `None`: done, not retained.
+    /// The response; `None`: the operation was executed, and its response is not retained.
     pub response: Option<&'a [u8]>,
-    /// How long it is known, 1 ms to ten years; `None`: as the claim's terms say.
+    /// How long the record is kept, 1 ms to ten years; `None`: as the claim's terms say.
     pub retention: Option<Retention>,
 }
 
-/// What a holder does.
+/// An operation of a holder.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum ClaimOp<'a> {
@@ -149,19 +150,19 @@ pub enum ClaimOp<'a> {
     Fail(&'a [u8]),
     /// The attempt did nothing.
     Release,
-    /// It couldn't be told what became of the attempts before this one, and this one did nothing
-    /// else: the takeover is undone. The key is interrupted as it was, with the same number of
-    /// attempts, reason, answer and checkpoint, under this token, its holder gone. What was no
+    /// It couldn't be found out what became of the attempts before this one, and this one did
+    /// nothing else: the takeover is undone. The key is interrupted as it was, with the same number
+    /// of attempts, reason, answer and checkpoint, under this token, its holder gone. What was no
     /// takeover is released.
     Undo,
     /// No attempt before this one had an effect, and none can have one any more: this is the first
     /// attempt, without a checkpoint, and its release makes the key absent.
     NothingHappened,
-    /// This far it got.
+    /// Stores how far the operation has got.
     Checkpoint(&'a [u8]),
-    /// The holder lives.
+    /// Starts the lease again.
     Renew,
-    /// The claim itself must survive a loss of power.
+    /// Makes the claim itself survive a loss of power.
     EnsureDurable,
 }
 
@@ -181,40 +182,40 @@ impl ClaimOp<'_> {
     }
 }
 
-/// How a handle ends without a decision.
+/// How a handle ended without a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Abandon {
     /// Dropped.
     Dropped,
     /// Dropped while panicking.
     Panicked,
-    /// It never reached the caller, or what it was to find out about earlier attempts did not: the
-    /// attempt did nothing, and ends as by [`ClaimOp::Undo`].
+    /// The grant never reached its caller, or the caller was dropped while it settled earlier
+    /// attempts: the attempt did nothing, and ends as by [`ClaimOp::Undo`].
     Undelivered,
 }
 
 /// A store of idempotency keys.
 ///
-/// [`Store`](crate::Store) is one, and so can be whatever keeps its promises: exactly one claim is
-/// granted among any number of concurrent `begin`s; a key is never silently granted again while
-/// it isn't known whether its operation took effect; what a holder whose token is not the last
-/// one writes is refused. Users call [`AsyncStore`](crate::AsyncStore) (or the blocking
-/// `Store` itself), not this trait.
+/// [`Store`](crate::Store) is one. Another one must keep the same promises: exactly one claim is
+/// granted among any number of concurrent `begin`s; a key is never silently granted again while it
+/// isn't known whether its operation took effect; writes of a holder whose token is not the last
+/// one are refused. Users call [`AsyncStore`](crate::AsyncStore) (or the blocking `Store` itself),
+/// not this trait.
 pub trait IdempotencyStore: Clone + Send + Sync + 'static {
-    /// Claims the key, or says what it is. Dropping the future leaves the key as if it had
-    /// never been asked.
+    /// Claims the key, or returns its state. Dropping the future leaves the key as if it had never
+    /// been called.
     fn begin(&self, request: &Request) -> impl Future<Output = Result<Found, BeginError>> + Send;
 
-    /// Takes over a key that was seen interrupted under `seen`; if that is no longer so, does
-    /// what [`begin`](Self::begin) does.
+    /// Takes over a key that was seen interrupted under `seen`. If that is no longer its state,
+    /// does what [`begin`](Self::begin) does.
     fn take_over(
         &self,
         request: &Request,
         seen: Token,
     ) -> impl Future<Output = Result<Found, BeginError>> + Send;
 
-    /// A holder's call, fenced by its token. Dropping the future abandons the notification,
-    /// never the write.
+    /// Does a holder's operation, fenced by its token. Dropping the future abandons the
+    /// notification, never the write.
     fn write(
         &self,
         ticket: &Ticket,
@@ -230,13 +231,13 @@ pub trait IdempotencyStore: Clone + Send + Sync + 'static {
         at_most: Duration,
     ) -> impl Future<Output = bool> + Send;
 
-    /// The time by which [`changed`](Self::changed) waits, counted from any fixed moment: what is
-    /// left of a wait that consists of several is known by it.
+    /// Returns the time by which [`changed`](Self::changed) waits, counted from any fixed moment. A
+    /// wait that consists of several parts computes its remainder by it.
     fn now(&self) -> Duration {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         START.elapsed()
     }
 
-    /// The handle is gone. Never waits; may be lost (then the lease ends it).
+    /// Ends the claim of a handle that is gone. Never waits; may be lost (then the lease ends it).
     fn abandon(&self, ticket: &Ticket, how: Abandon);
 }

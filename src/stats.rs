@@ -121,10 +121,11 @@ pub struct Stats {
     pub failed: u64,
     /// Releases.
     pub released: u64,
-    /// Takeovers that were undone: it couldn't be told what had become of the attempt before.
+    /// Takeovers that were undone, because it wasn't found out what had become of the attempt
+    /// before.
     pub undone: u64,
-    /// Keys whose attempts are used up: only an operator goes on. Counted when a takeover is refused
-    /// for it, once for each key and opening.
+    /// Keys whose attempts are used up: only an operator can end them. Counted when a takeover is
+    /// refused for it, once for each key and opening.
     pub exhausted: u64,
     /// Holders' calls that were fenced. **An operation may have taken effect twice.**
     pub fenced: u64,
@@ -142,7 +143,8 @@ pub struct Stats {
     pub began_after_expiry: u64,
     /// `begin`s refused because the store was full.
     pub refused_full: u64,
-    /// `begin`s refused because their scope had its share: see [`Terms::shared`](crate::Terms::shared).
+    /// `begin`s refused because their scope had its share: see
+    /// [`Terms::shared`](crate::Terms::shared).
     pub refused_scope: u64,
     /// Why no claim of the largest response can be granted: the capacity is used up, the disk has
     /// no room, or the system refuses another file (its message). `None` if one can be granted.
