@@ -219,8 +219,8 @@ impl Options {
         self
     }
 
-    /// How many attempts at one key `take_over` grants, the first included. Those count that may have
-    /// had an effect: not what was released or undone. Default: 5; at least 1.
+    /// Sets how many attempts at one key `take_over` grants, the first included. Only attempts that may
+    /// have had an effect count, not those that were released or undone. Default: 5; at least 1.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
         self

@@ -22,7 +22,7 @@ pub enum Replication {
     SingleServer,
 }
 
-/// The options with which a store on a PostgreSQL cluster is opened.
+/// The options with which a store on a PostgreSQL cluster is opened. Tested with PostgreSQL 15.
 ///
 /// ```no_run
 /// # async fn open() -> Result<(), onlyonce::OpenError> {
