@@ -67,6 +67,11 @@ impl PostgresOptions {
     /// Makes the options of a store at `dsn`, a connection string in libpq's form (`host=a,b
     /// port=5432 user=… dbname=…`) or as a URL, with all hosts of the cluster: the one that accepts
     /// writes is found. The other defaults are named at each method.
+    ///
+    /// Used are `host`, `hostaddr`, `port`, `user`, `password`, `dbname`, `options`,
+    /// `application_name`, `sslmode`, `sslnegotiation` and `channel_binding`. Other parameters, such
+    /// as `connect_timeout`, `keepalives` and `target_session_attrs`, have no effect: the store sets
+    /// them itself.
     pub fn new(dsn: impl Into<String>, replication: Replication) -> Self {
         PostgresOptions {
             dsn: dsn.into(),
