@@ -48,11 +48,11 @@ pub(super) fn resolve(store: &Store, content: &[u8]) -> Result<Value, Refusal> {
             let (head, response) = (&answer.head, Some(&*answer.response));
             let completion = Completion { head, response, ..Completion::default() };
             let done = Resolution::Complete { fingerprint: None, completion };
-            return decided(store.resolve_seen(key.as_ref(), done, force, Some(seen)));
+            return decided(store.resolve_seen(key.as_ref(), done, force, seen));
         }
         _ => return Err(Refusal::bad("decision must be complete, free or forget")),
     };
-    decided(store.resolve_seen(key.as_ref(), resolution, force, Some(seen)))
+    decided(store.resolve_seen(key.as_ref(), resolution, force, seen))
 }
 
 fn decided(result: Result<(), ClaimError>) -> Result<Value, Refusal> {

@@ -22,7 +22,7 @@ const LIMIT: u64 = 1000;
 /// So many bytes of an answer are shown.
 const SHOWN_BYTES: usize = 64 << 10;
 
-/// `GET api/keys`: undecided keys by age, oldest first; completed ones as they lie, page by page.
+/// `GET api/keys`, page by page: undecided keys by age, oldest first; completed ones as they lie.
 pub(super) fn list(store: &Store, asked: &str) -> Result<Value, Refusal> {
     let state = query::get(asked, "state")?.unwrap_or_else(|| "undecided".into());
     let wanted = Wanted {
@@ -54,11 +54,14 @@ pub(super) fn list(store: &Store, asked: &str) -> Result<Value, Refusal> {
         .flat_map(|shard| engine.undecided_of_shard(shard, &filter))
         .filter(|entry| wanted.has(entry))
         .collect();
-    keys.sort_by_key(|entry| std::cmp::Reverse(wanted.age(entry)));
-    let total = keys.len();
-    keys.truncate(limit);
-    let keys: Vec<_> = keys.iter().map(|entry| short(store, entry, &wanted)).collect();
-    Ok(json!({ "keys": keys, "total": total, "next": null, "damaged": 0 }))
+    // Keys of one age stay in one order, so that pages neither repeat nor leave out any.
+    keys.sort_by_cached_key(|entry| (std::cmp::Reverse(wanted.age(entry)), entry.token));
+    let (total, from) = (keys.len(), query::number(asked, "cursor", 0)? as usize);
+    let page = keys.iter().skip(from).take(limit);
+    let keys: Vec<_> = page.map(|entry| short(store, entry, &wanted)).collect();
+    let next = from.saturating_add(keys.len());
+    let next = (next < total && !keys.is_empty()).then_some(next);
+    Ok(json!({ "keys": keys, "total": total, "next": next, "damaged": 0 }))
 }
 
 /// Shard by shard from `cursor` on, until there are `limit`; no shard is split.

@@ -70,11 +70,15 @@ impl Engine {
         self.check_claim()?;
         self.end_forgetting(&mut shard, Some(hash));
         let present = self.present(&shard, hash, key, now)?;
-        if let Some(seen) = seen
-            && Some(seen) != self.token_of(&shard, &present)
-        {
-            let state = "not what it was when it was looked at";
-            return Err(ClaimError::NotApplicable { state }.into());
+        if let Some(seen) = seen {
+            let state = match self.token_of(&shard, &present) {
+                Some(token) if token == seen => None,
+                Some(_) => Some("not what it was when it was looked at"),
+                None => Some("absent"),
+            };
+            if let Some(state) = state {
+                return Err(ClaimError::NotApplicable { state }.into());
+            }
         }
         if let Present::Undecided(at) = present {
             let undecided = shard.undecided.get(at).expect("found under this lock");

@@ -1,12 +1,76 @@
-//! The blocking methods of `Claim`, `Pending` and `Interrupted`, for the embedded store.
+//! The blocking methods of `Claim`, `Pending` and `Interrupted`, for the embedded store, and an
+//! operator's.
 
 use crate::{
+    engine::driver as drive,
+    engine::resolve::Resolution,
     error::{BeginError, ClaimError},
+    key::KeyRef,
+    observe::Call,
     spi::{ClaimOp, Completion, IdempotencyStore},
     store::Store,
     store::claim::{Begin, Claim, Interrupted, Pending},
+    token::Token,
 };
 use std::time::Duration;
+
+impl Store {
+    /// Records an operator's decision about a key, under a new token: a holder is fenced, and
+    /// waiters are woken. It is durable when this returns, whatever the store's
+    /// [`Durability`](crate::Durability). Blocks for one or more syncs.
+    ///
+    /// `force` is needed for a key in flight, and to forget a completed one.
+    ///
+    /// # Errors
+    /// [`ClaimError::NeedsForce`], [`ClaimError::NotApplicable`] or
+    /// [`ClaimError::AlreadyCompleted`] if the decision doesn't fit the key's state;
+    /// [`ClaimError::ResponseTooLarge`], [`ClaimError::TooLong`] or [`ClaimError::Terms`] for a
+    /// completion that can't be stored; [`ClaimError::StoreFull`], [`ClaimError::Damaged`],
+    /// [`ClaimError::Poisoned`], [`ClaimError::Closed`] or [`ClaimError::Forked`] from the store.
+    pub fn resolve(
+        &self,
+        key: KeyRef<'_>,
+        resolution: Resolution<'_>,
+        force: bool,
+    ) -> Result<(), ClaimError> {
+        self.decide(key, resolution, force, None)
+    }
+
+    /// Resolves like [`resolve`](Self::resolve), if the key's last attempt is still the one with
+    /// the token `seen` ([`Entry::token`](crate::Entry::token)): between a look at the key and the
+    /// decision another attempt may have had an effect.
+    ///
+    /// # Errors
+    /// As with [`resolve`](Self::resolve), and [`ClaimError::NotApplicable`] if the key has become
+    /// something else since.
+    pub fn resolve_seen(
+        &self,
+        key: KeyRef<'_>,
+        resolution: Resolution<'_>,
+        force: bool,
+        seen: Token,
+    ) -> Result<(), ClaimError> {
+        self.decide(key, resolution, force, Some(seen))
+    }
+
+    fn decide(
+        &self,
+        key: KeyRef<'_>,
+        resolution: Resolution<'_>,
+        force: bool,
+        seen: Option<Token>,
+    ) -> Result<(), ClaimError> {
+        let engine = self.engine()?;
+        let call = Call::plain(&engine.timings, "resolve", engine.index.hash(key));
+        drive::run(engine, call, |engine| engine.resolve(key, &resolution, force, seen))?;
+        if !engine.config.syncs_completions() {
+            // The claim that this decided is still on the disk, and would come back if the decision
+            // were lost.
+            engine.commit_all()?;
+        }
+        Ok(())
+    }
+}
 
 impl Claim<Store> {
     /// Completes the key: the operation took effect, and every retry gets this answer from now on.

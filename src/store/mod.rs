@@ -15,7 +15,6 @@ use crate::{
     engine::driver as drive,
     engine::entries::{Entry, Filter},
     engine::outlived,
-    engine::resolve::Resolution,
     engine::watch::{Changed, Sleep},
     engine::workers as threads,
     engine::{Blocked, Engine, StepResult},
@@ -331,46 +330,6 @@ impl Store {
             Ok(engine) => engine.entries_of_shard(shard, &filter),
             Err(forked) => vec![Err(forked.into())],
         })
-    }
-
-    /// Records an operator's decision about a key, under a new token: a holder is fenced, and
-    /// waiters are woken. It is durable when this returns, whatever the store's
-    /// [`Durability`](crate::Durability). Blocks for one or more syncs.
-    ///
-    /// `force` is needed for a key in flight, and to forget a completed one.
-    ///
-    /// # Errors
-    /// [`ClaimError::NeedsForce`], [`ClaimError::NotApplicable`] or
-    /// [`ClaimError::AlreadyCompleted`] if the decision doesn't fit the key's state;
-    /// [`ClaimError::ResponseTooLarge`], [`ClaimError::TooLong`] or [`ClaimError::Terms`] for a
-    /// completion that can't be stored; [`ClaimError::StoreFull`], [`ClaimError::Damaged`],
-    /// [`ClaimError::Poisoned`], [`ClaimError::Closed`] or [`ClaimError::Forked`] from the store.
-    pub fn resolve(
-        &self,
-        key: KeyRef<'_>,
-        resolution: Resolution<'_>,
-        force: bool,
-    ) -> Result<(), ClaimError> {
-        self.resolve_seen(key, resolution, force, None)
-    }
-
-    /// Resolves, if the key is still held under the token that the operator has `seen`.
-    pub(crate) fn resolve_seen(
-        &self,
-        key: KeyRef<'_>,
-        resolution: Resolution<'_>,
-        force: bool,
-        seen: Option<Token>,
-    ) -> Result<(), ClaimError> {
-        let engine = self.engine()?;
-        let call = Call::plain(&engine.timings, "resolve", engine.index.hash(key));
-        drive::run(engine, call, |engine| engine.resolve(key, &resolution, force, seen))?;
-        if !engine.config.syncs_completions() {
-            // The claim that this decided is still on the disk, and would come back if the decision
-            // were lost.
-            engine.commit_all()?;
-        }
-        Ok(())
     }
 
     /// Returns the store's figures at this moment. It walks over all undecided keys, so its cost

@@ -16,5 +16,6 @@ mod http_answers;
 mod looks;
 mod moves_keys;
 mod resolves;
+mod resolves_many;
 mod verifies_and_salvages;
 mod writes_nothing;

@@ -84,6 +84,29 @@ fn completed_keys_are_listed_page_by_page_each_once() {
 }
 
 #[test]
+fn undecided_keys_are_listed_page_by_page_by_their_age() {
+    let (store, clock) = threaded();
+    let all: Vec<_> = (0..25).map(|n| format!("key-{n:02}")).collect();
+    for (n, name) in all.iter().enumerate() {
+        drop(store.claim(name));
+        // Some have the same age.
+        clock.advance(if n % 3 == 0 { SECOND } else { std::time::Duration::ZERO });
+    }
+    let address = serve(Admin::new(&store));
+    let (mut found, mut cursor) = (Vec::new(), Some(0));
+    while let Some(at) = cursor {
+        let page = get(address, &format!("/api/keys?limit=10&cursor={at}"));
+        assert_eq!(page.json()["total"], 25);
+        found.extend(names(&page));
+        cursor = page.json()["next"].as_u64();
+    }
+    assert_eq!(found, all);
+    assert!(names(&get(address, "/api/keys?cursor=25")).is_empty());
+    let beyond = get(address, &format!("/api/keys?cursor={}", u64::MAX)).json();
+    assert_eq!((&beyond["total"], &beyond["next"]), (&json!(25), &json!(null)));
+}
+
+#[test]
 fn a_key_is_looked_up_by_name_and_by_hash() {
     let (_store, _clock, _held, address) = started();
     let done = get(address, &format!("/api/key?scope={QUERY_SCOPE}&key=done")).json();

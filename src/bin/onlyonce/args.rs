@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long, global = true)]
     pub json: bool,
     /// Ask the admin service of a running store at this address, instead of naming STORE:
-    /// http://127.0.0.1:8080/admin. With info, list, get and resolve.
+    /// http://127.0.0.1:8080/admin. With info, list, get, resolve and resolve-many.
     #[arg(long, global = true, value_name = "URL")]
     pub url: Option<String>,
     /// A line to send to it, as \"Authorization: Bearer ...\". May be given several times.
@@ -65,6 +65,8 @@ pub enum Command {
     Get(Get),
     /// Decides what became of a key, in a store that is not open (or, with --url, in one that is).
     Resolve(Resolve),
+    /// Decides about many keys in one opening. Without --yes it only says which these would be.
+    ResolveMany(ResolveMany),
     /// Reads everything and compares it with its checksums.
     Verify(Of),
     /// Copies a store to a new directory; the store may be open.
@@ -152,13 +154,62 @@ pub struct Resolve {
     pub how: How,
 }
 
+const MANY: &str = "\
+Selected are the keys that all of --keys, --state, --scope, --prefix, --older-than and --reason name; \
+one of these is needed. A key is decided about only if it is still the attempt that was selected, and \
+left alone while its holder may live, unless --force is given. The options may come before or after \
+the decision:
+  onlyonce resolve-many STORE --state interrupted --reason crashed free
+  onlyonce resolve-many STORE --keys chosen.jsonl complete --status 201 --response '{}' --yes";
+
+/// Why a key is interrupted.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Why {
+    Dropped,
+    Panicked,
+    Crashed,
+    LeasePassed,
+    GivenBack,
+    Failed,
+}
+
+#[derive(Group)]
+#[command(after_help = SCOPES, after_long_help = format!("{MANY}\n\n{SCOPES}"))]
+pub struct ResolveMany {
+    #[command(flatten)]
+    pub of: Of,
+    /// Only keys that are in this file, a line each as `list --json` prints them; - for stdin.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub keys: Option<PathBuf>,
+    /// Only keys in this state. Without --keys the interrupted ones.
+    #[arg(long, global = true, value_enum)]
+    pub state: Option<Wanted>,
+    /// Only keys of this scope.
+    #[arg(long, global = true, allow_hyphen_values = true)]
+    pub scope: Option<String>,
+    /// Only keys that begin with this.
+    #[arg(long, global = true)]
+    pub prefix: Option<String>,
+    /// Only keys that have been in their state for longer than this: 90s, 15m, 2h, 7d.
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration)]
+    pub older_than: Option<Duration>,
+    /// Only keys that are interrupted for this reason.
+    #[arg(long, global = true, value_enum)]
+    pub reason: Option<Why>,
+    /// Decide. Without it nothing is changed: the keys are counted, and the first ten shown.
+    #[arg(long, global = true)]
+    pub yes: bool,
+    #[command(subcommand)]
+    pub how: How,
+}
+
 #[derive(Subcommand)]
 pub enum How {
     /// The operation took effect, and this is its answer.
     Complete(Complete),
     /// The operation did not take effect: frees the key.
     Free {
-        /// In a running store: also if the key is in flight; its holder is then fenced.
+        /// In a running store: also if a holder may be working on it; it is then fenced.
         #[arg(long)]
         force: bool,
     },
@@ -168,6 +219,34 @@ pub enum How {
         #[arg(long)]
         force: bool,
     },
+}
+
+impl How {
+    /// What the operator says of keys that would be left alone otherwise.
+    pub fn force(&self) -> bool {
+        match self {
+            How::Complete(complete) => complete.force,
+            How::Free { force } | How::Forget { force } => *force,
+        }
+    }
+
+    /// The decision's name in the admin API.
+    pub fn name(&self) -> &'static str {
+        match self {
+            How::Complete(_) => "complete",
+            How::Free { .. } => "free",
+            How::Forget { .. } => "forget",
+        }
+    }
+
+    /// What a key becomes by it.
+    pub fn becomes(&self) -> &'static str {
+        match self {
+            How::Complete(_) => "completed",
+            How::Free { .. } => "free",
+            How::Forget { .. } => "forgotten",
+        }
+    }
 }
 
 #[derive(Group)]
@@ -184,7 +263,7 @@ pub struct Complete {
     /// A header of the answer, as "Location: /orders/1". May be given several times.
     #[arg(long = "header", value_name = "LINE", requires = "status", value_parser = parse_header)]
     pub headers: Vec<Header>,
-    /// In a running store: also if the key is in flight; its holder is then fenced.
+    /// In a running store: also if a holder may be working on it; it is then fenced.
     #[arg(long)]
     pub force: bool,
 }

@@ -16,6 +16,7 @@ mod out;
 mod owner;
 mod remote;
 mod resolve;
+mod resolve_many;
 mod transfer;
 mod units;
 mod verify;
@@ -45,7 +46,7 @@ fn with_store(mut words: Vec<OsString>) -> Vec<OsString> {
         "--url" => words.get(at + 1).cloned(),
         word => word.strip_prefix("--url=").map(OsString::from),
     });
-    let asks = ["info", "list", "get", "resolve"];
+    let asks = ["info", "list", "get", "resolve", "resolve-many"];
     let at = words.iter().skip(1).position(|word| asks.iter().any(|asked| word == asked));
     if let (Some(url), Some(at)) = (url, at) {
         words.insert(at + 2, url);
@@ -62,6 +63,7 @@ fn run(args: Args, out: &mut Out) -> Result<(), Failure> {
         Command::List(list) => list::run(&list, out),
         Command::Get(get) => get::run(&get, out),
         Command::Resolve(resolve) => resolve::run(&resolve, out),
+        Command::ResolveMany(many) => resolve_many::run(&many, out),
         Command::Verify(of) => verify::run(&of, out),
         Command::Backup(backup) => copy::backup(&backup, out),
         Command::Restore(restore) => copy::restore(&restore, out),

@@ -5,7 +5,7 @@ use super::{
     fail::{Code, Failure},
     names::{parse_key, parse_scope, visible},
     out::{BAD, BOLD, DIM, GOOD, Out, WARN},
-    resolve,
+    resolve, resolve_many,
     units::{date, many, size, span},
 };
 use serde_json::{Value, json};
@@ -16,7 +16,8 @@ const PAGE: usize = 1000;
 /// An answer of the service is not larger.
 const ANSWER_BYTES: u64 = 256 << 20;
 
-struct Remote {
+/// The admin service of a running store.
+pub struct Remote {
     base: String,
     headers: Vec<(String, String)>,
     agent: ureq::Agent,
@@ -29,8 +30,10 @@ pub fn run(url: &str, args: &Args, out: &mut Out) -> Result<(), Failure> {
         Command::List(list) => remote.list(list, out),
         Command::Get(get) => remote.get_key(get, out),
         Command::Resolve(resolve) => remote.resolve(resolve, out),
+        Command::ResolveMany(many) => resolve_many::run_at(&remote, many, out),
         _ => {
-            let line = "--url goes with info, list, get and resolve; the others need a directory";
+            let line = "--url goes with info, list, get, resolve and resolve-many; the others need a \
+                        directory";
             Err(Failure::new(Code::Misused, line))
         }
     }
@@ -180,51 +183,30 @@ impl Remote {
         }
     }
 
-    fn list(&self, list: &List, out: &mut Out) -> Result<(), Failure> {
-        let mut common = Vec::new();
-        if let Some(scope) = &list.scope {
-            parse_scope(scope)?;
-            common.push(("scope", scope.clone()));
-        }
-        if let Some(prefix) = &list.prefix {
-            parse_key(prefix)?;
-            common.push(("prefix", prefix.clone()));
-        }
-        if let Some(age) = list.older_than {
-            common.push(("older_than_ms", age.as_millis().to_string()));
-        }
-        common.push(("limit", PAGE.to_string()));
-        let states: &[&str] = match list.state {
-            None => &["undecided", "completed"],
-            Some(Wanted::InFlight) => &["in_flight"],
-            Some(Wanted::Interrupted) => &["interrupted"],
-            Some(Wanted::Completed) => &["completed"],
-        };
-        if !out.json {
-            let (state, age, attempts) = ("STATE", "FOR", "ATTEMPTS");
-            out.line(format_args!("{BOLD}{state:<12}{age:>8} {attempts:>9}  SCOPE KEY{BOLD:#}"))?;
-        }
-        let (mut listed, mut damaged, mut more) = (0, 0, 0);
+    /// The keys in one of these states, page by page, each given to `each`. What can't be listed is
+    /// said on stderr (younger keys, by a service that doesn't page), or is an error (damage).
+    pub fn keys(
+        &self,
+        states: &[&str],
+        parameters: &[(&str, String)],
+        each: &mut dyn FnMut(&Value) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let (mut damaged, mut more) = (0, 0);
         for state in states {
             let mut cursor = Some(0);
             while let Some(at) = cursor {
-                let mut parameters = common.clone();
+                let mut parameters = parameters.to_vec();
+                parameters.push(("limit", PAGE.to_string()));
                 parameters.push(("state", (*state).to_owned()));
                 parameters.push(("cursor", at.to_string()));
                 let page = self.ask("keys", &parameters)?;
                 let keys: Vec<_> = page["keys"].as_array().into_iter().flatten().collect();
-                for key in &keys {
-                    listed += 1;
-                    show_line(key, out)?;
-                }
-                let total = page["total"].as_u64().unwrap_or(keys.len() as u64);
-                more += total.saturating_sub(keys.len() as u64);
+                keys.iter().try_for_each(|key| each(key))?;
                 damaged += page["damaged"].as_u64().unwrap_or(0);
                 cursor = page["next"].as_u64();
+                let total = page["total"].as_u64().filter(|_| cursor.is_none());
+                more += total.map_or(0, |total| total.saturating_sub(at + keys.len() as u64));
             }
-        }
-        if !out.json && listed == 0 {
-            out.line(format_args!("{DIM}no keys{DIM:#}"))?;
         }
         if more > 0 {
             // On stderr, so that a program that reads JSON from stdout doesn't miss it.
@@ -240,7 +222,29 @@ impl Remote {
         Ok(())
     }
 
-    fn look_up(&self, scope: &str, key: &str) -> Result<Value, Failure> {
+    fn list(&self, list: &List, out: &mut Out) -> Result<(), Failure> {
+        let states: &[&str] = match list.state {
+            None => &["undecided", "completed"],
+            Some(state) => &[state_name(state)],
+        };
+        let parameters = selection(&list.scope, &list.prefix, list.older_than)?;
+        if !out.json {
+            let (state, age, attempts) = ("STATE", "FOR", "ATTEMPTS");
+            out.line(format_args!("{BOLD}{state:<12}{age:>8} {attempts:>9}  SCOPE KEY{BOLD:#}"))?;
+        }
+        let mut listed = 0;
+        let done = self.keys(states, &parameters, &mut |key| {
+            listed += 1;
+            show_line(key, out)
+        });
+        if !out.json && listed == 0 {
+            out.line(format_args!("{DIM}no keys{DIM:#}"))?;
+        }
+        done
+    }
+
+    /// All that the service knows of a key.
+    pub fn look_up(&self, scope: &str, key: &str) -> Result<Value, Failure> {
         parse_scope(scope)?;
         parse_key(key)?;
         let (scope, key) = (scope.to_owned(), key.to_owned());
@@ -260,38 +264,72 @@ impl Remote {
     }
 
     fn resolve(&self, args: &Resolve, out: &mut Out) -> Result<(), Failure> {
+        let answer = answer_of(&args.how)?;
         let key =
             self.look_up(&args.named.scope, &args.named.key).map_err(|failure| match failure {
                 Failure::Said { code: Code::NoKey, .. } => resolve::absent(args),
                 other => other,
             })?;
-        let (decision, force) = match &args.how {
-            How::Complete(complete) => ("complete", complete.force),
-            How::Free { force } => ("free", *force),
-            How::Forget { force } => ("forget", *force),
-        };
-        let mut wanted = json!({
-            "scope": key["scope"],
-            "key": key["key"],
-            // Decided is what was looked at: not another attempt that has begun since.
-            "token": key["token"],
-            "decision": decision,
-            "force": force,
-        });
-        if let How::Complete(complete) = &args.how {
-            let mut answer = json!({ "text": to_text(&resolve::response_of(complete)?) });
-            if let Some(status) = complete.status {
-                let line = |(name, value): &(http::HeaderName, http::HeaderValue)| {
-                    json!([name.as_str(), to_text(value.as_bytes())])
-                };
-                let headers: Vec<_> = complete.headers.iter().map(line).collect();
-                answer["http"] = json!({ "status": status.as_u16(), "headers": headers });
-            }
-            wanted["answer"] = answer;
-        }
-        self.change("resolve", &wanted)?;
+        self.decide(&key, &args.how, &answer)?;
         resolve::done(args, out)
     }
+
+    /// Decides about a key that was looked at, unless another attempt has begun since.
+    pub fn decide(&self, key: &Value, how: &How, answer: &Value) -> Result<(), Failure> {
+        let wanted = json!({
+            "scope": key["scope"],
+            "key": key["key"],
+            "token": key["token"],
+            "decision": how.name(),
+            "force": how.force(),
+            "answer": answer,
+        });
+        self.change("resolve", &wanted).map(|_| ())
+    }
+}
+
+/// The answer that an operator gives, as the service takes it.
+pub fn answer_of(how: &How) -> Result<Value, Failure> {
+    let How::Complete(complete) = how else { return Ok(Value::Null) };
+    let mut answer = json!({ "text": to_text(&resolve::response_of(complete)?) });
+    if let Some(status) = complete.status {
+        let line = |(name, value): &(http::HeaderName, http::HeaderValue)| {
+            json!([name.as_str(), to_text(value.as_bytes())])
+        };
+        let headers: Vec<_> = complete.headers.iter().map(line).collect();
+        answer["http"] = json!({ "status": status.as_u16(), "headers": headers });
+    }
+    Ok(answer)
+}
+
+/// A state as the service calls it.
+pub fn state_name(state: Wanted) -> &'static str {
+    match state {
+        Wanted::InFlight => "in_flight",
+        Wanted::Interrupted => "interrupted",
+        Wanted::Completed => "completed",
+    }
+}
+
+/// What narrows a list, for the service.
+pub fn selection(
+    scope: &Option<String>,
+    prefix: &Option<String>,
+    older_than: Option<Duration>,
+) -> Result<Vec<(&'static str, String)>, Failure> {
+    let mut parameters = Vec::new();
+    if let Some(scope) = scope {
+        parse_scope(scope)?;
+        parameters.push(("scope", scope.clone()));
+    }
+    if let Some(prefix) = prefix {
+        parse_key(prefix)?;
+        parameters.push(("prefix", prefix.clone()));
+    }
+    if let Some(age) = older_than {
+        parameters.push(("older_than_ms", age.as_millis().to_string()));
+    }
+    Ok(parameters)
 }
 
 fn text_of<'a>(value: &'a Value, name: &str) -> &'a str {

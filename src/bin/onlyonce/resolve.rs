@@ -14,7 +14,7 @@ use onlyonce::{
 use serde_json::json;
 
 /// Room for one more segment.
-const ROOM: u64 = 64 << 20;
+pub const ROOM: u64 = 64 << 20;
 
 /// The bytes that the operator gives as the answer.
 pub fn response_of(complete: &Complete) -> Result<Vec<u8>, Failure> {
@@ -25,42 +25,72 @@ pub fn response_of(complete: &Complete) -> Result<Vec<u8>, Failure> {
     }
 }
 
+/// A decision, with the answer as the store keeps it.
+pub struct Decision<'a> {
+    how: &'a How,
+    head: Vec<u8>,
+    response: Vec<u8>,
+}
+
+impl<'a> Decision<'a> {
+    pub fn of(how: &'a How) -> Result<Self, Failure> {
+        let (mut head, mut response) = (Vec::new(), Vec::new());
+        if let How::Complete(complete) = how {
+            response = response_of(complete)?;
+            if let Some(status) = complete.status {
+                let headers = complete.headers.iter().cloned().collect();
+                (head, response) = StoredAnswer::pack(status, &headers, &response);
+            }
+        }
+        Ok(Decision { how, head, response })
+    }
+
+    pub fn resolution(&self) -> Resolution<'_> {
+        match self.how {
+            How::Complete(_) => {
+                let response = Some(&*self.response);
+                let completion = Completion { response, head: &self.head, retention: None };
+                Resolution::Complete { fingerprint: None, completion }
+            }
+            How::Free { .. } => Resolution::Free,
+            How::Forget { .. } => Resolution::Forget,
+        }
+    }
+
+    /// How much a record of it takes beside its key, roughly.
+    pub fn len(&self) -> u64 {
+        (self.head.len() + self.response.len()) as u64
+    }
+}
+
 pub fn run(args: &Resolve, out: &mut Out) -> Result<(), Failure> {
     let (scope, key) = (parse_scope(&args.named.scope)?, parse_key(&args.named.key)?);
     let key_ref = KeyRef::new(&scope, &key).expect("parsed");
-    let (mut response, mut head) = (Vec::new(), Vec::new());
-    if let How::Complete(complete) = &args.how {
-        response = response_of(complete)?;
-        if let Some(status) = complete.status {
-            let headers = complete.headers.iter().cloned().collect();
-            (head, response) = StoredAnswer::pack(status, &headers, &response);
-        }
-    }
-    let completion = Completion { response: Some(&response), head: &head, retention: None };
-    let (resolution, force) = match &args.how {
-        How::Complete(complete) => {
-            (Resolution::Complete { fingerprint: None, completion }, complete.force)
-        }
-        How::Free { force } => (Resolution::Free, *force),
-        How::Forget { force } => (Resolution::Forget, *force),
-    };
+    let decision = Decision::of(&args.how)?;
     let info = Inspection::open(&args.named.of.store)?.info();
     let store = owner::open(&info, ROOM, Durability::Synced)?;
-    let decided = store.resolve(key_ref, resolution, force);
+    let decided = store.resolve(key_ref, decision.resolution(), args.how.force());
     let closed = store.close();
     match decided {
         Err(ClaimError::NotApplicable { state }) if state.starts_with("absent") => {
             return Err(absent(args));
         }
-        Err(ClaimError::NotApplicable { state: "completed" }) => {
-            let line =
-                "the key is completed; `forget --force` forgets it, and a retry executes again";
-            return Err(Failure::new(Code::Refused, line));
-        }
-        decided => decided?,
+        decided => decided.map_err(refused)?,
     }
     closed?;
     done(args, out)
+}
+
+/// Why it is not decided so.
+pub fn refused(error: ClaimError) -> Failure {
+    match error {
+        ClaimError::NotApplicable { state: "completed" } => {
+            let line =
+                "the key is completed; `forget --force` forgets it, and a retry executes again";
+            Failure::new(Code::Refused, line)
+        }
+        error => error.into(),
+    }
 }
 
 /// There is no such key.
@@ -75,11 +105,7 @@ pub fn absent(args: &Resolve) -> Failure {
 
 /// It is decided.
 pub fn done(args: &Resolve, out: &mut Out) -> Result<(), Failure> {
-    let became = match &args.how {
-        How::Complete(_) => "completed",
-        How::Free { .. } => "free",
-        How::Forget { .. } => "forgotten",
-    };
+    let became = args.how.becomes();
     match out.json {
         true => out.value(&json!({
             "scope": args.named.scope, "key": args.named.key, "state": became,
