@@ -2,10 +2,10 @@
 
 use super::canonical;
 use crate::fingerprint::Fingerprint;
-use http::{HeaderMap, HeaderName, header, request::Parts};
+use http::{HeaderMap, HeaderName, Uri, header, request::Parts};
 use std::borrow::Cow;
 
-/// What goes into a request's fingerprint: method, path, query, media type, `If-Match`,
+/// What goes into a request's fingerprint: host, method, path, query, media type, `If-Match`,
 /// `If-None-Match`, body, and what is added here.
 ///
 /// Whoever changes the definition of a running service gives the new one another
@@ -26,7 +26,9 @@ pub struct Fingerprints {
     scheme: u8,
     secret: Option<[u8; 32]>,
     canonical_json: bool,
+    host: bool,
     query: bool,
+    query_order: bool,
     headers: Vec<HeaderName>,
     older: Vec<Fingerprints>,
 }
@@ -37,7 +39,9 @@ impl Default for Fingerprints {
             scheme: 1,
             secret: None,
             canonical_json: false,
+            host: true,
             query: true,
+            query_order: true,
             headers: vec![header::IF_MATCH, header::IF_NONE_MATCH],
             older: Vec::new(),
         }
@@ -51,7 +55,9 @@ impl std::fmt::Debug for Fingerprints {
             .field("scheme", &self.scheme)
             .field("keyed", &self.secret.is_some())
             .field("canonical_json", &self.canonical_json)
+            .field("host", &self.host)
             .field("query", &self.query)
+            .field("query_order", &self.query_order)
             .field("headers", &self.headers)
             .field("older", &self.older)
             .finish()
@@ -81,6 +87,26 @@ impl Fingerprints {
     /// strings are escaped are the same. Numbers are compared as they are written. Default: no.
     pub fn canonical_json(mut self, yes: bool) -> Self {
         self.canonical_json = yes;
+        self
+    }
+
+    /// Whether the host that the client names (`Host`, or `:authority` of HTTP/2, in any case of its
+    /// letters, with its port) belongs to the request. Default: yes, so that a service for several
+    /// hosts never answers one by another's answer. Leave it out if one service is reached by several
+    /// names or ports and a retry may choose another one, or if a proxy before it changes the name.
+    ///
+    /// A definition without it is what this library used before it had this part; so a service that
+    /// takes it up knows its older keys by
+    /// `Fingerprints::new().scheme(2).or_older(Fingerprints::new().host(false))`.
+    pub fn host(mut self, yes: bool) -> Self {
+        self.host = yes;
+        self
+    }
+
+    /// Whether the order of the query's parameters matters. If not, they are compared as sorted by
+    /// their names, those of one name in their order. Default: yes.
+    pub fn query_order(mut self, yes: bool) -> Self {
+        self.query_order = yes;
         self
     }
 
@@ -118,8 +144,16 @@ impl Fingerprints {
 
     /// For the published policy: what counts besides headers.
     pub(super) fn parts(&self) -> Vec<&'static str> {
-        let query = self.query.then_some("query");
-        ["method", "path"].into_iter().chain(query).chain(["media type", "body"]).collect()
+        let host = self.host.then_some("host");
+        let query = self.query.then_some(match self.query_order {
+            true => "query",
+            false => "query in any order",
+        });
+        host.into_iter()
+            .chain(["method", "path"])
+            .chain(query)
+            .chain(["media type", "body"])
+            .collect()
     }
 
     /// For the published policy.
@@ -133,14 +167,20 @@ impl Fingerprints {
 
     pub(super) fn of(&self, parts: &Parts, body: &[u8]) -> Fingerprint {
         let (path, query) = original_target(parts);
+        let query = query.filter(|_| self.query).unwrap_or_default();
+        let query = if self.query_order { Cow::Borrowed(query) } else { sorted(query) };
+        let host = if self.host { Some(host(parts)) } else { None };
         let media = media_type(&parts.headers);
         let body = match self.canonical_json && is_json(&media) {
             true => canonical::json(body).map_or(Cow::Borrowed(body), Cow::Owned),
             false => Cow::Borrowed(body),
         };
-        let mut hashed: Vec<&[u8]> = Vec::with_capacity(6 + 2 * self.headers.len());
-        hashed.extend([b"http".as_slice(), parts.method.as_str().as_bytes(), path.as_bytes()]);
-        hashed.push(query.filter(|_| self.query).unwrap_or_default().as_bytes());
+        let mut hashed: Vec<&[u8]> = Vec::with_capacity(8 + 2 * self.headers.len());
+        match &host {
+            Some(host) => hashed.extend([b"http and host".as_slice(), host]),
+            None => hashed.push(b"http"),
+        }
+        hashed.extend([parts.method.as_str().as_bytes(), path.as_bytes(), query.as_bytes()]);
         hashed.push(media.as_bytes());
         for name in &self.headers {
             hashed.extend(parts.headers.get_all(name).iter().map(|value| value.as_bytes()));
@@ -156,14 +196,45 @@ impl Fingerprints {
     }
 }
 
+/// The host that the client names, in lower case; empty if it names none. What a request line or
+/// `:authority` says comes before `Host` (RFC 9112, 3.2.2).
+fn host(parts: &Parts) -> Cow<'_, [u8]> {
+    let authority = original_uri(parts).authority().or_else(|| parts.uri.authority());
+    let host = match authority {
+        // Without what isn't the host's.
+        Some(authority) => authority.as_str().rsplit('@').next().unwrap_or_default().as_bytes(),
+        None => parts.headers.get(header::HOST).map_or(&b""[..], |value| value.as_bytes()),
+    };
+    match host.iter().any(u8::is_ascii_uppercase) {
+        true => Cow::Owned(host.to_ascii_lowercase()),
+        false => Cow::Borrowed(host),
+    }
+}
+
+/// A query with its parameters sorted by name.
+fn sorted(query: &str) -> Cow<'_, str> {
+    let name = |parameter: &&str| parameter.split('=').next().unwrap_or_default().to_owned();
+    let mut parameters: Vec<&str> = query.split('&').collect();
+    if parameters.is_sorted_by_key(name) {
+        return Cow::Borrowed(query);
+    }
+    parameters.sort_by_key(name);
+    Cow::Owned(parameters.join("&"))
+}
+
 /// Path and query as the client sent them. axum's nested routers strip prefixes from the request's
 /// own; `/v1/orders` and `/v2/orders` are different requests all the same.
 pub(super) fn original_target(parts: &Parts) -> (&str, Option<&str>) {
+    let uri = original_uri(parts);
+    (uri.path(), uri.query())
+}
+
+fn original_uri(parts: &Parts) -> &Uri {
     #[cfg(feature = "axum")]
     if let Some(original) = parts.extensions.get::<axum::extract::OriginalUri>() {
-        return (original.0.path(), original.0.query());
+        return &original.0;
     }
-    (parts.uri.path(), parts.uri.query())
+    &parts.uri
 }
 
 /// The media type in lower case and without parameters; empty if there is none.
@@ -235,13 +306,16 @@ mod tests {
             let print = of(rules, "/orders?a=1", headers, body);
             print.as_bytes().iter().map(|b| format!("{b:02x}")).collect()
         };
-        let plain = of(&Fingerprints::new(), "/orders", &[], "one");
+        let plain = of(&Fingerprints::new().host(false), "/orders", &[], "one");
         let plain: String = plain.as_bytes().iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(plain, "856ef6fe4de282135e08ca3aa5f95a63");
         let json = [("content-type", "application/json"), ("if-match", "\"7\"")];
         let body = r#"{ "b": [1.0, "\u0041\n"], "a": null }"#;
-        assert_eq!(hex(&Fingerprints::new(), &json, body), "8f0e5713699ea241a55a8388adba18ef");
-        let canonical = Fingerprints::new().canonical_json(true);
+        assert_eq!(
+            hex(&Fingerprints::new().host(false), &json, body),
+            "8f0e5713699ea241a55a8388adba18ef"
+        );
+        let canonical = Fingerprints::new().host(false).canonical_json(true);
         assert_eq!(hex(&canonical, &json, body), "e21cc1329cfff6cd20a79ae5875d0eb4");
         assert_eq!(
             hex(&canonical.clone().keyed([7; 32]), &json, body),
@@ -249,5 +323,7 @@ mod tests {
         );
         let more = canonical.query(false).headers([header::ACCEPT_LANGUAGE]);
         assert_eq!(hex(&more, &json, body), "4c66b6047c484841a2933fc378cde569");
+        let host = [("host", "Orders.test:80")];
+        assert_eq!(hex(&Fingerprints::new(), &host, "one"), "4a440f23330adc72aeca78443f80d503");
     }
 }

@@ -37,7 +37,7 @@ async fn over_a_socket_that_is_closed() {
     let layer = layer(&store);
     let address = serve(behind(&layer, &orders)).await;
     let mut client = TcpStream::connect(address).await.unwrap();
-    let request = "POST /orders HTTP/1.1\r\nhost: a\r\nidempotency-key: k\r\n\
+    let request = "POST /orders HTTP/1.1\r\nhost: here\r\nidempotency-key: k\r\n\
                    content-length: 8\r\n\r\none book";
     client.write_all(request.as_bytes()).await.unwrap();
     until(|| orders.runs() == 1).await;
@@ -55,7 +55,7 @@ async fn broken_off_requests_hold_no_claim() {
     let orders = counter();
     let layer = layer(&store);
     let address = serve(behind(&layer, &orders)).await;
-    let request = "POST /orders HTTP/1.1\r\nhost: a\r\nidempotency-key: k\r\n\
+    let request = "POST /orders HTTP/1.1\r\nhost: here\r\nidempotency-key: k\r\n\
                    content-length: 8\r\n\r\none book";
     for len in 0..request.len() {
         let mut client = TcpStream::connect(address).await.unwrap();

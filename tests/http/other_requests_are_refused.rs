@@ -29,6 +29,8 @@ fn others() -> Vec<Req> {
         header("if-match", "\"1\""),
         header("if-none-match", "*"),
         header("content-type", "text/plain"),
+        header("host", "there"),
+        header("host", "here:8080"),
     ]
 }
 
@@ -36,6 +38,7 @@ fn same() -> Vec<Req> {
     vec![
         header("content-type", "Application/JSON; charset=utf-8"),
         header("user-agent", "curl"),
+        header("host", "HERE"),
         header("authorization", "Bearer renewed"),
         header("traceparent", "00-1-1-1"),
     ]
@@ -120,4 +123,39 @@ async fn older_fingerprints_are_compared_by_their_own_scheme() {
         assert_eq!(send(&after, other).await.problem(), "key-reused");
     }
     assert_eq!(orders.runs(), 1);
+}
+
+/// One service by several names, if it says so; and parameters in any order.
+#[tokio::test]
+async fn hosts_and_orders_can_be_left_out() {
+    let (store, orders) = (store(), counter());
+    let rules = Fingerprints::new().host(false).query_order(false);
+    let service = behind(&layer(&store).fingerprint(rules), &orders);
+    let to = |host: &'static str, path: &'static str| {
+        let mut request = post("k");
+        request.headers_mut().insert("host", HeaderValue::from_static(host));
+        *request.uri_mut() = path.parse().unwrap();
+        request
+    };
+    assert_eq!(send(&service, to("a", "/orders?x=1&b=2&b=1")).await.status, 201);
+    assert!(send(&service, to("b", "/orders?b=2&x=1&b=1")).await.is_replay());
+    for other in ["/orders?b=1&x=1&b=2", "/orders?b=2&x=2&b=1", "/orders?b=2&x=1", "/orders"] {
+        assert_eq!(send(&service, to("a", other)).await.problem(), "key-reused", "{other}");
+    }
+}
+
+/// A service that takes the host up knows the retries of what it began without.
+#[tokio::test]
+async fn the_host_comes_by_a_deployment() {
+    let (store, orders) = (store(), counter());
+    let before = Fingerprints::new().host(false);
+    let now = Fingerprints::new().scheme(2).or_older(before.clone());
+    let [before, now] =
+        [before, now].map(|rules| behind(&layer(&store).fingerprint(rules), &orders));
+    assert_eq!(send(&before, post("old")).await.text(), "order 1");
+    assert!(send(&now, post("old")).await.is_replay());
+    assert_eq!(send(&now, post("new")).await.text(), "order 2");
+    let mut other = post("new");
+    other.headers_mut().insert("host", HeaderValue::from_static("there"));
+    assert_eq!(send(&now, other).await.problem(), "key-reused");
 }

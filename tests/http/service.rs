@@ -206,7 +206,7 @@ pub fn post(key: &str) -> Request<Full<Bytes>> {
 }
 
 pub fn post_body(key: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
-    let request = Request::post("/orders").header("idempotency-key", key);
+    let request = Request::post("/orders").header("host", "here").header("idempotency-key", key);
     request.body(Full::new(body.into())).unwrap()
 }
 
@@ -271,6 +271,8 @@ pub async fn try_send_to(address: SocketAddr, mut request: Request<Full<Bytes>>)
     let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
         .build_http();
     let path = request.uri().path_and_query().unwrap().clone();
+    // The same for each server: its port is another one each time.
+    request.headers_mut().entry("host").or_insert(http::HeaderValue::from_static("here"));
     *request.uri_mut() = format!("http://{address}{path}").parse().unwrap();
     match client.request(request).await {
         Ok(answer) => Some(Got::of(answer).await),

@@ -262,3 +262,24 @@ async fn trailers_go_both_ways() {
         assert_eq!(got.trailers.unwrap()["x-sum"], "seventy");
     }
 }
+
+/// What HTTP/2 calls authority is what HTTP/1 calls host.
+#[tokio::test]
+async fn another_authority_is_another_request() {
+    let (store, orders) = (store(), counter());
+    let service = behind(&layer(&store), &orders);
+    let client = connect(serve_two(service.clone()).await).await;
+    let to = |host: &str| {
+        let mut request = order("k");
+        request.headers_mut().remove("host");
+        *request.uri_mut() = format!("http://{host}/orders").parse().unwrap();
+        request
+    };
+    assert_eq!(ask(&client, to("orders.test")).await.text(), "order 1");
+    assert!(ask(&client, to("Orders.TEST")).await.is_replay());
+    assert_eq!(ask(&client, to("other.test")).await.problem(), "key-reused");
+    let mut request = post("k");
+    request.headers_mut().insert("host", HeaderValue::from_static("orders.test"));
+    assert!(send(&service, request).await.is_replay());
+    assert_eq!(orders.runs(), 1);
+}

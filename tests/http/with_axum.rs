@@ -17,7 +17,11 @@ use std::sync::{
 };
 
 fn order(path: &str, key: &str) -> Request<Full<Bytes>> {
-    Request::post(path).header("idempotency-key", key).body(Full::new("one book".into())).unwrap()
+    Request::post(path)
+        .header("host", "here")
+        .header("idempotency-key", key)
+        .body(Full::new("one book".into()))
+        .unwrap()
 }
 
 fn orders(runs: &Arc<AtomicU64>) -> Router {

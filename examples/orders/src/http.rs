@@ -35,7 +35,8 @@ pub fn idempotency(store: AnyStore, orders: Orders) -> IdempotencyLayer<AnyStore
     IdempotencyLayer::new(store, KeyScope::Global)
         .wait(WAIT)
         // A retry may be spelled otherwise.
-        .fingerprint(Fingerprints::new().canonical_json(true))
+        // One service, by whatever address it is reached.
+        .fingerprint(Fingerprints::new().host(false).canonical_json(true))
         .settle(move |attempt: Attempt, _| {
             let orders = orders.clone();
             async move {
