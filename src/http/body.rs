@@ -6,7 +6,6 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use std::{
-    collections::VecDeque,
     future::poll_fn,
     pin::Pin,
     task::{Context, Poll},
@@ -83,7 +82,7 @@ pin_project! {
     {
         #[pin]
         through: Option<B>,
-        chunks: VecDeque<Bytes>,
+        data: Bytes,
         rest: Option<Pin<Box<B>>>,
         failed: Option<B::Error>,
         trailers: Option<HeaderMap>,
@@ -92,28 +91,23 @@ pin_project! {
 
 impl<B: Body> ResponseBody<B> {
     /// Read to its end.
-    pub(super) fn whole(chunks: VecDeque<Bytes>, trailers: Option<HeaderMap>) -> Self {
-        ResponseBody { through: None, chunks, rest: None, failed: None, trailers }
-    }
-
-    /// One piece.
-    pub(super) fn of(data: Bytes) -> Self {
-        Self::whole(Some(data).filter(|data| !data.is_empty()).into_iter().collect(), None)
+    pub(super) fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+        ResponseBody { through: None, data, rest: None, failed: None, trailers }
     }
 
     /// As it comes.
     pub(super) fn through(body: B) -> Self {
-        ResponseBody { through: Some(body), ..Self::whole(VecDeque::new(), None) }
+        ResponseBody { through: Some(body), ..Self::whole(Bytes::new(), None) }
     }
 
-    /// Of which the first `chunks` have been read.
-    pub(super) fn resumed(chunks: VecDeque<Bytes>, rest: Pin<Box<B>>) -> Self {
-        ResponseBody { rest: Some(rest), ..Self::whole(chunks, None) }
+    /// Of which `data` has been read.
+    pub(super) fn resumed(data: Bytes, rest: Pin<Box<B>>) -> Self {
+        ResponseBody { rest: Some(rest), ..Self::whole(data, None) }
     }
 
     /// Which ended in an error.
-    pub(super) fn broken(chunks: VecDeque<Bytes>, error: B::Error) -> Self {
-        ResponseBody { failed: Some(error), ..Self::whole(chunks, None) }
+    pub(super) fn broken(data: Bytes, error: B::Error) -> Self {
+        ResponseBody { failed: Some(error), ..Self::whole(data, None) }
     }
 }
 
@@ -129,8 +123,8 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
         if let Some(body) = this.through.as_pin_mut() {
             return body.poll_frame(context);
         }
-        if let Some(data) = this.chunks.pop_front() {
-            return Poll::Ready(Some(Ok(Frame::data(data))));
+        if !this.data.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(this.data)))));
         }
         if let Some(rest) = this.rest {
             return rest.as_mut().poll_frame(context);
@@ -143,7 +137,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
 
     fn is_end_stream(&self) -> bool {
         let ended = |body: &B| body.is_end_stream();
-        self.chunks.is_empty()
+        self.data.is_empty()
             && self.trailers.is_none()
             && self.failed.is_none()
             && self.through.as_ref().is_none_or(ended)
@@ -151,7 +145,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let here: u64 = self.chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        let here = self.data.len() as u64;
         let rest = match (&self.through, self.rest.as_deref()) {
             (Some(body), _) | (None, Some(body)) => body.size_hint(),
             // Longer than it will ever be, so that it is seen to be cut short.
@@ -170,34 +164,75 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
 /// A body that has been read.
 pub(super) enum Read<B: Body> {
     /// To its end.
-    Whole(VecDeque<Bytes>, Option<HeaderMap>),
+    Whole(Bytes, Option<HeaderMap>),
     /// As far as it may be.
-    TooLarge(VecDeque<Bytes>, Pin<Box<B>>),
+    TooLarge(Bytes, Pin<Box<B>>),
     /// To an error.
-    Failed(VecDeque<Bytes>, B::Error),
+    Failed(Bytes, B::Error),
 }
 
-/// Reads up to `limit` bytes of a body. `keep` is asked for each chunk.
+/// Chunks in one piece: the first as it came as long as it is the only one, else all copied, so that
+/// a small chunk doesn't keep the buffer that it was read into, and many cost no more than few.
+#[derive(Default)]
+struct Gathered {
+    only: Bytes,
+    all: Vec<u8>,
+}
+
+impl Gathered {
+    fn len(&self) -> usize {
+        self.only.len() + self.all.len()
+    }
+
+    /// How many bytes are held when `more` have been added; twice what there is, so that it is
+    /// rarely copied again, but no more than `most` unless they are.
+    fn held_with(&self, more: usize, most: usize) -> usize {
+        let needed = self.len() + more;
+        if self.len() == 0 || needed <= self.all.capacity() {
+            return needed.max(self.all.capacity());
+        }
+        (2 * self.len()).max(256).min(most).max(needed)
+    }
+
+    fn add(&mut self, chunk: Bytes, held: usize) {
+        if self.len() == 0 {
+            self.only = chunk;
+            return;
+        }
+        self.all.reserve_exact(held - self.all.len());
+        self.all.extend_from_slice(&std::mem::take(&mut self.only));
+        self.all.extend_from_slice(&chunk);
+    }
+
+    fn done(self) -> Bytes {
+        if self.all.is_empty() { self.only } else { self.all.into() }
+    }
+}
+
+/// Reads up to `limit` bytes of a body. `keep` is asked before more is held: how many bytes it is
+/// then in all.
 pub(super) async fn read<B: Body<Data = Bytes>, R>(
     body: B,
     limit: usize,
     mut keep: impl FnMut(usize) -> Result<(), R>,
 ) -> Result<Read<B>, R> {
+    // Nothing is held for what will not come.
+    let most = body.size_hint().upper().map_or(limit, |upper| limit.min(upper as usize));
     let mut body = Box::pin(body);
-    let mut chunks = VecDeque::new();
-    let (mut len, mut trailers) = (0, None);
+    let mut gathered = Gathered::default();
+    let mut trailers = None;
     loop {
         match poll_fn(|context| body.as_mut().poll_frame(context)).await {
-            None => return Ok(Read::Whole(chunks, trailers)),
-            Some(Err(error)) => return Ok(Read::Failed(chunks, error)),
+            None => return Ok(Read::Whole(gathered.done(), trailers)),
+            Some(Err(error)) => return Ok(Read::Failed(gathered.done(), error)),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(chunk) if chunk.is_empty() => {}
                 Ok(chunk) => {
-                    keep(chunk.len())?;
-                    len += chunk.len();
-                    chunks.push_back(chunk);
-                    if len > limit {
-                        return Ok(Read::TooLarge(chunks, body));
+                    let held = gathered.held_with(chunk.len(), most);
+                    keep(held)?;
+                    gathered.add(chunk, held);
+                    if gathered.len() > limit {
+                        return Ok(Read::TooLarge(gathered.done(), body));
                     }
                 }
                 Err(frame) => {
@@ -210,12 +245,28 @@ pub(super) async fn read<B: Body<Data = Bytes>, R>(
     }
 }
 
-/// Chunks as one piece; without a copy if they are one.
-pub(super) fn join(mut chunks: VecDeque<Bytes>) -> Bytes {
-    if chunks.len() <= 1 {
-        return chunks.pop_front().unwrap_or_default();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_chunk_is_not_copied_and_many_are_held_once() {
+        let chunk = Bytes::from(vec![7; 100]);
+        let mut gathered = Gathered::default();
+        gathered.add(chunk.clone(), gathered.held_with(100, 1000));
+        assert_eq!(gathered.done().as_ptr(), chunk.as_ptr());
+        let mut gathered = Gathered::default();
+        for n in 1..=1000 {
+            let held = gathered.held_with(1, 1000);
+            gathered.add(chunk.slice(..1), held);
+            assert!(
+                held >= n && held <= (2 * n).clamp(256, 1000) && gathered.all.capacity() <= held
+            );
+        }
+        assert_eq!(gathered.done(), vec![7; 1000]);
+        // What doesn't fit is read all the same, to be passed on.
+        let mut gathered = Gathered::default();
+        gathered.add(chunk.clone(), gathered.held_with(100, 150));
+        assert_eq!(gathered.held_with(100, 150), 200);
     }
-    let mut all = Vec::with_capacity(chunks.iter().map(Bytes::len).sum());
-    chunks.iter().for_each(|chunk| all.extend_from_slice(chunk));
-    all.into()
 }

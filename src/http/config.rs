@@ -1,7 +1,7 @@
 //! The layer's settings, and what all its services share.
 
 use super::{
-    budget::{Budget, Waiters},
+    budget::{Budget, Places, Waiters},
     executor::{Executor, TokioExecutor},
     fingerprint::{Fingerprints, original_target},
     headers::Retained,
@@ -38,6 +38,8 @@ pub(super) struct Config {
     pub max_body: usize,
     pub max_buffered: usize,
     pub max_waiters: usize,
+    pub max_waiting: usize,
+    pub read_timeout: Duration,
     pub wait: Duration,
     pub max_response: Option<u32>,
     pub retained: Retained,
@@ -66,6 +68,8 @@ impl Config {
             max_body: 1 << 20,
             max_buffered: 256 << 20,
             max_waiters: 100,
+            max_waiting: 10_000,
+            read_timeout: Duration::from_secs(60),
             wait: Duration::ZERO,
             max_response: None,
             retained: Retained::default(),
@@ -98,8 +102,16 @@ impl Config {
     /// The store renews while the handler runs, up to its execution limit.
     pub fn terms(&self) -> Terms {
         let Config { lease, retention, max_response: reserve, .. } = *self;
-        let shared = !matches!(self.scope, KeyScope::Global);
-        Terms { lease, retention, reserve, keep_alive: true, shared }
+        Terms { lease, retention, reserve, keep_alive: true, shared: self.has_scopes() }
+    }
+
+    /// Whether there are several scopes, of which none may take what the others need.
+    pub fn has_scopes(&self) -> bool {
+        !matches!(self.scope, KeyScope::Global)
+    }
+
+    pub fn places(&self) -> Places {
+        Places { each_key: self.max_waiters, all: self.max_waiting, shared: self.has_scopes() }
     }
 }
 

@@ -1,9 +1,10 @@
 //! A request arrives: is it one, and what is its key found to be?
 
 use super::{
-    body::{Read, ResponseBody, join, read},
-    budget::Held,
+    body::{Read, ResponseBody, read},
+    budget::{Beyond, Held},
     config::Core,
+    executor::BoxFuture,
     header::{self, BadKey},
     interrupted::OnInterrupted,
     problem::{Problem, ProblemResponse, with_jitter},
@@ -21,7 +22,10 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, request::Parts};
 use http_body::Body;
 use std::{
+    future::{Future, poll_fn},
+    pin::pin,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -77,7 +81,8 @@ impl<S: IdempotencyStore> Core<S> {
         }
     }
 
-    /// The whole request. No claim is held meanwhile, so a slow client holds nobody up.
+    /// The whole request. No claim is held meanwhile, and nothing of the service inside; for how long
+    /// and how much is bounded, so a slow client holds nobody up.
     pub async fn read<B: Body<Data = Bytes>>(
         &self,
         key: OwnedKey,
@@ -94,21 +99,45 @@ impl<S: IdempotencyStore> Core<S> {
             return Err(too_large());
         }
         let mut held = Held::none(&self.shared.budget);
-        let keep = |bytes| match held.take(bytes, self.config.max_buffered) {
-            true => Ok(()),
-            false => {
-                let overloaded = Problem::Overloaded
-                    .because("the service holds as many bytes of requests as it may");
-                Err(overloaded.after(with_jitter(Duration::from_secs(1))))
-            }
+        let scope = self.config.has_scopes().then(|| key.scope());
+        let keep = |bytes| {
+            held.take(bytes, self.config.max_buffered, scope).map_err(|beyond| {
+                let trouble = match beyond {
+                    Beyond::All => Problem::Overloaded
+                        .because("the service holds as many bytes of requests as it may"),
+                    Beyond::Share => Problem::ShareUsed
+                        .because("the service holds as many bytes of this client as it may"),
+                };
+                trouble.after(with_jitter(Duration::from_secs(1)))
+            })
         };
-        match read(body, limit, keep).await? {
-            Read::Whole(chunks, trailers) => {
-                Ok(Asked { key, parts, data: join(chunks), trailers, held })
-            }
+        match self.in_time(read(body, limit, keep)).await? {
+            Read::Whole(data, trailers) => Ok(Asked { key, parts, data, trailers, held }),
             Read::TooLarge(..) => Err(too_large()),
             Read::Failed(..) => Err(Problem::BodyUnreadable.because("the body ended in an error")),
         }
+    }
+
+    /// What `reading` comes to, unless it takes longer than a body may.
+    async fn in_time<T>(
+        &self,
+        reading: impl Future<Output = Result<T, ProblemResponse>>,
+    ) -> Result<T, ProblemResponse> {
+        let mut reading = pin!(reading);
+        // Most bodies are there with their heads, and need no timer.
+        let mut over: Option<BoxFuture<()>> = None;
+        poll_fn(|context| {
+            if let Poll::Ready(read) = reading.as_mut().poll(context) {
+                return Poll::Ready(read);
+            }
+            let config = &self.config;
+            let over = over.get_or_insert_with(|| config.executor.sleep(config.read_timeout));
+            over.as_mut().poll(context).map(|()| {
+                let why = format!("the body did not come within {:?}", config.read_timeout);
+                Err(Problem::BodyTooSlow.because(why))
+            })
+        })
+        .await
     }
 
     /// Begins, waits and takes over as the settings say.
@@ -169,7 +198,7 @@ impl<S: IdempotencyStore> Core<S> {
         let left = self.config.wait.saturating_sub(since.elapsed());
         match begun {
             Ok(Begin::InFlight(pending)) if !left.is_zero() => {
-                let place = self.shared.waiters.enter(&asked.key, self.config.max_waiters);
+                let place = self.shared.waiters.enter(&asked.key, self.config.places());
                 match place {
                     Some(_place) => pending.wait(left).await,
                     None => Ok(Begin::InFlight(pending)),

@@ -38,6 +38,7 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
                 "json_by_meaning": config.fingerprints.is_canonical(),
             },
             "max_request_body_bytes": config.max_body,
+            "request_body_seconds": config.read_timeout.as_secs(),
             "max_response_bytes": config.max_response,
             "replay_for_seconds": config.retention.map(|r| r.replay_for.as_secs()),
             "remember_for_seconds": config.retention.map(|r| r.remember_for.as_secs()),

@@ -2,7 +2,7 @@
 
 use super::{
     attempt::Attempt,
-    body::{Read, join, read},
+    body::{Read, read},
     executor::BoxFuture,
 };
 use bytes::Bytes;
@@ -74,9 +74,7 @@ async fn collected<B: Body<Data = Bytes>>(settlement: Settlement<B>) -> Settleme
     };
     let (parts, body) = answer.into_parts();
     match read(body, usize::MAX, |_| Ok::<(), Infallible>(())).await {
-        Ok(Read::Whole(chunks, _)) => {
-            Settlement::Happened(Response::from_parts(parts, join(chunks)))
-        }
+        Ok(Read::Whole(data, _)) => Settlement::Happened(Response::from_parts(parts, data)),
         Ok(Read::TooLarge(..) | Read::Failed(..)) => Settlement::Unknown,
     }
 }

@@ -60,6 +60,12 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
         self.set(|config| config.max_buffered = bytes)
     }
 
+    /// How long a request's body may take, from its head to its end; 408 beyond. Default: 60 s. Needs
+    /// the [`Executor`]'s time for bodies that don't come with their heads.
+    pub fn read_timeout(self, at_most: Duration) -> Self {
+        self.set(|config| config.read_timeout = at_most)
+    }
+
     /// The largest answer that is kept, in bytes, headers included. A larger one is sent whole to
     /// the first client and recorded as done, not retained. Default (and at most): the store's
     /// `max_response`.
@@ -91,6 +97,12 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
     /// How many requests may wait for one key; more are told to come back at once. Default: 100.
     pub fn max_waiters(self, each_key: usize) -> Self {
         self.set(|config| config.max_waiters = each_key)
+    }
+
+    /// How many requests may wait for keys of any kind; more are told to come back at once. Scopes
+    /// share them. Default: 10,000.
+    pub fn max_waiting(self, all: usize) -> Self {
+        self.set(|config| config.max_waiting = all)
     }
 
     /// Interrupted keys are settled: before the handler runs again `settle` says whether an

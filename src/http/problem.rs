@@ -20,6 +20,8 @@ pub enum Problem {
     BodyUnreadable,
     /// 413: the request's body is larger than the layer reads.
     BodyTooLarge,
+    /// 408: the request's body did not come in time.
+    BodyTooSlow,
     /// 422: the key was used for another request.
     KeyReused,
     /// 409: the request is being executed.
@@ -43,11 +45,12 @@ pub enum Problem {
 }
 
 impl Problem {
-    pub(super) const ALL: [Problem; 14] = [
+    pub(super) const ALL: [Problem; 15] = [
         Problem::KeyMissing,
         Problem::KeyMalformed,
         Problem::BodyUnreadable,
         Problem::BodyTooLarge,
+        Problem::BodyTooSlow,
         Problem::KeyReused,
         Problem::InFlight,
         Problem::Interrupted,
@@ -68,6 +71,7 @@ impl Problem {
             KeyMalformed => (400, "key-malformed", "Idempotency-Key is malformed"),
             BodyUnreadable => (400, "body-unreadable", "The request's body could not be read"),
             BodyTooLarge => (413, "body-too-large", "The request's body is too large"),
+            BodyTooSlow => (408, "body-too-slow", "The request's body did not come in time"),
             KeyReused => (422, "key-reused", "Idempotency-Key is already used"),
             InFlight => (409, "in-flight", "A request is outstanding for this Idempotency-Key"),
             Interrupted => (409, "interrupted", "The outcome of this request is not known"),
@@ -100,7 +104,8 @@ impl Problem {
     fn retryable(self) -> bool {
         use Problem::*;
         match self {
-            BodyUnreadable | InFlight | NotRecorded | Unavailable | Overloaded | ShareUsed => true,
+            BodyUnreadable | BodyTooSlow | InFlight | NotRecorded | Unavailable | Overloaded
+            | ShareUsed => true,
             KeyMissing | KeyMalformed | BodyTooLarge | KeyReused | Interrupted | NotRetained
             | ScopeMissing | Failed => false,
         }
@@ -176,7 +181,7 @@ impl ProblemResponse {
                 headers.insert(header::LOCATION, location);
             }
         }
-        response.map(|()| ResponseBody::of(Bytes::from(format!("{body}\n"))))
+        response.map(|()| ResponseBody::whole(Bytes::from(format!("{body}\n")), None))
     }
 }
 

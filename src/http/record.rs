@@ -16,7 +16,6 @@ use crate::{
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, response::Parts};
 use http_body::Body;
-use std::collections::VecDeque;
 
 type Answer<R> = Response<ResponseBody<R>>;
 
@@ -96,21 +95,21 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         if is_stream(&parts) || body.size_hint().lower() > room as u64 {
             return self.without_body(claim, parts, body).await;
         }
-        let (chunks, trailers) = match read_answer(body, room).await {
-            Read::Whole(chunks, trailers) => (chunks, trailers),
-            Read::TooLarge(chunks, rest) => {
+        let (data, trailers) = match read_answer(body, room).await {
+            Read::Whole(data, trailers) => (data, trailers),
+            Read::TooLarge(data, rest) => {
                 let done = self.head_only(&mut claim, &head).await;
-                let body = ResponseBody::resumed(chunks, rest);
+                let body = ResponseBody::resumed(data, rest);
                 return self.sent(claim, done, Response::from_parts(parts, body)).await;
             }
-            Read::Failed(chunks, error) => {
+            Read::Failed(data, error) => {
                 let failed = claim.fail(b"").await;
-                let answer = Response::from_parts(parts, ResponseBody::broken(chunks, error));
+                let answer = Response::from_parts(parts, ResponseBody::broken(data, error));
                 return self.failed(claim, failed, answer).await;
             }
         };
-        let done = self.whole(&mut claim, &head, &chunks, trailers.as_ref()).await;
-        let answer = Response::from_parts(parts, ResponseBody::whole(chunks, trailers));
+        let done = self.whole(&mut claim, &head, &data, trailers.as_ref()).await;
+        let answer = Response::from_parts(parts, ResponseBody::whole(data, trailers));
         self.sent(claim, done, answer).await
     }
 
@@ -118,11 +117,11 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         &self,
         claim: &mut Claim<AsyncStore<S>>,
         head: &Head<'_>,
-        chunks: &VecDeque<Bytes>,
+        data: &Bytes,
         trailers: Option<&HeaderMap>,
     ) -> Result<(), ClaimError> {
         let config = &self.core.config;
-        let packed = config.pack(self.key, Kind::Whole, head, trailers, chunks.iter());
+        let packed = config.pack(self.key, Kind::Whole, head, trailers, [data].into_iter());
         let Some(packed) = packed else {
             return self.head_only(claim, head).await;
         };
@@ -197,13 +196,14 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
     ) -> Answer<R> {
         let head = self.head(&parts);
         let (packed, body) = match read_answer(body, Self::room(&claim, &head)).await {
-            Read::Whole(chunks, trailers) => {
+            Read::Whole(data, trailers) => {
                 let (config, trailing) = (&self.core.config, trailers.as_ref());
-                let packed = config.pack(self.key, Kind::Whole, &head, trailing, chunks.iter());
-                (packed, ResponseBody::whole(chunks, trailers))
+                let packed =
+                    config.pack(self.key, Kind::Whole, &head, trailing, [&data].into_iter());
+                (packed, ResponseBody::whole(data, trailers))
             }
-            Read::TooLarge(chunks, rest) => (None, ResponseBody::resumed(chunks, rest)),
-            Read::Failed(chunks, error) => (None, ResponseBody::broken(chunks, error)),
+            Read::TooLarge(data, rest) => (None, ResponseBody::resumed(data, rest)),
+            Read::Failed(data, error) => (None, ResponseBody::broken(data, error)),
         };
         let answer = Response::from_parts(parts, body);
         let failed = claim.fail(&packed.unwrap_or_default()).await;

@@ -125,10 +125,7 @@ impl<S: IdempotencyStore> Core<S> {
 
 fn replayed<R: Body<Data = Bytes>>(stored: Stored) -> Response<ResponseBody<R>> {
     let Stored { status, headers, trailers, body, .. } = stored;
-    let mut answer = Response::new(ResponseBody::whole(
-        Some(body).filter(|body| !body.is_empty()).into_iter().collect(),
-        trailers,
-    ));
+    let mut answer = Response::new(ResponseBody::whole(body, trailers));
     *answer.status_mut() = status;
     *answer.headers_mut() = headers;
     answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));

@@ -167,7 +167,7 @@ async fn a_crowd_is_executed_once_and_bounded() {
 #[tokio::test]
 async fn bytes_beyond_the_bound_are_refused() {
     let (store, gate) = (store(), Arc::new(Semaphore::new(0)));
-    let layer = layer(&store).max_buffered(2500);
+    let layer = layer(&store).max_buffered(25_000);
     let holds = tower::service_fn({
         let gate = gate.clone();
         // Doesn't read its body.
@@ -183,7 +183,7 @@ async fn bytes_beyond_the_bound_are_refused() {
     let service = tower::Layer::layer(&layer, holds);
     let call = |key: &str| {
         let (service, key) = (service.clone(), key.to_owned());
-        tokio::spawn(async move { send(&service, post_body(&key, vec![7u8; 1000])).await })
+        tokio::spawn(async move { send(&service, post_body(&key, vec![7u8; 10_000])).await })
     };
     let (one, two) = (call("a"), call("b"));
     until(|| layer.running() == 2).await;

@@ -28,6 +28,7 @@ mod readiness;
 mod remembering;
 mod retries_are_replayed;
 mod shares;
+mod slow_clients;
 mod store_fails;
 mod two;
 mod verdicts;
