@@ -46,6 +46,33 @@ fn an_interrupted_key_is_completed_without_force() {
     assert_eq!(sim.power_cut_and_open().answer("k"), b"it happened");
 }
 
+/// Each attempt and each decision has a token of its own.
+#[test]
+fn a_decision_about_an_attempt_that_is_not_the_last_one_changes_nothing() {
+    let mut sim = Sim::new();
+    let store = sim.open();
+    drop(store.claim("k"));
+    let token = |store: &Store| store.get(key("k")).unwrap().unwrap().token;
+    let first = token(&store);
+    drop(granted(store.stuck("k").take_over().unwrap()));
+    let second = token(&store);
+    let print = Some(print());
+    let import = Resolution::Complete { fingerprint: print, completion: by_hand(b"imported") };
+    for resolution in [complete(b"it happened"), import, Resolution::Free, Resolution::Forget] {
+        let error = store.resolve_seen(key("k"), resolution, true, first).unwrap_err();
+        assert!(matches!(error, ClaimError::NotApplicable { .. }), "{error:?}");
+    }
+    // An opening is no attempt.
+    let store = sim.power_cut_and_open();
+    store.resolve_seen(key("k"), complete(b"it happened"), false, second).unwrap();
+    assert!(store.resolve_seen(key("k"), Resolution::Forget, true, second).is_err());
+    assert_eq!(store.answer("k"), b"it happened");
+    let third = token(&store);
+    store.resolve_seen(key("k"), Resolution::Forget, true, third).unwrap();
+    // Nothing is imported where something was seen.
+    assert_eq!(store.resolve_seen(key("k"), import, true, third), Err(absent()));
+}
+
 #[test]
 fn an_interrupted_key_is_freed_or_forgotten_without_force() {
     let mut sim = Sim::new();

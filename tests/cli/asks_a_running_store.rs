@@ -102,6 +102,26 @@ fn decisions() {
 }
 
 #[test]
+fn a_decision_is_about_the_attempt_that_was_seen() {
+    let running = Running::new();
+    let token = || running.run(&["get", SCOPE, "stuck", "--json"]).json()["token"].to_string();
+    let seen = token();
+    let Begin::Interrupted(stuck) = running.ask("stuck") else { panic!("not interrupted") };
+    drop(stuck.take_over().unwrap());
+    let free = |seen: &str| running.run(&["resolve", SCOPE, "stuck", "free", "--seen", seen]);
+    let line = free(&seen).fails(9, "another attempt has been made since");
+    assert!(!line.contains("--force"), "{line}");
+    free(&token()).ok();
+    free(&seen).fails(8, "no key stuck");
+    // Only where it helps, force is spoken of.
+    let complete = ["resolve", SCOPE, "order-1", "complete", "--response", "x"];
+    let line = running.run(&complete).fails(9, "already completed");
+    assert!(!line.contains("--force"), "{line}");
+    let complete = [&complete[..], &["--force"]].concat();
+    assert!(!running.run(&complete).fails(9, "already completed").contains("--force"));
+}
+
+#[test]
 fn an_answer_for_the_http_layer() {
     use onlyonce::http::StoredAnswer;
     let running = Running::new();

@@ -69,6 +69,44 @@ fn keys_are_freed_and_forgotten() {
     assert_eq!(run(&["list", path(dir.path()), "--json"]).lines().len(), 10);
 }
 
+/// Between a look and a decision another attempt may have had an effect.
+#[test]
+fn a_decision_is_about_the_attempt_that_was_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let token = |key: &str| {
+        let text = run(&["get", path(dir.path()), SCOPE, key]).ok();
+        let line = text.lines().find(|line| line.starts_with("token")).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    let seen = token("stuck");
+    let store = options().open(dir.path()).unwrap();
+    let scope = scope();
+    let key = onlyonce::KeyRef::new(&scope, "stuck").unwrap();
+    match store.begin(key, print()).unwrap() {
+        onlyonce::Begin::Interrupted(stuck) => drop(stuck.take_over().unwrap()),
+        other => panic!("{other:?}"),
+    }
+    store.close().unwrap();
+    let complete = ["complete", "--response", "x", "--seen", &seen];
+    for how in [&["free", "--seen", &seen][..], &["forget", "--force", "--seen", &seen], &complete]
+    {
+        resolve(dir.path(), "stuck", how).fails(9, "another attempt has been made since");
+    }
+    assert_eq!(state_of(dir.path(), "stuck").as_deref(), Some("interrupted"));
+    resolve(dir.path(), "never", &["free", "--seen", &seen]).fails(8, "no key never");
+    // What was decided is another state, too.
+    let seen = token("stuck");
+    let before = ["resolve", path(dir.path()), SCOPE, "stuck", "--seen", &seen];
+    run(&[&before[..], &["complete", "--response", "x"]].concat()).ok();
+    resolve(dir.path(), "stuck", &["forget", "--force", "--seen", &seen])
+        .fails(9, "another attempt");
+    resolve(dir.path(), "stuck", &["forget", "--force", "--seen", &token("stuck")]).ok();
+    for bad in ["0", "x", "-1"] {
+        resolve(dir.path(), "held", &["free", "--seen", bad]).misused();
+    }
+}
+
 /// The command doesn't know the service's options, and lets nothing expire that these would keep.
 #[test]
 fn other_keys_are_kept_as_long_as_their_service_keeps_them() {

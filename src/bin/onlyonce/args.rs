@@ -2,6 +2,7 @@
 
 use super::units::parse_duration;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use onlyonce::Token;
 use std::{path::PathBuf, time::Duration};
 
 const SCOPES: &str = "\
@@ -150,6 +151,10 @@ pub struct Get {
 pub struct Resolve {
     #[command(flatten)]
     pub named: Named,
+    /// Only if the key's last attempt is still the one with this token, which `get` prints. Without
+    /// it another attempt may have had an effect since you looked.
+    #[arg(long, global = true, value_name = "TOKEN", value_parser = parse_token)]
+    pub seen: Option<Token>,
     #[command(subcommand)]
     pub how: How,
 }
@@ -269,6 +274,11 @@ pub struct Complete {
 }
 
 pub type Header = (http::HeaderName, http::HeaderValue);
+
+fn parse_token(text: &str) -> Result<Token, String> {
+    let number = text.parse().map_err(|_| "a token is the number that `get` prints".to_owned())?;
+    Token::new(number).ok_or("tokens begin with 1".into())
+}
 
 fn parse_status(text: &str) -> Result<http::StatusCode, String> {
     text.parse().map_err(|_| "a status is a number from 100 to 999".to_owned())

@@ -117,7 +117,9 @@ impl Remote {
         if status.is_success() {
             return value.map_err(|_| self.failed("the answer is not that of an admin service"));
         }
-        let said = value.ok().and_then(|value| Some(visible(value["error"].as_str()?)));
+        let value = value.unwrap_or_default();
+        let said = value["error"].as_str().map(visible);
+        let forcible = value["needs_force"] == true;
         let (code, next) = match status.as_u16() {
             401 | 403 => {
                 (Code::Refused, "; pass credentials by --url-header or $ONLYONCE_AUTHORIZATION")
@@ -125,10 +127,11 @@ impl Remote {
             404 if said.as_ref().is_some_and(|said| said.contains("this key")) => {
                 (Code::NoKey, "; `onlyonce list` shows the keys")
             }
-            409 => (
+            409 if forcible => (
                 Code::Refused,
                 "; look at the key again (`onlyonce get`), and add --force if you are sure",
             ),
+            409 => (Code::Refused, "; look at the key again: `onlyonce get`"),
             400 => (Code::Misused, ""),
             413 => (Code::Refused, ""),
             507 => (Code::NoRoom, "; let records expire, or open the store with more capacity"),
@@ -270,6 +273,9 @@ impl Remote {
                 Failure::Said { code: Code::NoKey, .. } => resolve::absent(args),
                 other => other,
             })?;
+        if args.seen.is_some_and(|seen| key["token"] != seen.get()) {
+            return Err(resolve::another());
+        }
         self.decide(&key, &args.how, &answer)?;
         resolve::done(args, out)
     }

@@ -69,7 +69,11 @@ pub fn run(args: &Resolve, out: &mut Out) -> Result<(), Failure> {
     let decision = Decision::of(&args.how)?;
     let info = Inspection::open(&args.named.of.store)?.info();
     let store = owner::open(&info, ROOM, Durability::Synced)?;
-    let decided = store.resolve(key_ref, decision.resolution(), args.how.force());
+    let (resolution, force) = (decision.resolution(), args.how.force());
+    let decided = match args.seen {
+        Some(seen) => store.resolve_seen(key_ref, resolution, force, seen),
+        None => store.resolve(key_ref, resolution, force),
+    };
     let closed = store.close();
     match decided {
         Err(ClaimError::NotApplicable { state }) if state.starts_with("absent") => {
@@ -89,8 +93,16 @@ pub fn refused(error: ClaimError) -> Failure {
                 "the key is completed; `forget --force` forgets it, and a retry executes again";
             Failure::new(Code::Refused, line)
         }
+        ClaimError::NotApplicable { state } if state.starts_with("not what it was") => another(),
         error => error.into(),
     }
+}
+
+/// The operator has seen something else than what is there.
+pub fn another() -> Failure {
+    let line = "another attempt has been made since this token was seen; look at the key again: \
+                `onlyonce get`";
+    Failure::new(Code::Refused, line)
 }
 
 /// There is no such key.
