@@ -1,4 +1,4 @@
-//! Fingerprints, by which a retry is told from another request under the same key.
+//! Fingerprints, which distinguish a retry from another request under the same key.
 
 use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
 use std::{fmt, sync::LazyLock};

@@ -25,7 +25,7 @@ pub const LEASE_MAX_MS: u64 = 30 * 24 * 3_600_000;
 
 /// The latest time: what a hint has bits for, some nine thousand years from now.
 pub(crate) const TIME_MAX_MS: u64 = (1 << 48) - 1;
-/// No life starts at a later time because of its wall clock, so that time goes on for centuries.
+/// No life starts at a later time because of its wall clock, so that time can continue for centuries.
 pub(crate) const START_MAX_MS: u64 = TIME_MAX_MS - (1 << 43);
 /// Positions stay below this: far enough from the end of 64 bits that no sum of a position and the
 /// size of a segment or a ring wraps. At ten gigabytes a second a class gets there in 14 years.
@@ -37,7 +37,7 @@ pub(crate) const BASE_MAX: u64 = POSITION_MAX - SEGMENT_BYTES_MAX;
 pub(crate) const RESUMED_BASE_MAX: u64 = POSITION_MAX / 2;
 
 /// The highest number of a life, an epoch, a version of a claim and an attempt: the next one would be
-/// refused by whoever reads it, so it is never written.
+/// refused by its reader, so it is never written.
 pub(crate) const COUNT_MAX: u32 = u32::MAX - 1;
 
 pub(crate) const MIB: u64 = 1 << 20;

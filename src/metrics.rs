@@ -55,7 +55,7 @@ const NAMES: [(&str, Kind, Unit, &str); 26] = [
         "onlyonce_exhausted_total",
         Counter,
         Unit::Count,
-        "Keys whose attempts are used up: only an operator goes on.",
+        "Keys whose attempts are used up: only an operator can end them.",
     ),
     (
         "onlyonce_late_calls_total",

@@ -88,7 +88,7 @@ pub(crate) struct RecordMeta {
     pub token: u64,
     pub completed_ms: u64,
     pub expires_ms: u64,
-    /// By the store's time when it was read; `AGE_UNKNOWN` if the backend doesn't say.
+    /// The age by the store's time at reading; `AGE_UNKNOWN` if the backend doesn't know it.
     pub age_ms: u64,
 }
 

@@ -17,9 +17,9 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// So many keys are listed at a time, unless asked for fewer.
+/// The number of keys that are listed at a time, unless fewer are asked for.
 const LIMIT: u64 = 1000;
-/// So many bytes of an answer are shown.
+/// The number of bytes of an answer that are shown.
 const SHOWN_BYTES: usize = 64 << 10;
 
 /// `GET api/keys`, page by page: undecided keys by age, oldest first; completed ones as they lie.
@@ -145,7 +145,7 @@ impl Wanted {
             && self.age(entry) >= self.older_than
     }
 
-    /// For how long it has been what it is.
+    /// How long the key has been in its state.
     fn age(&self, entry: &Entry) -> Duration {
         age(entry, self.now_ms)
     }

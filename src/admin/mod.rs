@@ -209,7 +209,7 @@ impl Config {
         self.store.upgrade().map_or(0, |store| 5 * store.same_engine().config.max_response)
     }
 
-    /// On a thread that may wait.
+    /// Answers a request, on a thread that may wait.
     fn answer(
         &self,
         route: Route,

@@ -125,7 +125,7 @@ pub(crate) enum Cell<'a> {
     /// Its word says that it means something, and the checksum doesn't fit: what a loss of power
     /// leaves of a cell that is being stored to through a map. A word itself is never torn.
     Torn,
-    /// Its word is none that is ever stored.
+    /// Its word is one that is never stored.
     Damaged,
 }
 

@@ -124,7 +124,7 @@ pub(super) async fn release_keeps_history<S: Subject>(bench: &Bench<'_, S>) {
     assert_eq!(seen.checkpoint.as_deref(), Some(&b"charged"[..]));
 }
 
-/// However often it can't be told what became of an attempt, the next takeover is the second one.
+/// However often a settle learns nothing about an attempt, the next takeover is the second one.
 pub(super) async fn undone_takeovers<S: Subject>(bench: &Bench<'_, S>) {
     let (request, first) = bench.brought(By::Begin).await;
     assert_eq!(bench.write(&first, ClaimOp::Checkpoint(b"half")).await, Ok(()));

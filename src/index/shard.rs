@@ -53,7 +53,7 @@ impl Shard {
         self.candidates(hash)
     }
 
-    /// Where records lie of which the index can't tell this one's.
+    /// The locations of records that may be this key's, as far as the index shows.
     pub fn like(&self, entry: Entry) -> impl Iterator<Item = Location> {
         self.of_tag(entry.tag())
     }
@@ -188,7 +188,7 @@ impl Shard {
         undecided.timer = deadline.map(|deadline| self.wheel.insert(deadline, (at, token)));
     }
 
-    /// Whose deadlines have passed.
+    /// Keys whose deadlines have passed.
     pub fn due(&mut self, now: u64) -> Vec<Due> {
         let mut due = Vec::new();
         self.wheel.advance(now, &mut |message| due.push(message));

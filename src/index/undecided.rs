@@ -87,7 +87,7 @@ impl Unsure {
         *self = Unsure { times: self.times.saturating_add(1), at: now };
     }
 
-    /// For how long it had better not be tried again.
+    /// The delay before it should be settled again.
     pub fn rest_ms(&self, now: u64) -> u64 {
         let delay = settle_delay_ms(self.times);
         self.at.saturating_add(delay).saturating_sub(now).min(delay)
@@ -97,7 +97,7 @@ impl Unsure {
 /// What a failed holder left.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
-    /// Whose it is.
+    /// The key.
     pub token: Token,
     pub bytes: Arc<[u8]>,
     /// Where it stands in the log, in which epoch of its segment; `None` if that was in an earlier
@@ -114,7 +114,7 @@ pub(crate) struct HeldTerms {
     pub reserve: u32,
 }
 
-/// Those who wait for an undecided key to change.
+/// The waiters for a change of an undecided key.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     next: u64,

@@ -17,25 +17,25 @@ use crate::{
 };
 use std::time::Duration;
 
-/// A key, and all that the files know of it.
+/// A key, and everything that the files have of it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Item {
     /// Key, token, attempts and state.
     pub entry: Entry,
-    /// Of the request that claimed the key first.
+    /// The fingerprint of the request that claimed the key first.
     pub fingerprint: Fingerprint,
     /// When it was completed, or when the last attempt was begun; milliseconds since 1970.
     pub at_ms: u64,
-    /// For how long the record is kept, from its completion on.
+    /// The retention of the record, from its completion on.
     pub retention: Retention,
 }
 
 impl Inspection {
-    /// What is known of a key.
+    /// Returns what is known of a key; `None` if it is absent.
     ///
     /// # Errors
-    /// The record that is or may be this key's doesn't read back.
+    /// A [`Problem`] if the record that is, or may be, this key's doesn't read back.
     pub fn get(&self, key: KeyRef<'_>) -> Result<Option<Item>, Problem> {
         let is_this = |undecided: &&Undecided| undecided.found.key.as_ref() == key;
         if let Some(undecided) = self.decided.undecided.iter().find(is_this) {
@@ -58,14 +58,14 @@ impl Inspection {
         Ok(None)
     }
 
-    /// All keys, undecided ones first, then the records as they lie in the segments. Reads the
-    /// whole log, a segment at a time. What doesn't read is an `Err` in its place.
+    /// Lists all keys, undecided ones first, then the records in the order of the segments. Reads
+    /// the whole log, a segment at a time. A record that doesn't read is an `Err` in its place.
     pub fn items(&self) -> impl Iterator<Item = Result<Item, Problem>> + '_ {
         let undecided = self.decided.undecided.iter().map(|u| Ok(self.undecided_item(u)));
         undecided.chain(self.segments.iter().flat_map(|segment| self.items_of(segment)))
     }
 
-    /// The undecided keys only; reads nothing.
+    /// Lists only the undecided keys; reads nothing.
     pub fn undecided(&self) -> impl Iterator<Item = Item> + '_ {
         self.decided.undecided.iter().map(|undecided| self.undecided_item(undecided))
     }

@@ -41,7 +41,7 @@ use crate::{
 use decide::{Decided, Undecided};
 use std::{fmt, path::Path, sync::Arc};
 
-/// What a directory held when it was read.
+/// The content of a store's directory, as it was read.
 pub struct Inspection {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) superblock: Superblock,
@@ -62,17 +62,17 @@ impl fmt::Debug for Inspection {
     }
 }
 
-/// Something that does not read as it should.
+/// A place that does not read as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Problem {
     /// The file's name.
     pub file: String,
-    /// Where, in bytes from its start.
+    /// The place, in bytes from the file's start.
     pub offset: u64,
     /// What is wrong there.
     pub what: String,
-    /// Whose record it is, if that still reads.
+    /// The key of the record, if it still reads.
     pub key: Option<Box<OwnedKey>>,
 }
 
@@ -82,7 +82,7 @@ impl Problem {
         Problem { file, offset: location.offset(), what: what.into(), key: None }
     }
 
-    /// Of a frame that a segment lists, and that is copied as it is.
+    /// The problem of a damaged frame that a segment lists, and that is copied as it is.
     pub(crate) fn unreadable(segment: &Segment, entry: &FooterEntry) -> Self {
         let location = Location::new(segment.slot.number, entry.offset);
         Problem::at(location, "the record does not read back")
@@ -126,21 +126,21 @@ pub struct Info {
     pub place: String,
     /// Version of the format.
     pub format: u32,
-    /// Random number that the store was given at its creation.
+    /// The random number that identifies the store.
     pub store: u64,
     /// How often it has been opened.
     pub life: u32,
-    /// The opening that it has now, or had last, created it.
+    /// The present or last opening created the store.
     pub created: bool,
     /// The process that has it open, as far as the operating system shows.
     pub owner: Option<u32>,
-    /// How it was opened the last time; `None` if the superblock doesn't say.
+    /// The durability of the last opening; `None` if the superblock doesn't have it.
     pub durability: Option<Durability>,
-    /// Tokens below this may have been given out.
+    /// Tokens below this number may have been given out.
     pub token_limit: u64,
-    /// The time that an opening now would take for its own.
+    /// The store's time, as an opening at this moment would have it.
     pub now_ms: u64,
-    /// Such an opening would not believe the wall clock, because that is too far ahead.
+    /// Such an opening would not believe the wall clock, because it is too far ahead.
     pub clock_held: bool,
     /// The bound on jumps of the clock, in milliseconds, that the store was opened with the last
     /// time; 0 if it isn't known.
@@ -149,9 +149,9 @@ pub struct Info {
     pub in_flight: u64,
     /// Keys that are interrupted, or will be when the store is opened.
     pub interrupted: u64,
-    /// Records, those included that have expired but whose segment has not been swept.
+    /// Records, including expired ones whose segment has not been swept.
     pub records: u64,
-    /// When the oldest and the newest of them were completed.
+    /// The times of completion of the oldest and the newest record.
     pub oldest_newest_ms: Option<(u64, u64)>,
     /// Size of the claims file, and how many claims fit into it if each takes one cell.
     pub claims_bytes: u64,
@@ -160,21 +160,21 @@ pub struct Info {
     /// Cells of the claims file that a loss of power has torn while they were stored to. None of
     /// them had been promised to survive it; the next opening frees them.
     pub torn_claims: u64,
-    /// Whether the store was closed in order when it was open last.
+    /// Whether the last opening ended with an orderly close.
     pub closed: bool,
     /// Size of the ring.
     pub ring_bytes: u64,
     /// Segments that exist.
     pub segments: u64,
-    /// Those that are free.
+    /// Free segments.
     pub segments_free: u64,
-    /// Those without a footer: being filled, or left so by a crash.
+    /// Segments without a footer: being filled, or left so by a crash.
     pub segments_open: u64,
     /// Bytes that segments take on the disk.
     pub segment_bytes: u64,
     /// Bytes of them that hold records.
     pub record_bytes: u64,
-    /// What was found not to read, without reading the records: see [`Inspection::verify`].
+    /// Damage that was found without reading all records: see [`Inspection::verify`].
     pub problems: Vec<Problem>,
 }
 
@@ -182,9 +182,8 @@ impl Inspection {
     /// Reads the store in directory `path`.
     ///
     /// # Errors
-    /// [`OpenError::NoStore`] if there is none, and what makes opening it impossible: no
-    /// superblock that reads, a newer format. What is damaged otherwise is in
-    /// [`problems`](Self::problems).
+    /// [`OpenError::NoStore`] if there is none, and errors that make opening it impossible: no
+    /// superblock that reads, a newer format. Other damage is in [`problems`](Self::problems).
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         let path = path.as_ref();
         let storage = DiskStorage::open_read_only(path).map_err(|error| match error.kind() {
@@ -197,7 +196,7 @@ impl Inspection {
         Self::of(Arc::new(storage), None, Arc::new(SystemClock), owner)
     }
 
-    /// Reads the store in `storage`, at the time that `clock` tells. `owner`: the process that has
+    /// Reads the store in `storage`, at the time of `clock`. `owner`: the process that has
     /// it open; without one every undecided key is interrupted.
     pub fn open_on(
         storage: Arc<dyn Storage>,

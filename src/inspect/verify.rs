@@ -11,17 +11,17 @@ use crate::{
     recover::segments::{Image, Segment},
 };
 
-/// How far a verification has come. Bytes.
+/// The progress of a verification, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Read so far.
+    /// The number of bytes read so far.
     pub done: u64,
-    /// To be read in all.
+    /// The number of bytes to read in all.
     pub total: u64,
 }
 
-/// What a verification has found.
+/// The result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
@@ -36,12 +36,12 @@ pub struct Report {
     /// Cells of the claims file that a loss of power has torn, and that had not been promised: see
     /// [`Info::torn_claims`](super::Info::torn_claims). No problem.
     pub torn_claims: u64,
-    /// What does not read as it should; empty if all is well.
+    /// Damage that was found; empty if there is none.
     pub problems: Vec<Problem>,
 }
 
 impl Inspection {
-    /// Reads everything and holds it against its checksums, and the footers against the records.
+    /// Reads everything and compares it with its checksums, and the footers with the records.
     /// `progress` is called after each segment.
     pub fn verify(&self, mut progress: impl FnMut(Progress)) -> Report {
         let in_use = || self.segments.iter().filter(|segment| segment.summary().is_some());
@@ -79,7 +79,7 @@ impl Inspection {
         for entry in segment.entries() {
             let location = Location::new(segment.slot.number, entry.offset);
             if self.decided.lost.contains(&location) {
-                // Found and told of before.
+                // Found and reported before.
                 continue;
             }
             match self.verify_entry(segment, &image, entry) {

@@ -9,7 +9,7 @@
 //! at the place where it starts; marks only grow, so a mark at or below a position is an earlier
 //! lap's. The written prefix is found by walking marks. A reader copies without a lock and may meet
 //! an appender that laps it; all copying is by atomic words, and the frame's checksum (seeded with
-//! what cannot repeat) tells.
+//! what cannot repeat) shows it.
 
 use crate::{
     storage::{Region, StorageFile},

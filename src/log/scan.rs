@@ -75,7 +75,7 @@ pub(crate) fn scan_segment(bytes: &[u8], from: u64, seed: Seed, since: &ActiveSi
     scan
 }
 
-/// Scans a ring. `home` tells the seed of the segment that the frame of a life at a position
+/// Scans a ring. `home` returns the seed of the segment that the frame of a life at a position
 /// belongs to. The offsets found are into `ring` followed by its first half, which is returned too:
 /// the longest frame takes a quarter.
 pub(crate) fn scan_ring(

@@ -8,9 +8,9 @@ use crate::{
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 
-/// So many alarms are remembered.
+/// The number of alarms that are remembered.
 const REMEMBERED: usize = 200;
-/// So many scopes are counted at a time.
+/// The number of scopes that are counted at a time.
 const SCOPES: usize = 64;
 
 /// Something that may mean money.
@@ -29,7 +29,7 @@ pub(crate) struct Alarms(Mutex<Remembered>);
 #[derive(Default)]
 struct Remembered {
     last: VecDeque<Alarm>,
-    /// By scope: mismatches, and by how many that may be too many.
+    /// Mismatches by scope, and by how many the count may be too high.
     mismatches: HashMap<Box<[u8]>, (u64, u64)>,
 }
 

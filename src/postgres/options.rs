@@ -401,7 +401,7 @@ impl PostgresOptions {
 }
 
 impl std::fmt::Debug for PostgresOptions {
-    /// Without the connection string: it may hold a password.
+    /// Leaves the connection string out, which may contain a password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PostgresOptions")
             .field("replication", &self.replication)

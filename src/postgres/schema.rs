@@ -21,7 +21,7 @@ pub(super) struct Names {
     version: String,
     pub sessions: String,
     index: String,
-    /// The channel on which changes are told, and a number for advisory locks.
+    /// The channel on which changes are notified, and a number for advisory locks.
     pub channel: String,
     pub lock: i64,
 }

@@ -55,7 +55,7 @@ impl Drop for Owner {
         if inner.ending() == 0 {
             return inner.close();
         }
-        // The server is still told of abandoned claims.
+        // The server still gets the ends of abandoned claims.
         self.0.runtime.spawn(async move {
             inner.all_ended().await;
             inner.close();

@@ -98,7 +98,7 @@ impl DbError {
         }
     }
 
-    /// In words.
+    /// Returns the error's text.
     pub fn what(&self) -> String {
         match self {
             DbError::Lost(what) => format!("the outcome of the last try is unknown: {what}"),
@@ -151,7 +151,7 @@ impl From<DbError> for ClaimError {
 }
 
 impl DbError {
-    /// As an error of opening a store at `place`.
+    /// Converts to an error of opening a store at `place`.
     pub fn opening(self, place: &str) -> OpenError {
         let place = place.to_owned();
         match self {

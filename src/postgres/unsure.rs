@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// So many keys are remembered; more than that, and those that have rested are forgotten.
+/// The number of keys that are remembered; beyond it, those whose delay is over are forgotten.
 const REMEMBERED: usize = 10_000;
 
 #[derive(Debug, Default)]

@@ -29,7 +29,7 @@ pub(super) struct Decisions {
     pub buried: HashMap<OwnedKey, u64>,
     /// Where failures of the hashes of claims lie.
     failures: Vec<(u64, Location)>,
-    /// Those that don't read, which only salvage passes over.
+    /// Locations that don't read, which only salvage passes over.
     pub damaged: u64,
 }
 
@@ -235,7 +235,7 @@ fn index_record(shard: &mut Shard, frames: &Frames<'_>, entry: Entry) -> Result<
     let others: SmallVec<[_; 4]> = shard.like(entry).collect();
     for other in others {
         // Nearly always there is none. An entry keeps a part of its hash, so among millions
-        // thousands look alike; the listed hashes tell them apart without reading the records.
+        // thousands look alike; the listed hashes distinguish them without reading the records.
         if frames.hash_at(location) != frames.hash_at(other) {
             continue;
         }

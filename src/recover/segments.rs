@@ -35,7 +35,7 @@ pub(crate) struct Image<'a> {
 }
 
 enum Contents {
-    /// In the pool: whatever it holds was never promised.
+    /// In the pool: its content was never promised.
     Free,
     /// Sealed: its footer says what it holds, and that this is durable.
     Sealed { since: ActiveSince, entries: Vec<FooterEntry>, summary: Summary },

@@ -221,7 +221,8 @@ impl Storage for DiskStorage {
 }
 
 impl DiskFile {
-    /// That `len` bytes at `offset` are inside; a write beyond the end would make the file grow.
+    /// Checks that `len` bytes at `offset` are inside; a write beyond the end would make the file
+    /// grow.
     fn check(&self, offset: u64, len: usize) -> io::Result<()> {
         if offset.checked_add(len as u64).is_some_and(|end| end <= self.size) {
             return Ok(());
@@ -344,7 +345,7 @@ impl StorageFile for DiskFile {
     }
 }
 
-/// That a name is one of an entry in the directory, and leads nowhere else.
+/// Checks that a name is that of an entry in the directory, and leads nowhere else.
 fn check_name(name: &str) -> io::Result<()> {
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file's name"));
@@ -448,8 +449,8 @@ fn create_durably(path: &Path) -> io::Result<()> {
         }
         above = parent(above);
     }
-    // An earlier opener may have created this one and died before it synced the entry. A process that
-    // may not read the parent did not create it either.
+    // An earlier opener may have created this one and died before it synced the entry. A process
+    // that may not read the parent did not create it either.
     let _ = sync_directory(parent(above));
     for directory in missing.into_iter().rev() {
         match std::fs::create_dir(directory) {

@@ -49,7 +49,7 @@ pub struct Region {
     backing: Arc<Backing>,
 }
 
-/// Who owns the memory, and what a store does.
+/// The owner of the memory, and what a store to it does.
 enum Backing {
     Heap {
         /// Also the last, partial word of a length that is no multiple of 8.
@@ -266,7 +266,7 @@ impl Region {
         Ok(())
     }
 
-    /// That a range which may go round at the end meets no byte twice.
+    /// Checks that a range that may wrap at the end contains no byte twice.
     pub(super) fn check_round(&self, from: usize, len: usize) -> io::Result<()> {
         match from <= self.len && len <= self.len {
             true => Ok(()),

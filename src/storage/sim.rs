@@ -1,6 +1,6 @@
 //! Storage in memory that keeps exactly the promises of a disk, and breaks all others.
 //!
-//! A [`SimStorage`] behaves like a file system whose page cache and platter can be told apart.
+//! A [`SimStorage`] behaves like a file system whose page cache and platter are kept apart.
 //! It loses power, keeps of everything unsynced what a seed decides, fails any call it is told to
 //! fail, runs full, and is damaged at will. The same seed and the same calls give the same disk.
 //!
@@ -429,7 +429,7 @@ impl StorageFile for SimFile {
 }
 
 impl SimFile {
-    /// That the bytes are inside what was opened.
+    /// Checks that the bytes are inside the file as it was opened.
     fn check(&self, offset: u64, len: usize) -> io::Result<usize> {
         if offset.checked_add(len as u64).is_some_and(|end| end <= self.size) {
             return Ok(offset as usize);

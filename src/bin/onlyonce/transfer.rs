@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-/// As large as a store may become by an import, if it is not larger already.
+/// The size up to which an import lets a store grow, if it is not larger already.
 const CAPACITY: u64 = 8 << 30;
 
 pub fn export(of: &Of, out: &mut Out) -> Result<(), Failure> {

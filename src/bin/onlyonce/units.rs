@@ -54,7 +54,7 @@ pub fn count(number: u64) -> String {
     text
 }
 
-/// So many of them: 1 segment, 2 segments.
+/// A number with its noun: 1 segment, 2 segments.
 pub fn many(number: u64, of: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{} {of}{plural}", count(number))

@@ -86,7 +86,7 @@ impl Appender {
         self.drain_notifier.notify();
     }
 
-    /// For a task: ready when there is room for `len` bytes. Must be given up with
+    /// Ready when there is room for `len` bytes, for a task. Must be given up with
     /// [`Appender::leave_space`].
     pub fn poll_space(
         &self,
@@ -109,7 +109,7 @@ impl Appender {
         }
     }
 
-    /// For the draining thread: whether it was called since this was asked last.
+    /// Returns whether the draining thread was signalled since the last call of this.
     pub fn take_call(&self) -> bool {
         self.called.swap(false, Ordering::SeqCst)
     }

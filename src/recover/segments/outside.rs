@@ -74,7 +74,7 @@ pub(super) fn still_holds(slot: &Slot, active: Active) -> bool {
     }
 }
 
-/// Up to where a segment counts.
+/// The end up to which a segment counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
     /// It holds nothing.

@@ -90,7 +90,7 @@ impl Inode {
         *start.max(&range.start) >= *end.min(&range.end)
     }
 
-    /// From now on a sector may be torn between its words.
+    /// Allows a sector to be torn between its words from now on.
     pub(super) fn tears(&mut self) {
         self.tears = true;
     }

@@ -26,7 +26,7 @@ pub(super) enum Fate {
     Half,
     /// Some of it; then the process dies.
     Torn,
-    /// None, and the caller is told so.
+    /// None, and the caller gets an error.
     Failed,
 }
 
