@@ -1,4 +1,4 @@
-//! Handles end without a decision, here or after their store was closed.
+//! The end of a handle without a decision, while its store is open or after it was closed.
 
 use crate::{
     claim::Phase,
@@ -13,7 +13,7 @@ use crate::{
 use std::sync::atomic::Ordering;
 
 impl Engine {
-    /// A handle is gone without a decision. Never waits for the disk.
+    /// Ends the claim of a handle that is gone without a decision. Never waits for the disk.
     pub fn abandon(&self, ticket: &Ticket, how: Abandon) {
         if self.check_process().is_err() {
             // The claim is the parent's, and so may be the locks.
@@ -38,7 +38,7 @@ impl Engine {
         if !undecided.held.holder_lives {
             return;
         }
-        // A closed store's files may be somebody else's by now.
+        // A closed store's files may belong to another opener by now.
         if how == Abandon::Undelivered && !self.closed.load(Ordering::Acquire) {
             if let Ok(false) = self.undo_takeover(&mut shard, &mut wakes, at as u32) {
                 let _ = self.give_back(&mut shard, &mut wakes, at as u32, false);
@@ -58,7 +58,7 @@ impl Engine {
         self.rearm(&mut shard, at as u32, now);
     }
 
-    /// A handle that an earlier opening of this store gave out is gone: now its key is abandoned.
+    /// A handle of an earlier opening of this store is gone: now its key is abandoned.
     pub fn earlier_ended(&self, number: u64, token: Token, how: Abandon) {
         let mut wakes = WakeList::default();
         let mut shard = self.index.shard(number);
@@ -72,7 +72,7 @@ impl Engine {
         if !std::mem::replace(&mut undecided.held.holder_lives, false) {
             return;
         }
-        // That it had crashed was a guess, made when the store was opened.
+        // "Crashed" was the opening's assumption.
         if let Phase::Interrupted { reason: reason @ Reason::Crashed, .. } =
             &mut undecided.held.phase
         {
@@ -92,8 +92,8 @@ impl Engine {
         }
     }
 
-    /// Those whose handles this opening has given out and that live now, when it is closed. Their
-    /// calls are late from then on.
+    /// Registers, at closing, the handles of this opening that still exist. Their calls are late
+    /// from then on.
     pub fn leave_handles(&self) {
         for (number, shard) in (0..).zip(self.index.shards()) {
             let undecided = shard.undecided.iter().map(|(_, undecided)| undecided);
@@ -103,8 +103,8 @@ impl Engine {
         }
     }
 
-    /// A holder calls after its store has been closed: what it has done is not recorded, and
-    /// somebody may do it again.
+    /// A holder calls after its store has been closed: its effect is not recorded, and another
+    /// caller may execute again.
     pub fn late(&self, ticket: &Ticket) {
         outlived::tellers(self, ticket.token, |engine| {
             let (hash, token) = (ticket.note[0], Some(ticket.token));
@@ -120,7 +120,8 @@ impl Engine {
         }
     }
 
-    /// One handle less. Its notification may run a waiter's code, which takes no shard's lock.
+    /// Counts a handle that has ended. The notification may run a waiter's code, which takes no
+    /// shard's lock.
     pub fn handle_ended(&self, hash: u64) {
         self.holders.ended(hash);
         if self.draining.load(Ordering::SeqCst) {

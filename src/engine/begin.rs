@@ -1,4 +1,4 @@
-//! A key arrives: claim it, or say what it is.
+//! `begin`: claims a key, takes it over, or returns its state.
 
 use crate::{
     broken::{self, Broken},
@@ -24,35 +24,35 @@ use std::{
     time::Duration,
 };
 
-/// A request with what doesn't change while it is tried.
+/// A request, and the values that stay the same between tries.
 pub(crate) struct Begin<'a> {
     pub request: &'a Request,
     pub hash: u64,
     pub terms: GrantTerms,
-    /// Somebody has waited for space in vain.
+    /// This call has waited for space in vain.
     pub starved: bool,
     /// Its scope may have another key.
     has_share: bool,
 }
 
 impl Begin<'_> {
-    /// The largest response that is to be promised room.
+    /// The largest response for which room is reserved.
     pub fn reserve(&self) -> u32 {
         self.terms.held.reserve
     }
 }
 
-/// [`Terms`] resolved by the store's own and checked.
+/// [`Terms`] completed by the store's options, and checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GrantTerms {
     lease_ms: u64,
-    /// What the first lease really is: longer when the store keeps the claim alive.
+    /// The first lease in effect: longer when the store keeps the claim alive.
     first_lease_ms: u64,
     held: HeldTerms,
 }
 
-/// A found key on its way to the caller. If a granted claim doesn't arrive, its attempt did
-/// nothing.
+/// The answer to a `begin` until its caller has it. If the caller is gone, a granted claim is
+/// undone, because its attempt did nothing.
 pub(crate) struct Delivery<E: Deref<Target = Engine>> {
     engine: E,
     found: Option<Found>,
@@ -120,7 +120,7 @@ impl Engine {
         seen: Option<Token>,
     ) -> StepResult<Found, BeginError> {
         let key = begin.request.key.as_ref();
-        // Records known not to answer: another key's, or expired. An epoch makes them exact.
+        // Records that are ruled out: another key's, or expired. An epoch makes them exact.
         let mut ruled_out = SmallVec::<[_; 4]>::new();
         let mut expired = false;
         loop {
@@ -160,7 +160,7 @@ impl Engine {
             broken::dawdle(Broken::ReuseWhileServed);
             let started = self.timings.start();
             match self.look(begin.hash, candidate.0, key, now) {
-                // Written and swept meanwhile, the place may hold another record of this key.
+                // Swept and written again since, the place may hold another record of this key.
                 Lookup::Here(_)
                     if self.log.epoch(candidate.0.slot()) != candidate.1
                         && !broken::is(Broken::ReuseWhileServed) => {}
@@ -190,7 +190,7 @@ impl Engine {
         }
     }
 
-    /// What an undecided key answers; `None` if it has expired.
+    /// The answer for an undecided key; `None` if it has expired.
     fn answer_undecided(
         &self,
         shard: &mut Shard,
@@ -218,7 +218,7 @@ impl Engine {
                 let running_for = Duration::from_millis(running_ms);
                 Found::InFlight(Running { token: held.token, running_for })
             }
-            // Its answer isn't durable yet, and nobody is to see it before.
+            // Its answer isn't durable yet, and must not be seen before.
             Seen::Interrupted { .. } if self.settling(undecided).is_some() => {
                 self.count(begin.hash, Count::SawInFlight);
                 let running_for = Duration::from_millis(now.saturating_sub(held.started_ms));
@@ -253,8 +253,8 @@ impl Engine {
     ) -> StepResult<Found, BeginError> {
         self.check_begin()?;
         if expired {
-            // That the old record has expired is decided now, whatever the clock says after a
-            // crash and whatever becomes of this claim.
+            // The old record counts as expired from now on, whatever the clock says after a crash
+            // and whatever becomes of this claim.
             self.cells.note_time(now).map_err(BeginError::from)?;
         }
         let GrantTerms { lease_ms, first_lease_ms, held: terms } = begin.terms;
@@ -360,7 +360,7 @@ impl Engine {
         let promised = Self::promise_of(undecided);
         undecided.earlier = false;
         if before.holder_lives {
-            // Its handle still exists, and so does its promise.
+            // Its handle still exists, and so does its reservation.
             shard.orphans.add(before.token, promised);
         }
         self.rearm(shard, at, now);

@@ -1,4 +1,4 @@
-//! The holder ends: complete, fail or release, under its fencing token.
+//! A holder ends its claim: complete, fail, release or undo, under its fencing token.
 
 use crate::{
     broken::{self, Broken},
@@ -24,8 +24,8 @@ thread_local! {
     static FRAME: RefCell<Encoded> = RefCell::new(Encoded::default());
 }
 
-/// What a thread's frame buffer keeps of its memory, in bytes: enough for most responses, and
-/// nothing for a thousand threads that have had a large one each.
+/// The bytes of memory that a thread's frame buffer keeps: enough for most responses, and little
+/// enough for a thousand threads that have had a large one each.
 const FRAME_KEPT: usize = 64 << 10;
 
 /// Runs `f` with this thread's frame buffer.
@@ -55,11 +55,11 @@ impl Reservation {
     }
 }
 
-/// What the key of a ticket is, for a holder that finds it decided.
+/// How a key was decided, for a holder that finds it so.
 enum Decided {
     /// By this very token.
     Ours(Frame, Location),
-    /// By somebody else, or not at all.
+    /// By another token, or not at all.
     Fenced,
 }
 
@@ -154,8 +154,8 @@ impl Engine {
         Err(Blocked::Wait(Wait::Resources { since }))
     }
 
-    /// What follows from a completion that is in the log, whoever completed. Under the lock of
-    /// the key's shard, so that whoever closes the store knows that it is over.
+    /// The consequences of a completion that is in the log, by a holder or an operator. Under the
+    /// lock of the key's shard, so that closing the store can wait for it.
     pub fn completed(
         &self,
         done: Ended,
@@ -195,7 +195,7 @@ impl Engine {
         Step { value: (), wait: self.answered_after(class, end) }
     }
 
-    /// What a completion waits for before it is answered.
+    /// What a completion waits for before its answer.
     pub fn answered_after(&self, class: u8, end: u64) -> Option<Wait> {
         if self.config.syncs_completions() && !broken::is(Broken::AckBeforeSync) {
             return Some(Wait::Durable { group: class, position: end });
@@ -203,7 +203,7 @@ impl Engine {
         (class != MAIN_CLASS).then_some(Wait::Drained { class, position: end })
     }
 
-    /// Appends a frame; what is lacking is to be waited for.
+    /// Appends a frame, or returns the lacking resource to wait for.
     pub fn append(
         &self,
         hash: u64,
@@ -283,7 +283,7 @@ impl Engine {
         Ok(Decided::Fenced)
     }
 
-    /// What a holder's call other than a completion answers when the key is not undecided under
+    /// The answer to a holder's call other than a completion when the key is not undecided under
     /// its token.
     pub fn not_held<T>(&self, shard: &mut Shard, ticket: &Ticket) -> StepResult<T, ClaimError> {
         match self.decided(shard, ticket)? {
@@ -336,7 +336,7 @@ impl Engine {
                 let position = undecided.chain.written_at;
                 return Err(Blocked::Wait(Wait::Durable { group: CLAIMS, position }));
             }
-            // The claim's own promise is for its completion, which may still come.
+            // The claim's own reservation is for its completion, which may still come.
             let bytes = frame.used();
             self.reserve_space(bytes)?;
             let appended = match self.append(hash, class, frame, &draft, now) {
@@ -368,20 +368,20 @@ impl Engine {
         })
     }
 
-    /// Where the answer of a failed holder stands that nobody may see yet.
+    /// The location of a failed holder's answer that must not be seen yet.
     pub fn settling(&self, undecided: &Undecided) -> Option<Location> {
         self.on_its_way(undecided.answer.as_ref()?)
     }
 
-    /// What is waited for until this answer may be told. It may lie in another class than its own,
-    /// where there was no free segment.
+    /// What to wait for until this answer may be seen. It may be in another class than its own, if
+    /// that had no free segment.
     fn settled_at(&self, answer: &Answer) -> Option<Wait> {
         let (class, position) = self.log.position_of(self.on_its_way(answer)?);
         // Frames become durable, and are drained, as a whole.
         self.answered_after(class, position + 1)
     }
 
-    /// Where an answer lies that does not yet survive what the store's durability says it does.
+    /// The location of an answer that does not yet survive what the store's durability promises.
     fn on_its_way(&self, answer: &Answer) -> Option<Location> {
         let (location, epoch) = answer.location?;
         // A living handle keeps its key longer than the segment its answer, which was durable
@@ -434,8 +434,8 @@ impl Engine {
         Ok(Step { value: (), wait })
     }
 
-    /// Makes a key again what the takeover by its present attempt has found. `false`: it was not
-    /// taken over, or it is known already that this attempt counts.
+    /// Restores the state that the takeover by the present attempt has found. `false`: the key was
+    /// not taken over, or this attempt is already known to count.
     pub fn undo_takeover(
         &self,
         shard: &mut Shard,
@@ -458,7 +458,7 @@ impl Engine {
         written.map(|()| true)
     }
 
-    /// The handle of an undecided key will not use its promise.
+    /// Gives back the reservation of an undecided key's handle.
     fn handle_gives_up(&self, undecided: &mut Undecided) {
         if std::mem::replace(&mut undecided.held.holder_lives, false) {
             self.log.shared.space.adjust(Self::promise_of(undecided) as i64);
@@ -508,22 +508,23 @@ impl Engine {
         Ok(())
     }
 
-    /// What the claims file must be durable up to before a key is forgotten: else a loss of power
-    /// could take the present version of its claim and leave one that it has replaced.
+    /// The position up to which the claims file must be durable before a key is forgotten:
+    /// otherwise a loss of power could remove the present version of its claim and leave one that
+    /// it has replaced.
     pub fn unsettled(&self, undecided: &Undecided) -> Option<u64> {
         let position = self.cells.until_settled(&undecided.chain)?;
         (!broken::is(Broken::ForgetUnsettled)).then_some(position)
     }
 
-    /// An undecided key is absent now: its cells are free, those who wait begin again.
+    /// An undecided key is absent now: its cells are free, and its waiters begin again.
     pub fn forgotten(&self, gone: Ended, wakes: &mut WakeList) {
         let _ = self.cells.clear(&gone.chain);
         wakes.add(gone.waiters);
     }
 
-    /// A response must fit what its claim has been promised, and what the store has sizes for: a
-    /// claim of an earlier life may have been promised more than today's options allow. A head
-    /// must fit what is always kept.
+    /// Checks that a response fits the claim's reserve, and the sizes of the store: a claim of an
+    /// earlier life may have reserved more than the present options allow. A head must fit its own
+    /// bound.
     fn check_size(&self, ticket: &Ticket, head: &[u8], body: &[u8]) -> Result<(), ClaimError> {
         if head.len() > HEAD_BYTES_MAX {
             let what = "the head";

@@ -1,5 +1,5 @@
-//! Runs a step to its answer: try, wait for what is lacking, try again, wait until it may be
-//! answered. The only loop there is; blocking and async calls differ in who polls it.
+//! Runs a step to its answer: try, wait for the lacking resource, try again, wait until the answer
+//! may be given. This is the only such loop; blocking and async calls differ in how it is polled.
 
 use crate::{
     engine::{Blocked, Engine, Step, StepResult, Wait},
@@ -47,7 +47,7 @@ struct Drive<T, F> {
     attempt: F,
     /// Lacking: for the next try.
     lacking: Option<Waiting>,
-    /// Taken: its value, and what it waits for before it may be told.
+    /// Taken: its value, and what it waits for before the answer.
     taken: Option<(T, Waiting, Started)>,
 }
 
@@ -126,7 +126,7 @@ pub(crate) fn run<T, E: From<Poisoned> + From<Forked>>(
 ) -> Result<T, E> {
     let Call { span, watch } = call;
     let _in = span.enter();
-    // Where nothing is waited for, nothing of what waiting needs is made.
+    // A call that doesn't wait makes nothing that waiting needs.
     let first = match attempt(engine) {
         Ok(Step { value, wait: None }) => {
             watch.answered(&engine.timings);

@@ -1,5 +1,5 @@
-//! Time passes: leases end, interrupted keys and segments expire, timed waits are over. Nothing
-//! here decides what a caller is answered; every answer compares the deadlines itself.
+//! The effects of time: leases end, interrupted keys and segments expire, timed waits end. No
+//! answer to a caller is decided here; every call compares the deadlines itself.
 
 use crate::{
     claim::Phase, engine::Engine, log::Appender, record::Reason, stats::Count, sync::wait::WakeList,
@@ -21,8 +21,8 @@ impl Engine {
         }
     }
 
-    /// Notes the time, and now and then makes the note durable, so that a clock that is set back
-    /// brings nothing back that has been seen expired.
+    /// Notes the time, and makes the note durable at intervals, so that a clock that is set back
+    /// doesn't bring back a record that was seen expired.
     fn note_time(&self, now: u64) {
         const DURABLE_EVERY_MS: u64 = 60_000;
         let _ = self.cells.note_time(now);
@@ -104,8 +104,8 @@ impl Engine {
                 due = Some(slot.drop_ms());
                 return false;
             }
-            // What it has left leaves the account until the segment is back; nobody may have
-            // been promised it.
+            // Its remaining room leaves the account until the segment is back; none of it may be
+            // reserved.
             lent = (slot.usable(frame_max) - used).max(0);
             let closes = space.reserve(lent as u64);
             if closes {
@@ -139,7 +139,7 @@ impl Engine {
         }
     }
 
-    /// Everything a store without threads has to do by itself.
+    /// Everything that a store without threads has to do by itself.
     pub fn housekeep(&self) -> Result<(), crate::poison::Poisoned> {
         self.expire(self.now());
         if self.config.max_delay_ms().is_some() && !self.closed.load(Ordering::Acquire) {

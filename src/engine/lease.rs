@@ -1,4 +1,4 @@
-//! The holder lives: renew, checkpoint, make the claim durable.
+//! A holder continues: renew, checkpoint, make the claim durable.
 
 use crate::{
     engine::{CLAIMS, Engine, Step, StepResult, Wait},
@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl Engine {
-    /// The lease begins anew. Nothing is written: a crash ends every lease.
+    /// Starts the lease again. Nothing is written: a crash ends every lease.
     pub fn renew(&self, ticket: &Ticket) -> StepResult<(), ClaimError> {
         let [hash, at] = ticket.note;
         let mut shard = self.index.shard(hash);
@@ -18,13 +18,13 @@ impl Engine {
             return self.not_held(&mut shard, ticket);
         };
         undecided.held.renew(undecided.held.lease_ms, now);
-        // It goes on: what it had left when it failed is not its answer any more.
+        // The holder continues: the answer of an earlier failure is not its answer any more.
         undecided.answer = None;
         self.rearm(&mut shard, at as u32, now);
         Ok(Step::now(()))
     }
 
-    /// Records how far the holder got, durable like a completion, for the next holder.
+    /// Stores how far the holder has got, durable like a completion, for the next holder.
     pub fn checkpoint(&self, ticket: &Ticket, bytes: &[u8]) -> StepResult<(), ClaimError> {
         if bytes.len() > CHECKPOINT_BYTES_MAX {
             let (what, limit) = ("the checkpoint", CHECKPOINT_BYTES_MAX);
@@ -57,7 +57,7 @@ impl Engine {
         Ok(Step { value: (), wait })
     }
 
-    /// No attempt before this one had an effect: its key has no history any more.
+    /// No attempt before this one had an effect: removes the key's history.
     pub fn nothing_happened(&self, ticket: &Ticket) -> StepResult<(), ClaimError> {
         let [hash, at] = ticket.note;
         let mut shard = self.index.shard(hash);
@@ -98,7 +98,7 @@ impl Engine {
         Ok(Step { value: (), wait: Some(self.claims_durable()) })
     }
 
-    /// Everything in the claims file by now.
+    /// The wait for everything that is in the claims file by now.
     pub fn claims_durable(&self) -> Wait {
         Wait::Durable { group: CLAIMS, position: self.cells.position() }
     }

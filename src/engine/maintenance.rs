@@ -14,11 +14,11 @@ use crate::{
 };
 use std::{fmt, io, sync::Arc};
 
-/// How soon an expired segment is looked at again whose room is promised to claims.
+/// How soon an expired segment is checked again whose room is reserved for claims.
 const PROMISED_MS: u64 = 1000;
 
-/// Descriptors that are not taken for segments: an opening needs some beside those of the files, and
-/// so does whoever opens the store.
+/// Descriptors that are not used for segments: an opening needs some beside those of the files, and
+/// so does the process that opens the store.
 const DESCRIPTORS_LEFT: u64 = 32;
 
 /// Bytes of footers that are worked through together.
@@ -56,8 +56,8 @@ impl Engine {
         self.starved.load(Ordering::Acquire)
     }
 
-    /// Size of the segment to create next. What the store has doubles with each, up to the size
-    /// of the largest, so that a small store stays small.
+    /// Size of the segment to create next. The total doubles with each, up to the size of the
+    /// largest, so that the first segments are small.
     fn next_segment_bytes(&self) -> Option<u64> {
         let sizes = &self.config.sizes;
         let total: u64 = self.log.slots.iter().map(|slot| slot.bytes).sum();
@@ -67,13 +67,13 @@ impl Engine {
         (bytes >= sizes.segment_min).then_some(bytes)
     }
 
-    /// Provides what is running short: tokens and space. Those who wait look again afterwards.
+    /// Provides what is running short: tokens and space. Waiters look again afterwards.
     pub fn provide_now(&self) {
         let _one = self.keeping.lock();
         if self.closed.load(Ordering::SeqCst) {
             return self.resources.notify();
         }
-        // A failure is in the latch, and whoever waits finds it there.
+        // A failure is in the latch, and waiters find it there.
         let _ = self.raise_tokens();
         let _ = self.prepare_segments();
         self.resources.notify();
@@ -110,7 +110,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Creates segments until there is a free one and as much space as somebody waits for.
+    /// Creates segments until there is a free one and as much space as callers wait for.
     fn prepare_segments(&self) -> Result<(), Poisoned> {
         let wanted = self.wanted_space.swap(0, Ordering::AcqRel) as i64;
         let enough = |space: &crate::log::Space| {
@@ -131,7 +131,7 @@ impl Engine {
                     space.give(slot, usable);
                 }
                 // That the system refuses another file is no failure of the store: it is asked
-                // again whenever somebody asks for space.
+                // again with the next call that needs space.
                 Err(Lack::Segment(lacking)) => {
                     *self.lacking.lock() = Some(lacking.clone());
                     if !self.starved.swap(true, Ordering::AcqRel) {
@@ -184,8 +184,9 @@ impl Engine {
         self.is_starved().then(|| self.lacking.lock().clone())?
     }
 
-    /// A claim or a write is refused for want of a segment. Why, in words, if another segment is
-    /// allowed and it isn't room that the system lacks for it; else the store is full.
+    /// A claim or a write is refused because there is no segment. Returns the system's message, if
+    /// another segment is allowed and the system refuses it for another reason than lack of room;
+    /// otherwise the store is full.
     pub fn refuse_for_space(&self) -> Option<String> {
         self.refused_full();
         let lacking = if self.can_grow() { self.why_starved() } else { None };
@@ -245,7 +246,7 @@ impl Engine {
     /// header of the next epoch, then the pool.
     pub fn sweep_due(&self) -> Result<(), Poisoned> {
         if self.copying.load(Ordering::SeqCst) > 0 {
-            // What is being copied must not be written over. It stays due.
+            // A segment that is being copied must not be overwritten. It stays due.
             return Ok(());
         }
         let mut due = std::mem::take(&mut self.expiring.lock().due);
@@ -268,9 +269,8 @@ impl Engine {
             self.sweep(&slots);
         }
         // A claim that was completed here is cleared in the claims file, perhaps not durably: it
-        // must not come back, now that its completion goes.
-        // Nor a version of it that was replaced: the first sync clears those, the second makes
-        // that durable.
+        // must not come back, now that its completion is removed. Nor must a version of it that was
+        // replaced: the first sync clears those, the second makes that durable.
         let _ = self.cells.note_time(self.now());
         self.cells.touch();
         if !broken::is(Broken::RecycleBeforeClaimsSync) {
@@ -299,7 +299,7 @@ impl Engine {
                 && let Some(slot) = slots.next()
             {
                 let Ok(Some(footer)) = slot.read_footer() else {
-                    // The footer doesn't read: look at every entry there is.
+                    // The footer doesn't read: look at every entry.
                     self.index.shards().for_each(|mut shard| shard.remove_slot(slot.number));
                     continue;
                 };
@@ -328,7 +328,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Closed segments wait for a commit before they get their footer; nobody else may come.
+    /// Closed segments wait for a commit before they get their footer; no caller may come for one.
     fn commit_closed(&self) -> Result<(), Poisoned> {
         for (class, appender) in self.log.appenders() {
             while appender.has_closed() {
@@ -366,8 +366,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Everything is closed in good order: open segments sealed, the reasons of interrupted keys
-    /// and the time written down.
+    /// Closes everything in good order: open segments are sealed, the reasons of interrupted keys
+    /// and the time are stored.
     pub fn close_files(&self) -> Result<(), Poisoned> {
         self.note_interruptions()?;
         for (_, appender) in self.log.appenders() {
@@ -375,8 +375,8 @@ impl Engine {
         }
         self.commit_all()?;
         self.commit_closed()?;
-        // What the commits completed or replaced is cleared now, and they have left their notes;
-        // make that durable too.
+        // Claims that the commits completed or replaced are cleared now, and their notes are
+        // stored; make that durable too.
         let _ = self.cells.note_time(self.now());
         self.cells.touch();
         self.sync_claims()?;
@@ -385,7 +385,7 @@ impl Engine {
         self.write_superblock(|superblock| superblock.closed = true)
     }
 
-    /// Writes down what is known only in memory of interrupted keys: reason and time.
+    /// Stores what is only in memory of interrupted keys: reason and time.
     fn note_interruptions(&self) -> Result<(), Poisoned> {
         let now = self.now();
         for mut shard in self.index.shards() {

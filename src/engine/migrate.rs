@@ -1,8 +1,8 @@
-//! Keys of another store are taken in, with all that is known of them.
+//! Taking in keys of another store, with everything that is known of them.
 //!
-//! Each gets a token of this store's, after this store has been told to give out only tokens that
-//! are higher than all of the other one's: so the tokens of a key rise, whichever store it moves
-//! to and back from, and what either store has kept of it from an earlier stay loses against it.
+//! Each gets a token of this store, after this store has been set to give out only tokens that are
+//! higher than all of the other one's: so the tokens of a key rise, however often it moves between
+//! two stores, and older data of it in either store has a lower token.
 
 use crate::{
     claim::{Held, Phase},
@@ -25,7 +25,7 @@ pub(crate) enum Migrating {
     Undecided(Box<MovedClaim>),
 }
 
-/// An undecided key that nobody holds.
+/// An undecided key that is not held.
 #[derive(Debug)]
 pub(crate) struct MovedClaim {
     pub key: OwnedKey,
@@ -35,7 +35,7 @@ pub(crate) struct MovedClaim {
     pub answer: Option<Arc<[u8]>>,
 }
 
-/// Where an undecided key stands in its new store.
+/// The place of an undecided key in its new store.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Taken {
     pub hash: u64,
@@ -58,7 +58,7 @@ fn shifted(time: u64, shift_ms: i64) -> u64 {
 }
 
 impl Engine {
-    /// Somebody has a key in hand that `wants`, or its end is not durable yet.
+    /// Whether a key that `wants` is held, or its end is not durable yet.
     pub fn is_any_held(&self, wants: impl Fn(KeyRef<'_>) -> bool) -> bool {
         let now = self.now();
         self.index.shards().any(|shard| {
@@ -71,7 +71,7 @@ impl Engine {
         })
     }
 
-    /// The keys of one shard that `wants`. Nobody holds them, and nothing of them is under way.
+    /// The keys of one shard that `wants`. They are not held, and nothing of them is under way.
     pub fn moving_of_shard(
         &self,
         shard: usize,

@@ -1,21 +1,21 @@
-//! What the verbs share.
+//! The state and the types that the engine's steps share.
 //!
 //! **Lock order**: a shard, then the tail of an appender, then its extents; a shard, then the free
 //! cells; a shard, then a group commit's queue. Draining and the disk's turn are taken with no
-//! shard held. No lock of these is held across a sync, and nobody is woken under one. A backup
-//! takes all shards, in their order, after the lock of housekeeping; nobody else takes more than
+//! shard held. No lock of these is held across a sync, and no task is woken under one. A backup
+//! takes all shards, in their order, after the lock of maintenance; no other thread takes more than
 //! one.
 //!
 //! **Visibility**: a record is visible to others when it would survive a loss of power (in
-//! `Buffered`: when it is written). That is a comparison of its location with how far its
-//! segment is durable, made whenever somebody looks; nobody has to publish anything.
+//! `Buffered`: when it is written). That is a comparison of its location with the offset up to
+//! which its segment is durable, made by each reader, so nothing has to be published.
 //!
-//! **One time**: the clock is read under the lock of the key's shard by whoever judges or changes
-//! an undecided key, so that nobody sees a lease running that another has seen pass.
+//! **One time**: a call that judges or changes an undecided key reads the clock under the lock of the
+//! key's shard, so that no caller sees a lease running that another has seen pass.
 //!
 //! **One step**: a completion's fence check, its append and the end of its lease happen under
-//! the lock of the key's shard. An append never waits; when something is lacking the lock is let
-//! go, the lack is waited for, and the step is tried anew from its fence check.
+//! the lock of the key's shard. An append never waits; when a resource is lacking the lock is
+//! released, the resource is waited for, and the step is tried again from its fence check.
 
 pub(crate) mod abandon;
 pub(crate) mod begin;
@@ -69,14 +69,14 @@ use std::{
 /// The group commit of the claims file, beside those of the classes.
 pub(crate) const CLAIMS: u8 = u8::MAX;
 
-/// Options as the verbs need them: milliseconds.
+/// Options as the engine needs them: in milliseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub durability: Durability,
     pub lease_ms: u64,
     pub replay_ms: u64,
     pub remember_ms: u64,
-    /// As said by the options.
+    /// The option itself.
     pub interrupted_ms: Option<u64>,
     pub execution_ms: u64,
     pub max_attempts: u32,
@@ -133,7 +133,7 @@ pub(crate) struct Notifiers {
 }
 
 pub(crate) struct Engine {
-    /// The store's, in all its lives.
+    /// The store's number, the same in all its lives.
     pub id: u64,
     pub config: Config,
     pub time: StoreTime,
@@ -147,7 +147,7 @@ pub(crate) struct Engine {
     pub storage: Arc<dyn Storage>,
     pub superblock: Mutex<(SuperblockFile, Superblock)>,
     pub notifiers: Notifiers,
-    /// Space or tokens came, or could not be had.
+    /// Notified when space or tokens came, or could not be had.
     pub resources: Event,
     /// The last try to prepare a segment failed.
     pub starved: AtomicBool,
@@ -155,7 +155,7 @@ pub(crate) struct Engine {
     pub lacking: Mutex<Option<maintenance::Lacking>>,
     /// Store time since which the store is known to be full; 0 if it isn't.
     pub full_since: AtomicU64,
-    /// Bytes that somebody waits for.
+    /// The most bytes that a caller waits for.
     pub wanted_space: AtomicU64,
     /// Full, durable segments without a footer.
     pub to_seal: Mutex<Vec<Full>>,
@@ -163,28 +163,28 @@ pub(crate) struct Engine {
     pub expiring: Mutex<Expiring>,
     /// Timed waits.
     pub timeouts: Mutex<TimingWheel<Waker>>,
-    /// One housekeeping round at a time.
+    /// One round of maintenance at a time.
     pub keeping: Mutex<()>,
-    /// Backups under way: no segment is recycled meanwhile. Counted up under `keeping`.
+    /// Backups under way, during which no segment is recycled. Counted up under `keeping`.
     pub copying: AtomicU32,
     pub holders: Holders,
     pub shares: shares::Shares,
-    /// A handle of a claim is gone.
+    /// Notified when a handle of a claim is gone.
     pub handle_gone: Event,
     pub draining: AtomicBool,
-    /// Read under a shard's lock by whoever is about to write, so that closing can wait for them
-    /// by taking each lock once.
+    /// Read under a shard's lock by each call that is about to write, so that closing can wait for
+    /// them by taking each lock once.
     pub closed: AtomicBool,
     /// The store's threads are to end.
     pub stop: AtomicBool,
-    /// Those who wait have been told that the store is poisoned.
+    /// The waiters have been woken because the store is poisoned.
     pub told: AtomicBool,
     /// When the time was last noted durably.
     pub time_noted: AtomicU64,
     pub damaged_places: u64,
     /// Claims that were never promised and that the opening has passed over.
     pub torn_claims: u64,
-    /// What the opening took, in milliseconds.
+    /// The duration of the opening, in milliseconds.
     pub recovery_ms: AtomicU64,
 }
 
@@ -259,7 +259,7 @@ impl Engine {
         events::counted(hash, count);
     }
 
-    /// Counts something that may mean money, and tells whoever looks.
+    /// Counts an alarm, and reports it by an event and to the admin service.
     pub fn alarm(&self, count: Count, hash: u64, key: KeyRef<'_>, token: Option<Token>) {
         self.counters.add(hash, count);
         events::alarm(count, hash, token);
@@ -298,7 +298,7 @@ impl Engine {
         Ok(self.poison.check()?)
     }
 
-    /// For how long a key is kept interrupted, given for how long its record would be.
+    /// How long a key is kept interrupted, given how long its record would be kept.
     pub fn interrupted_ms(&self, remember_ms: u64) -> u64 {
         const WEEK_MS: u64 = 7 * 24 * 3_600_000;
         self.config.interrupted_ms.unwrap_or(remember_ms.max(WEEK_MS))
@@ -315,7 +315,7 @@ impl Engine {
         }
     }
 
-    /// Nothing further becomes durable: whoever waits for it is told.
+    /// Nothing further becomes durable: wakes the waiters with the failure.
     pub fn fail_groups(&self) {
         self.log.appenders().for_each(|(_, appender)| {
             appender.group.fail();
@@ -326,7 +326,7 @@ impl Engine {
         self.handle_gone.notify();
     }
 
-    /// Everybody who waits for a key looks at it again.
+    /// Makes every waiter for a key look at it again.
     pub fn wake_waiters(&self) {
         for mut shard in self.index.shards() {
             let mut wakes = WakeList::default();
@@ -339,7 +339,7 @@ impl Engine {
         }
     }
 
-    /// After a failure: whoever waits for what will not come is told, once. With no lock held.
+    /// After a failure: wakes those who wait in vain, once. With no lock held.
     pub fn tell_if_poisoned(&self) {
         if self.poison.check().is_err() && !self.told.swap(true, Ordering::AcqRel) {
             self.fail_groups();
@@ -376,8 +376,8 @@ impl Engine {
         AppenderCommit { engine: self, class }
     }
 
-    /// Takes a segment into use for `class` if a record has found no room. Whether it was so. Under
-    /// the lock of a shard like all that writes to the log, so that whoever closes the store can
+    /// Takes a segment into use for `class` if a record has found no room, and returns whether it
+    /// did. Under the lock of a shard like every write to the log, so that closing the store can
     /// wait for it.
     pub fn roll(&self, class: u8) -> Result<bool, Poisoned> {
         let appender = self.log.appender(class);
@@ -420,7 +420,7 @@ impl Engine {
                     }
                     if !leaves_it {
                         if appender.drain(&self.log.shared)? < position {
-                            // Somebody is in the middle of copying a frame before ours.
+                            // An appender is in the middle of copying a frame before this one.
                             yield_now();
                         }
                     } else if appender.moved.poll_since(since, context).is_pending() {
@@ -443,7 +443,7 @@ impl Engine {
                     };
                 }
                 if !appender.drain_some(&self.log.shared, drained)? {
-                    // Somebody is in the middle of copying the oldest frame: not for long.
+                    // An appender is in the middle of copying the oldest frame: not for long.
                     if caller == Caller::Task {
                         context.waker().wake_by_ref();
                         return Poll::Pending;
@@ -468,7 +468,7 @@ impl Engine {
                 }
                 match self.roll(class)? {
                     true => Poll::Ready(Ok(())),
-                    // Somebody else is at it, and tells.
+                    // Another caller does so, and notifies.
                     false => Poll::Pending,
                 }
             }

@@ -1,10 +1,10 @@
-//! Handles of claims that outlive their store: it was closed while their holders were still at
-//! work. They can write nothing any more, but what they do outside goes on. So their keys are not
-//! taken for abandoned when the store is opened again in the same process, until the handles are
-//! gone.
+//! Handles of claims that outlive their store: it was closed while their holders were still
+//! working. They can write nothing any more, but their effects elsewhere continue. So their keys
+//! don't count as abandoned when the store is opened again in the same process, until the handles
+//! are gone.
 //!
-//! Known to the process and not to the disk: a holder that isn't in this process any more has died
-//! with its own. Only a closing adds to it. Taken under a shard's lock; under it no lock is taken.
+//! Kept in the process and not on the disk: a holder in another process has died with that process.
+//! Only a closing adds to it. Taken under a shard's lock; under it no lock is taken.
 
 use crate::{engine::Engine, spi::Abandon, token::Token};
 use parking_lot::Mutex;
@@ -20,7 +20,7 @@ struct Outlived {
     stores: Mutex<HashMap<u64, Left>>,
 }
 
-/// What is left of one store.
+/// The handles that are left of one store.
 #[derive(Default)]
 struct Left {
     /// The shards of their keys.
@@ -43,8 +43,8 @@ fn outlived() -> Option<&'static Mutex<HashMap<u64, Left>>> {
     (outlived.process == process).then_some(&outlived.stores)
 }
 
-/// `store` is being closed while these handles live, which lie in one shard. Under its lock: a
-/// handle that ends later finds itself here.
+/// Registers the handles of one shard that exist while `store` is being closed. Under the shard's
+/// lock: a handle that ends later finds itself here.
 pub(crate) fn add(store: u64, shard: u64, handles: impl Iterator<Item = Token>) {
     let mut handles = handles.peekable();
     if handles.peek().is_some()
@@ -55,7 +55,7 @@ pub(crate) fn add(store: u64, shard: u64, handles: impl Iterator<Item = Token>) 
     }
 }
 
-/// An opening of `store` that wants to be told of the ends of these handles, if there are any.
+/// Registers an opening of `store` that is notified of the ends of these handles, if there are any.
 pub(crate) fn opened(store: u64, engine: &Arc<Engine>) {
     if let Some(stores) = outlived()
         && let Some(left) = stores.lock().get_mut(&store)
@@ -65,7 +65,7 @@ pub(crate) fn opened(store: u64, engine: &Arc<Engine>) {
     }
 }
 
-/// How many are left of `store`.
+/// How many handles are left of `store`.
 pub(crate) fn count(store: u64) -> u64 {
     let count = |stores: &Mutex<HashMap<u64, Left>>| {
         stores.lock().get(&store).map_or(0, |left| left.handles.len() as u64)
@@ -74,7 +74,7 @@ pub(crate) fn count(store: u64) -> u64 {
 }
 
 /// Whether this handle is left. Asked under the lock of its key's shard by an opening that has
-/// said [`opened`]: so it is either answered no, or told of the end later.
+/// called [`opened`]: so it either gets the answer no, or is notified of the end later.
 pub(crate) fn lives(store: u64, token: Token) -> bool {
     let lives = |stores: &Mutex<HashMap<u64, Left>>| {
         stores.lock().get(&store).is_some_and(|left| left.handles.contains_key(&token))
@@ -106,8 +106,8 @@ pub(crate) fn ended(store: u64, token: Token, how: Abandon) {
     }
 }
 
-/// The engines that tell of a call that came too late: the present openings, or, if there are
-/// none, the closed one.
+/// The engines that report a call that came too late: the present openings, or, if there are none,
+/// the closed one.
 pub(crate) fn tellers(engine: &Engine, token: Token, mut tell: impl FnMut(&Engine)) {
     match openings_of(engine.id, token) {
         Some(openings) if openings.is_empty() => tell(engine),

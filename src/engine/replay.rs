@@ -1,4 +1,4 @@
-//! A stored response is copied out and verified before anyone sees it.
+//! Replays: a stored response is copied out and verified before it is returned.
 //!
 //! Records are read without any lock: the location comes from the index, the bytes are copied,
 //! and the checksum (seeded with the segment's epoch) says whether they are what they should be.
@@ -21,7 +21,7 @@ use crate::{
 };
 use std::time::Duration;
 
-/// What lies at a location.
+/// The content of a location.
 #[derive(Debug)]
 pub(crate) enum Lookup {
     /// This key's record.
@@ -29,7 +29,7 @@ pub(crate) enum Lookup {
     /// A record of this key that has expired.
     Expired,
     OtherKey,
-    /// The index no longer says so.
+    /// The index no longer has this location.
     Gone,
     Damaged,
 }
@@ -53,7 +53,7 @@ impl Engine {
         Self::judge(frame, key, now)
     }
 
-    /// Like [`Engine::look`], by somebody who holds the shard's lock.
+    /// Like [`Engine::look`], for a caller that holds the shard's lock.
     pub fn look_locked(&self, location: Location, key: KeyRef<'_>, now: u64) -> Lookup {
         match self.log.read(location) {
             Some(frame) => Self::judge(frame, key, now),
@@ -79,7 +79,7 @@ impl Engine {
         }
     }
 
-    /// What a completed key answers.
+    /// The answer for a completed key.
     pub fn answer_completed(
         &self,
         begin: &Begin<'_>,

@@ -1,4 +1,4 @@
-//! An operator decides: complete, free or forget a key, under a new token.
+//! Operators' decisions: completing, freeing or forgetting a key, under a new token.
 
 use crate::{
     claim::Phase,
@@ -21,21 +21,22 @@ use crate::{
 };
 use std::time::Duration;
 
-/// What an operator decides of a key.
+/// An operator's decision about a key.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Resolution<'a> {
     /// The operation took effect, and this is its answer. On an absent key: an import, which
     /// needs the fingerprint of the request.
     Complete {
-        /// Of the request; only for an absent key.
+        /// The fingerprint of the request; only for an absent key.
         fingerprint: Option<Fingerprint>,
         /// The answer.
         completion: Completion<'a>,
     },
     /// The operation did not take effect: the key is absent.
     Free,
-    /// As if the key had never been seen. On a completed key this needs force.
+    /// The key is forgotten, as if it had never been used. On a completed key this needs `force`,
+    /// because a retry then executes again.
     Forget,
 }
 
@@ -47,7 +48,7 @@ struct ByOperator<'a> {
     completion: &'a Completion<'a>,
 }
 
-/// What is there to be resolved.
+/// The state that is resolved.
 enum Present {
     Absent,
     Undecided(u32),
@@ -88,7 +89,7 @@ impl Engine {
             }
         }
         match (resolution, present) {
-            // Completing: what becomes of it is known when it is durable.
+            // Completing: its state is known when it is durable.
             (_, Present::Completed(_, location)) if !self.is_visible(location) => {
                 Err(ClaimError::NotApplicable { state: "being completed; ask again" }.into())
             }
@@ -131,7 +132,7 @@ impl Engine {
         }
     }
 
-    /// The token of the last attempt at what is there.
+    /// The token of the last attempt.
     fn token_of(&self, shard: &Shard, present: &Present) -> Option<Token> {
         match present {
             Present::Absent => None,
@@ -238,7 +239,7 @@ impl Engine {
         Ok(step)
     }
 
-    /// Stores a record that no claim has promised space for, for an absent key or in the place of
+    /// Stores a record for which no claim has reserved space, for an absent key or in the place of
     /// an undecided one.
     pub fn put_record(
         &self,
@@ -294,8 +295,7 @@ impl Engine {
         }
     }
 
-    /// The handle of this key, if there still is one, is fenced from now on; its promise goes
-    /// with it.
+    /// The handle of this key, if one exists, is fenced from now on; its reservation ends with it.
     fn supersede(&self, shard: &mut Shard, at: u32) {
         let undecided = shard.undecided.get_mut(at).expect("found under this lock");
         if std::mem::replace(&mut undecided.held.holder_lives, false) {
@@ -312,9 +312,10 @@ impl Engine {
         self.forgotten(gone, wakes);
     }
 
-    /// A completed key is absent as soon as its tombstone is durable, for all who look, and not
-    /// before: else a crash could bring the record back beside a claim that was granted meanwhile.
-    /// A tombstone outlives what it kills. Who forgets the same record again joins.
+    /// A completed key is absent to all callers as soon as its tombstone is durable, and not
+    /// before: otherwise a crash could bring the record back beside a claim that was granted in
+    /// between. A tombstone outlives the record that it ends. Another call that forgets the same
+    /// record joins.
     fn forget(
         &self,
         shard: &mut Shard,
@@ -339,8 +340,8 @@ impl Engine {
         Ok(Step { value: (), wait: Some(wait) })
     }
 
-    /// Appends the tombstone of a record; the caller holds the lock of its shard. It kills what
-    /// has a lower token than its own.
+    /// Appends the tombstone of a record; the caller holds the lock of its shard. It ends records
+    /// that have a lower token than its own.
     pub fn bury(
         &self,
         hash: u64,
@@ -379,7 +380,7 @@ impl Engine {
     }
 
     /// Takes the entries of records out of the index whose tombstones have become durable: of this
-    /// hash, or of all. Whoever looks into a shard for records does this first.
+    /// hash, or of all. Every look for records in a shard begins with this.
     #[inline]
     pub fn end_forgetting(&self, shard: &mut Shard, hash: Option<u64>) {
         if !shard.forgetting.is_empty() {

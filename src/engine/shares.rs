@@ -1,12 +1,12 @@
-//! No scope takes what the others need: of the claims file, of the half of it that interrupted keys
-//! may take, of the space that is promised. A scope may have such a part of what is left as what is
-//! left is of the whole: one that takes all it can ends with 38 of 100; after `n` such scopes, one
-//! after the other, about an `n`th is left for all others.
+//! Bounds for each scope, so that none uses up what the others need: cells of the claims file, the
+//! half of them that interrupted keys may take, and reserved space. A scope's part of the remainder
+//! is at most the remainder's part of the whole: a scope that takes all it can ends with 38 of 100;
+//! after `n` such scopes, one after the other, about an `n`th is left for all others.
 //!
-//! Nothing is counted by scope while there is plenty: whoever claims takes one off a number of
-//! claims that may be granted before anybody looks. When it is used up, the free cells are counted;
-//! if many are in use, all undecided keys are, by their scopes. That is done again when it may have
-//! become wrong, so a claim costs a look at a few dozen keys at the most, on average.
+//! Nothing is counted by scope while there is plenty: each claim takes one off a number of claims
+//! that may be granted before the next check. When it is used up, the free cells are counted; if
+//! many are in use, all undecided keys are counted by their scopes. That is repeated when the
+//! counts may have become wrong, so a claim costs a look at a few dozen keys at most, on average.
 
 use crate::{
     claim::Phase,
@@ -27,7 +27,7 @@ const STALE_MS: u64 = 1000;
 /// What the scopes have.
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
-    /// So many claims may be granted before anybody has to look.
+    /// The number of claims that may be granted before the next check.
     unchecked: AtomicI64,
     census: Mutex<Option<Census>>,
 }
@@ -55,7 +55,7 @@ struct Part {
     interrupted: u64,
     promised: u64,
     granted: u64,
-    /// That it is refused has been told.
+    /// Whether an event has reported that the scope is refused.
     told: bool,
 }
 

@@ -191,7 +191,7 @@ mod loom_tests {
     use super::*;
     use loom::{sync::Arc, thread};
 
-    /// Whoever finds none while the limit is raised is never told that there will be none.
+    /// A caller that finds none while the limit is raised never gets the answer that none are left.
     #[test]
     fn a_limit_that_is_raised_is_not_the_last() {
         loom::model(|| {

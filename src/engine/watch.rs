@@ -1,4 +1,4 @@
-//! Waiting for a key to change, for so long at the most. Timed by the store's clock.
+//! Waiting for a key to change, with a bound. Timed by the store's clock.
 
 use crate::{
     claim::Phase,
@@ -43,8 +43,8 @@ impl Sleep {
         let waker = context.waker().clone();
         {
             let mut timeouts = self.engine.timeouts.lock();
-            // Without a thread that watches the time nobody would ever wake this. Closing sets
-            // `stop` before it takes this lock to wake everyone.
+            // Without a thread that watches the time this would never be woken. Closing sets `stop`
+            // before it takes this lock to wake all.
             let watched = self.engine.notifiers.expire.has_listener()
                 && !self.engine.stop.load(Ordering::SeqCst);
             if self.is_over() || !watched {
@@ -95,7 +95,7 @@ impl Future for Changed {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
         let this = &mut *self;
         if this.engine.check_process().is_err() {
-            // Whoever looks now is told.
+            // A look now shows it.
             return Poll::Ready(true);
         }
         if this.engine.watch(this.key.as_ref(), this.seen, &mut this.watch, context.waker()) {
@@ -115,13 +115,13 @@ impl Drop for Changed {
     }
 }
 
-/// Where somebody who waits for a key is registered.
+/// Where a waiter for a key is registered.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     /// With the undecided key.
     id: Option<u64>,
     /// With the group commit that makes a record of it durable: of which class, at which position.
-    /// The group commit lets go of the waker with that record, and the next one needs it anew.
+    /// The group commit drops the waker with that record, and the next one needs it again.
     in_lane: Option<(u8, u64, Waker)>,
 }
 

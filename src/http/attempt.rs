@@ -1,4 +1,4 @@
-//! What a handler is told of the attempt it runs in.
+//! The attempt that a handler runs in.
 
 use super::executor::BoxFuture;
 use crate::{
@@ -17,7 +17,9 @@ use std::{
     },
 };
 
-/// The attempt that a handler runs in: in the extensions of each covered request.
+/// The attempt that a handler runs in: in the extensions of each covered request. (With
+/// [`optional`](super::IdempotencyLayer::optional) a request without a key isn't covered and has
+/// none.)
 ///
 /// ```
 /// use onlyonce::{ClaimError, http::Attempt};
@@ -43,7 +45,7 @@ struct Inner {
     saved: AtomicBool,
 }
 
-/// What a holder writes while its handler runs.
+/// An operation of a holder whose handler runs.
 enum Note {
     Checkpoint(Vec<u8>),
     EnsureDurable,
@@ -77,40 +79,43 @@ impl Attempt {
         }))
     }
 
-    /// The fencing token. It changes with each attempt.
+    /// Returns the fencing token. It changes with each attempt.
     pub fn token(&self) -> Token {
         self.0.ticket.token
     }
 
-    /// The number of this attempt, from 1.
+    /// Returns the number of this attempt, from 1.
     pub fn number(&self) -> u32 {
         self.0.ticket.attempt
     }
 
-    /// Why the attempt before this one was interrupted; `None` at the first attempt.
+    /// Returns why the attempt before this one was interrupted; `None` at the first attempt.
     pub fn after(&self) -> Option<Reason> {
         self.0.after
     }
 
-    /// The last checkpoint that an earlier attempt saved.
+    /// Returns the last checkpoint that an earlier attempt saved.
     pub fn checkpoint(&self) -> Option<&[u8]> {
         self.0.checkpoint.as_deref()
     }
 
-    /// The key in its scope, as the client sent it.
+    /// Returns the key in its scope, as the client sent it.
     pub fn key(&self) -> &[u8] {
         self.0.ticket.key.key()
     }
 
-    /// An idempotency key for a step of this operation elsewhere: the same at each attempt. See
-    /// [`Claim::derive_key`].
+    /// Returns an idempotency key for a step of this operation elsewhere, the same at each attempt.
+    /// See [`Claim::derive_key`].
     pub fn derive_key(&self, step: &str) -> String {
         derive_key(&self.0.ticket, step)
     }
 
-    /// The transaction of this attempt's claim, when the layer's store is `store` (or a clone):
-    /// what the handler writes there is committed together with its answer. Drop it before the
-    /// handler returns. [`ClaimError::Fenced`] if it is over.
+    /// Returns the transaction of this attempt's claim, if the layer's store is `store` (or a
+    /// clone): the handler's writes there are committed together with its answer. Drop it before
+    /// the handler returns.
+    ///
+    /// # Errors
+    /// [`ClaimError::Fenced`] if the transaction has ended.
     #[cfg(feature = "postgres")]
     pub async fn transaction(
         &self,
@@ -119,20 +124,26 @@ impl Attempt {
         store.transaction(&self.0.ticket).await
     }
 
-    /// Records how far the handler got (at most 4 KiB), for whoever goes on after a crash. From
-    /// then on nothing but a completion or an operator ends the key.
+    /// Stores how far the handler has got (at most 4 KiB), for the next attempt after a crash. From
+    /// then on only a completion or an operator ends the key.
+    ///
+    /// # Errors
+    /// As with [`Claim::save_checkpoint`](crate::Claim::save_checkpoint).
     pub async fn save_checkpoint(&self, bytes: impl Into<Vec<u8>>) -> Result<(), ClaimError> {
         self.0.saved.store(true, Ordering::Release);
         self.write(Note::Checkpoint(bytes.into())).await
     }
 
-    /// Makes the claim survive a loss of power, whatever the store's durability: before the first
-    /// outside effect.
+    /// Makes the claim survive a loss of power, whatever the store's durability. Call it before the
+    /// first outside effect.
+    ///
+    /// # Errors
+    /// As with [`Claim::ensure_durable`](crate::Claim::ensure_durable).
     pub async fn ensure_durable(&self) -> Result<(), ClaimError> {
         self.write(Note::EnsureDurable).await
     }
 
-    /// Whether the key may stay interrupted when this attempt is given back.
+    /// Whether the key may stay interrupted when this attempt is released.
     pub(super) fn leaves_history(&self) -> bool {
         self.0.after.is_some() || self.0.saved.load(Ordering::Acquire)
     }

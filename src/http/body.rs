@@ -1,4 +1,4 @@
-//! The bodies that the layer hands on: to the service inside, and to the client.
+//! The bodies that the layer passes on: to the service inside, and to the client.
 
 use super::budget::Held;
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use std::{
 
 pin_project! {
     /// The body of a request, as the service inside gets it: read already if the request is
-    /// covered, else as it came.
+    /// covered, otherwise as it comes.
     #[derive(Debug)]
     pub struct RequestBody<B> {
         #[pin]
@@ -73,8 +73,8 @@ impl<B: Body<Data = Bytes>> Body for RequestBody<B> {
 }
 
 pin_project! {
-    /// The body of an answer, as the client gets it: from the store, or the service's own, of
-    /// which a part may have been read already.
+    /// The body of an answer, as the client gets it: from the store, or from the service, of which
+    /// a part may have been read already.
     #[derive(Debug)]
     pub struct ResponseBody<B>
     where
@@ -171,8 +171,9 @@ pub(super) enum Read<B: Body> {
     Failed(Bytes, B::Error),
 }
 
-/// Chunks in one piece: the first as it came as long as it is the only one, else all copied, so that
-/// a small chunk doesn't keep the buffer that it was read into, and many cost no more than few.
+/// Chunks in one piece: the first as it came as long as it is the only one, else all copied, so
+/// that a small chunk doesn't keep the buffer that it was read into, and many cost no more than
+/// few.
 #[derive(Default)]
 struct Gathered {
     only: Bytes,

@@ -1,5 +1,5 @@
 //! Bounds on what waits in memory: bytes of request bodies, and requests that wait for one key. No
-//! scope takes what the others need.
+//! scope uses up what the others need.
 
 use crate::key::OwnedKey;
 use parking_lot::Mutex;
@@ -11,8 +11,8 @@ use std::{
     },
 };
 
-/// A body of so many bytes is held whatever the bounds are: as many connections as there are hold no
-/// more than this each.
+/// A body of so many bytes is held whatever the bounds are: as many connections as there are hold
+/// no more than this each.
 pub(super) const SMALL: usize = 4 << 10;
 
 /// How much a scope may have when so much is left of the whole: such a part of what is left as what
@@ -35,7 +35,7 @@ pub(super) struct Budget {
 pub(super) struct Held {
     budget: Arc<Budget>,
     bytes: usize,
-    /// Whose the bytes are, if they are counted so.
+    /// The scope of the bytes, if they are counted by scope.
     scope: Option<Box<[u8]>>,
 }
 
@@ -53,7 +53,7 @@ impl Held {
         Held { budget: budget.clone(), bytes: 0, scope: None }
     }
 
-    /// Holds `bytes` in all, unless that were more than `limit` for all, or more than the share of
+    /// Holds `bytes` in all, unless that is more than `limit` for all, or more than the share of
     /// `scope` if there are others.
     pub fn take(&mut self, bytes: usize, limit: usize, scope: Option<&[u8]>) -> Result<(), Beyond> {
         let more = bytes.saturating_sub(self.bytes);
@@ -112,7 +112,7 @@ impl Budget {
     }
 }
 
-/// Who waits, by key and by scope.
+/// The waiters, by key and by scope.
 #[derive(Debug, Default)]
 pub(super) struct Waiters(Mutex<Waiting>);
 
@@ -123,7 +123,7 @@ struct Waiting {
     all: usize,
 }
 
-/// A place among those who wait for a key, given up when dropped.
+/// A place among the waiters for a key, given up when dropped.
 pub(super) struct Place<'a> {
     waiters: &'a Waiters,
     key: &'a OwnedKey,

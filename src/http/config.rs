@@ -1,4 +1,4 @@
-//! The layer's settings, and what all its services share.
+//! The layer's settings, and the state that all its services share.
 
 use super::{
     budget::{Budget, Places, Waiters},
@@ -105,7 +105,7 @@ impl Config {
         Terms { lease, retention, reserve, keep_alive: true, shared: self.has_scopes() }
     }
 
-    /// Whether there are several scopes, of which none may take what the others need.
+    /// Whether there are several scopes, of which none may use up what the others need.
     pub fn has_scopes(&self) -> bool {
         !matches!(self.scope, KeyScope::Global)
     }
@@ -115,7 +115,7 @@ impl Config {
     }
 }
 
-/// What all services of a layer share.
+/// The state that all services of a layer share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub budget: Arc<Budget>,

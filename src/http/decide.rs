@@ -1,4 +1,4 @@
-//! A request arrives: is it one, and what is its key found to be?
+//! The decision about a request: reads and checks it, claims its key, and says what follows.
 
 use super::{
     body::{Read, ResponseBody, read},
@@ -41,16 +41,16 @@ pub(super) struct Asked {
     pub held: Held,
 }
 
-/// What is to be done about it.
+/// What follows for a request.
 pub(super) enum Decision<S: IdempotencyStore> {
-    /// The handler runs. An earlier holder may have left an answer.
+    /// The handler is executed. An earlier holder may have left an answer.
     Execute(Claim<AsyncStore<S>>, Option<Arc<[u8]>>, Run),
     /// The operation is done.
     Replay(Record),
-    /// It is unknown whether it is; an earlier holder left an answer. If that can't be read, this
-    /// is the trouble.
+    /// It is unknown whether the operation took effect; an earlier holder left an answer. If that
+    /// can't be read, this is the problem.
     Left(Arc<[u8]>, ProblemResponse),
-    /// Nothing runs.
+    /// Nothing is executed.
     Refuse(ProblemResponse),
 }
 
@@ -81,8 +81,8 @@ impl<S: IdempotencyStore> Core<S> {
         }
     }
 
-    /// The whole request. No claim is held meanwhile, and nothing of the service inside; for how long
-    /// and how much is bounded, so a slow client holds nobody up.
+    /// Reads the whole request. No claim is held during that, and nothing of the service inside;
+    /// time and size are bounded, so a slow client delays no others.
     pub async fn read<B: Body<Data = Bytes>>(
         &self,
         key: OwnedKey,
@@ -118,13 +118,13 @@ impl<S: IdempotencyStore> Core<S> {
         }
     }
 
-    /// What `reading` comes to, unless it takes longer than a body may.
+    /// The result of `reading`, unless it takes longer than a body may.
     async fn in_time<T>(
         &self,
         reading: impl Future<Output = Result<T, ProblemResponse>>,
     ) -> Result<T, ProblemResponse> {
         let mut reading = pin!(reading);
-        // Most bodies are there with their heads, and need no timer.
+        // Most bodies come with their heads, and need no timer.
         let mut over: Option<BoxFuture<()>> = None;
         poll_fn(|context| {
             if let Poll::Ready(read) = reading.as_mut().poll(context) {
@@ -145,7 +145,7 @@ impl<S: IdempotencyStore> Core<S> {
         let since = Instant::now();
         let mut begun = self.begin(asked).await;
         let (mut left, mut took) = (None, false);
-        // Another retry may be quicker, again and again: what is left of the wait is waited.
+        // Another retry may be faster, again and again: the rest of the time is waited.
         loop {
             begun = self.wait(asked, begun, since).await;
             let Ok(Begin::Interrupted(stuck)) = begun else { break };
@@ -193,7 +193,7 @@ impl<S: IdempotencyStore> Core<S> {
         }
     }
 
-    /// Waits for a key in flight, if there is time and a place to.
+    /// Waits for a key in flight, if there is time and a place.
     async fn wait(&self, asked: &Asked, begun: Begun<S>, since: Instant) -> Begun<S> {
         let left = self.config.wait.saturating_sub(since.elapsed());
         match begun {

@@ -1,4 +1,4 @@
-//! The layer describes itself, because servers are asked to publish how they treat keys.
+//! The layer's policy as JSON, because the draft asks servers to publish how they treat keys.
 
 use super::{layer::IdempotencyLayer, problem::Problem};
 use crate::{limits::KEY_BYTES_MAX, spi::IdempotencyStore};
@@ -6,9 +6,9 @@ use http::{HeaderName, Method};
 use serde_json::{Value, json};
 
 impl<S: IdempotencyStore> IdempotencyLayer<S> {
-    /// The layer's policy as JSON, for the service's documentation: the key's format, what is
-    /// covered, for how long answers are replayed, what is not. `null` where the store's setting
-    /// holds.
+    /// Returns the layer's policy as JSON, for the service's documentation: the key's format, the
+    /// covered requests, how long answers are replayed, and what is not replayed. `null` where the
+    /// store's setting applies.
     pub fn policy_json(&self) -> String {
         let config = &self.core.config;
         let names = |names: &[HeaderName]| -> Vec<String> {

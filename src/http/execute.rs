@@ -1,4 +1,4 @@
-//! The handler runs under its claim, and its answer is recorded before anybody sees it.
+//! Runs the handler under its claim, and records its answer before the client sees it.
 
 use super::{
     attempt::Attempt,
@@ -33,7 +33,7 @@ use std::{
 };
 use tower_service::Service;
 
-/// Settles if there is something to settle, runs the handler, records what it answered.
+/// Settles if there is something to settle, runs the handler, records its answer.
 pub(super) async fn execute<S, I, B, R>(
     core: Core<S>,
     mut inner: I,
@@ -57,7 +57,8 @@ where
     {
         let request = Request::from_parts(parts.clone(), data.clone());
         claim.settling = true;
-        // What is rare is in a box here and below, so that the future of all others is small.
+        // Rare paths are in a box here and below, so that the future of all other requests is
+        // small.
         match settle(attempt.clone(), request).await {
             Settlement::Happened(answer) => {
                 return Ok(Box::pin(core.settled(key, claim, answer)).await);
@@ -88,7 +89,7 @@ where
             Box::pin(core.errored(&key, claim, verdict, error)).await
         }
         Err(panic) => {
-            // Only a question: the claim is dropped by the panic.
+            // The attempt was only to find out: the claim is dropped by the panic.
             match claim.ensure_durable().await {
                 Err(error) if is_overtaken(&error) => core.overtaken(&claim, &error),
                 _ => {}
@@ -98,7 +99,7 @@ where
     }
 }
 
-/// What a future comes to, or its panic.
+/// The result of a future, or its panic.
 async fn caught<T>(work: impl Future<Output = T>) -> Result<T, Box<dyn Any + Send>> {
     let mut work = pin!(work);
     poll_fn(|context| {
@@ -142,13 +143,13 @@ impl<S: IdempotencyStore> Core<S> {
             done => done,
         };
         match done {
-            // Everybody gets it the same way.
+            // The answer is replayed as for any retry.
             Ok(()) => self.standing(&key, &claim).await,
             Err(error) => self.unrecorded(&key, claim, &error).await,
         }
     }
 
-    /// It can't be told whether an earlier attempt took effect.
+    /// It isn't known whether an earlier attempt took effect.
     async fn unsettled<R: Body<Data = Bytes>>(
         &self,
         key: OwnedKey,
@@ -157,7 +158,7 @@ impl<S: IdempotencyStore> Core<S> {
     ) -> Response<ResponseBody<R>> {
         let why = "it can't be told yet whether an earlier attempt took effect";
         let trouble = Problem::Interrupted.because(why).after(with_jitter(Duration::from_secs(5)));
-        // What was left stays with the key.
+        // The earlier answer stays with the key.
         let _ = claim.undo().await;
         match left {
             Some(answer) => self.replay_left(&key, answer, trouble).await,
@@ -165,7 +166,7 @@ impl<S: IdempotencyStore> Core<S> {
         }
     }
 
-    /// There is no answer to keep; what the client sees is made of the error, further out.
+    /// There is no answer to keep; an outer layer makes the client's answer of the error.
     async fn errored<E, R: Body<Data = Bytes>>(
         &self,
         key: &OwnedKey,
@@ -228,7 +229,7 @@ pub(super) struct Recorder<'a, S> {
     pub head_request: bool,
 }
 
-/// How much of a body is read, and what became of it.
+/// Reads an answer's body up to a bound.
 pub(super) async fn read_answer<R: Body<Data = Bytes>>(body: R, limit: usize) -> Read<R> {
     match read(body, limit, |_| Ok::<(), std::convert::Infallible>(())).await {
         Ok(read) => read,

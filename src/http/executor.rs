@@ -1,12 +1,13 @@
-//! Where handlers run on when their client has gone: whatever spawns futures and knows the time.
+//! The runtime on which handlers continue when their client has gone.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-/// A future in a box.
+/// A boxed future.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Spawns futures and lets time pass. [`TokioExecutor`] is one; the layer needs nothing else of a
-/// runtime. An own one can carry tracing spans and task locals into what it spawns.
+/// Spawns futures and measures time. [`TokioExecutor`] is one; the layer needs nothing else of a
+/// runtime. Another implementation can carry tracing spans and task locals into the futures that it
+/// spawns.
 pub trait Executor: Send + Sync + 'static {
     /// Runs `future` to its end. Called when the client of a running handler has gone.
     fn spawn(&self, future: BoxFuture<()>);
@@ -15,7 +16,7 @@ pub trait Executor: Send + Sync + 'static {
     fn sleep(&self, duration: Duration) -> BoxFuture<()>;
 }
 
-/// Spawns on the tokio runtime that a request was handled in. Outside of any, or when it shuts
+/// Spawns on the tokio runtime in which a request is handled. Outside of any, or when it shuts
 /// down, the handler is dropped and its key interrupted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokioExecutor;

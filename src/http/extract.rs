@@ -1,4 +1,4 @@
-//! Handlers of axum take the [`Attempt`] as an argument.
+//! Extraction of the [`Attempt`] as an argument of axum handlers.
 
 use super::attempt::Attempt;
 use axum::{
@@ -8,7 +8,9 @@ use axum::{
 use http::{StatusCode, request::Parts};
 use std::convert::Infallible;
 
-/// A handler asked for an [`Attempt`], and its request was not covered by the layer.
+/// A handler extracts an [`Attempt`], and its request was not covered by the layer: its route has
+/// no layer, or it has no key where keys are optional. Answered with 500. Extract `Option<Attempt>`
+/// where that may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this request is not covered by an idempotency layer; extract Option<Attempt>")]
 pub struct NoAttempt;

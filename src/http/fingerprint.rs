@@ -1,18 +1,17 @@
-//! Which parts of a request make two requests the same.
+//! The parts of a request that make two requests the same.
 
 use super::canonical;
 use crate::fingerprint::Fingerprint;
 use http::{HeaderMap, HeaderName, Uri, header, request::Parts};
 use std::borrow::Cow;
 
-/// What goes into a request's fingerprint: host, method, path, query, media type, `If-Match`,
-/// `If-None-Match`, body, and what is added here.
+/// The definition of a request's fingerprint: host, method, path, query, media type, `If-Match`,
+/// `If-None-Match`, body, and the parts that are added here.
 ///
-/// Whoever changes the definition of a running service gives the new one another
-/// [`scheme`](Self::scheme) and names the old one with [`or_older`](Self::or_older), so that a
-/// retry that comes across the deployment is still recognised. Keys that
-/// [`Attempt::derive_key`](crate::http::Attempt::derive_key) makes change with the definition, see
-/// [`or_older`](Self::or_older).
+/// A service that changes its definition gives the new one another [`scheme`](Self::scheme) and
+/// names the old one with [`or_older`](Self::or_older), so that a retry across the deployment is
+/// still recognised. The keys that [`Attempt::derive_key`](crate::http::Attempt::derive_key) makes
+/// change with the definition, see [`or_older`](Self::or_older).
 ///
 /// ```
 /// use onlyonce::http::Fingerprints;
@@ -49,7 +48,7 @@ impl Default for Fingerprints {
 }
 
 impl std::fmt::Debug for Fingerprints {
-    /// Never the secret.
+    /// Leaves the secret out.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Fingerprints")
             .field("scheme", &self.scheme)
@@ -65,12 +64,12 @@ impl std::fmt::Debug for Fingerprints {
 }
 
 impl Fingerprints {
-    /// The defaults.
+    /// Returns the default definition.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The number of this definition. Default: 1.
+    /// Sets the number of this definition. Default: 1.
     pub fn scheme(mut self, number: u8) -> Self {
         self.scheme = number;
         self
@@ -83,17 +82,18 @@ impl Fingerprints {
         self
     }
 
-    /// Whether JSON bodies that differ only in white space, in the order of fields or in how
+    /// Sets whether JSON bodies that differ only in white space, in the order of fields or in how
     /// strings are escaped are the same. Numbers are compared as they are written. Default: no.
     pub fn canonical_json(mut self, yes: bool) -> Self {
         self.canonical_json = yes;
         self
     }
 
-    /// Whether the host that the client names (`Host`, or `:authority` of HTTP/2, in any case of its
-    /// letters, with its port) belongs to the request. Default: yes, so that a service for several
-    /// hosts never answers one by another's answer. Leave it out if one service is reached by several
-    /// names or ports and a retry may choose another one, or if a proxy before it changes the name.
+    /// Whether the host that the client names (`Host`, or `:authority` of HTTP/2, in any case of
+    /// its letters, with its port) belongs to the request. Default: yes, so that a service for
+    /// several hosts never answers one by another's answer. Leave it out if one service is reached
+    /// by several names or ports and a retry may choose another one, or if a proxy before it
+    /// changes the name.
     ///
     /// A definition without it is what this library used before it had this part; so a service that
     /// takes it up knows its older keys by
@@ -110,28 +110,27 @@ impl Fingerprints {
         self
     }
 
-    /// Whether the query belongs to the request. Default: yes.
+    /// Sets whether the query is part of the request. Default: yes.
     pub fn query(mut self, yes: bool) -> Self {
         self.query = yes;
         self
     }
 
-    /// More headers that belong to the request's meaning, such as `Accept-Language` or a version.
+    /// Adds headers that are part of the request's meaning, such as `Accept-Language` or a version.
     /// Each named header counts, absent or not, with all its lines in their order.
     pub fn headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.headers.extend(names);
         self
     }
 
-    /// The definition that was used before, with its own scheme's number. May be called for
-    /// several.
+    /// Adds an earlier definition, with its own scheme's number. May be called for several.
     ///
-    /// A key that the store knows keeps the fingerprint it was claimed with, and so its derived
-    /// keys. But one that the store has forgotten (an interrupted key that expired, a claim that a
-    /// loss of power took where claims aren't synced, a restored backup) is claimed by the present
-    /// definition: what was sent elsewhere under
-    /// [`derive_key`](crate::Claim::derive_key) then goes under another key, and is no repetition
-    /// to whoever gets it.
+    /// A key that the store knows keeps the fingerprint with which it was claimed, and so its
+    /// derived keys. But a key that the store has forgotten (an interrupted key that expired, a
+    /// claim that a loss of power removed where claims aren't synced, a restored backup) is claimed
+    /// by the present definition. Its [`derive_key`](crate::Claim::derive_key) is another one then,
+    /// so another service treats the retry as a new operation, and a unique column doesn't refuse
+    /// it.
     pub fn or_older(mut self, older: Fingerprints) -> Self {
         self.older.push(older);
         self

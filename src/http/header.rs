@@ -16,8 +16,8 @@ pub(super) enum BadKey {
 /// The request's key.
 ///
 /// `"8e03978e"` (RFC 9651) and `8e03978e`, which most clients send, are the same key. A string may
-/// have parameters; they mean nothing here. A second line is refused even if it says the same,
-/// because whoever added it may have meant another request.
+/// have parameters; they mean nothing here. A second line is refused even if it has the same key,
+/// because its sender may have meant another request.
 pub(super) fn key(headers: &HeaderMap, name: &HeaderName) -> Result<Vec<u8>, BadKey> {
     let mut lines = headers.get_all(name).iter();
     let line = lines.next().ok_or(BadKey::Missing)?;
@@ -27,7 +27,7 @@ pub(super) fn key(headers: &HeaderMap, name: &HeaderName) -> Result<Vec<u8>, Bad
     parse(line.as_bytes()).map_err(BadKey::Malformed)
 }
 
-/// The key that one line of the header says, or why it says none.
+/// Returns the key of one line of the header, or why the line has none.
 pub(crate) fn parse(line: &[u8]) -> Result<Vec<u8>, &'static str> {
     let line = line.trim_ascii();
     let key = match line.first() {

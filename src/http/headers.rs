@@ -1,9 +1,9 @@
-//! Which headers of an answer are the answer's own and may be said again.
+//! The headers of an answer that may be replayed.
 
 use super::stored::Lines;
 use http::{HeaderMap, HeaderName, header};
 
-/// Hop by hop (RFC 9110, 7.6.1), and what is made anew for each message.
+/// Hop by hop (RFC 9110, 7.6.1), and headers that are made for each message.
 const NEVER: &[&str] = &[
     "connection",
     "keep-alive",

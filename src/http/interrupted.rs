@@ -1,4 +1,4 @@
-//! What is done about a key of which it isn't known whether its operation took effect.
+//! Settings and answers for interrupted keys.
 
 use super::{
     attempt::Attempt,
@@ -10,15 +10,16 @@ use http::{Request, Response};
 use http_body::Body;
 use std::{convert::Infallible, fmt, future::Future, sync::Arc};
 
-/// What a settle function answers: did an earlier attempt take effect?
+/// The answer of a settle function: did an earlier attempt take effect?
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Settlement<B> {
-    /// Yes, and this is its answer: it is stored, and replayed from now on.
+    /// An earlier attempt took effect, and this is its answer: it is stored, and replayed from now
+    /// on.
     Happened(Response<B>),
-    /// No, and it cannot any more: the handler runs.
+    /// No earlier attempt took effect, and none can any more: the handler is executed.
     NothingHappened,
-    /// It can't be told: the key stays interrupted.
+    /// It isn't known: the key stays interrupted.
     Unknown,
 }
 

@@ -41,8 +41,8 @@ impl Config {
         }
     }
 
-    /// What stays of an answer that is not retained: its status, and as many of `names`, or of all
-    /// its headers, as there is room for. `Location` comes first.
+    /// The head that is kept of an answer that is not retained: its status, and `Location`, or as
+    /// many of all its headers as there is room for, `Location` first.
     pub fn pack_head(&self, key: &OwnedKey, head: &Head<'_>, all: bool) -> Vec<u8> {
         let is_location = |line: &(&HeaderName, &HeaderValue)| line.0 == header::LOCATION;
         let location = head.headers.iter().find(|line| is_location(line));
@@ -62,7 +62,8 @@ impl Config {
             })
     }
 
-    /// What [`pack`](Self::pack) made; `None` if these bytes are nothing of it, or can't be opened.
+    /// Reads what [`pack`](Self::pack) made; `None` if these bytes are something else, or can't be
+    /// opened.
     pub fn unpack(&self, key: &OwnedKey, bytes: Bytes) -> Option<Stored> {
         let (kind, sealed, rest) = stored::split(bytes)?;
         if !sealed {

@@ -18,24 +18,40 @@ use std::{
 use tower_layer::Layer;
 
 /// Makes the requests of a service idempotent; see the [module](super). Clones share their bounds
-/// and what [`drain`](Self::drain) waits for.
+/// and the handlers that [`drain`](Self::drain) waits for.
+///
+/// ```
+/// use http::{Request, Response};
+/// use onlyonce::{Store, http::{IdempotencyLayer, KeyScope}};
+/// use tower_layer::Layer;
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path();
+/// let store = Store::open(path).unwrap();
+/// let handler = tower::service_fn(|_: Request<onlyonce::http::RequestBody<String>>| async {
+///     Ok::<_, std::convert::Infallible>(Response::new("order 1".to_owned()))
+/// });
+/// // One scope for all clients; see `KeyScope::by` for one for each account.
+/// let service = IdempotencyLayer::new(store, KeyScope::Global).layer(handler);
+/// # let _ = service;
+/// ```
 #[must_use]
 pub struct IdempotencyLayer<S> {
     pub(super) core: Core<S>,
 }
 
 impl<S: IdempotencyStore> IdempotencyLayer<S> {
-    /// A layer over `store` (an [`AsyncStore`] works as well as what it wraps) for keys in
-    /// `scope`.
+    /// Makes a layer over `store`, which may be a [`Store`](crate::Store) or any backend in an
+    /// [`AsyncStore`], for keys in `scope`. The layer keeps the store open.
     pub fn new(store: impl IntoStore<S>, scope: KeyScope) -> Self {
         let store = store.into_store();
         let config = Arc::new(Config::new(scope));
         IdempotencyLayer { core: Core { store, config, shared: Arc::new(Shared::default()) } }
     }
 
-    /// Starts no more handlers, and waits for those that run, for `at_most`; returns how many
-    /// still do. Replays go on. For an orderly shutdown: first stop accepting, then this, then
-    /// close the store.
+    /// Starts no more handlers, and waits, for `at_most`, for those that run; returns how many
+    /// still do. Replays continue. For an orderly shutdown: first stop accepting connections, then
+    /// call this, then close the store.
     pub async fn drain(&self, at_most: Duration) -> u64 {
         let running = &self.core.shared.running;
         let mut idle: oneshot::Receiver<()> = running.drain();
@@ -51,18 +67,18 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
         running.count()
     }
 
-    /// How many handlers run, those included whose client has gone.
+    /// Returns how many handlers run, including those whose client has gone.
     pub fn running(&self) -> u64 {
         self.core.shared.running.count()
     }
 
-    /// How many bytes of request bodies are held now.
+    /// Returns how many bytes of request bodies are held now.
     pub fn buffered(&self) -> usize {
         self.core.shared.budget.held()
     }
 
-    /// How many handlers ended, in whatever way, after somebody else had ended their key or gone on
-    /// with it. **Each may be an operation that took effect twice.**
+    /// Returns how many handlers ended, in any way, after another attempt or an operator had ended
+    /// their key or taken it over. **Each may be an operation that took effect twice.**
     pub fn double_executions(&self) -> u64 {
         self.core.shared.double_executions.load(Ordering::Relaxed)
     }

@@ -1,10 +1,10 @@
-//! For people and tools who look at what the layer has stored.
+//! Stored answers for operators and tools.
 
 use super::stored::{Kind, decode, encode, prefix, split};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 
-/// An answer that the layer has stored, taken apart.
+/// An answer that the layer has stored, decoded.
 ///
 /// ```
 /// use onlyonce::http::StoredAnswer;
@@ -13,17 +13,17 @@ use http::{HeaderMap, StatusCode, header};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoredAnswer {
-    /// Readable.
+    /// An answer that can be read.
     Open {
-        /// Its status.
+        /// The status.
         status: StatusCode,
         /// The headers that are replayed.
         headers: HeaderMap,
-        /// The body; of a [`StoreReference`](super::StoreReference) what it is found by; empty if
-        /// only the head was kept.
+        /// The body; for a [`StoreReference`](super::StoreReference) the reference; empty if only
+        /// the head was kept.
         body: Bytes,
     },
-    /// Encrypted by a [`Seal`](super::Seal).
+    /// An answer that is encrypted by a [`Seal`](super::Seal).
     Sealed,
 }
 
@@ -40,8 +40,8 @@ impl StoredAnswer {
         Some(StoredAnswer::Open { status: stored.status, headers: stored.headers, body })
     }
 
-    /// An answer as the layer would store it without a seal: the head and the response for the
-    /// completion of a key, by an operator's [`resolve`](crate::Store::resolve).
+    /// Encodes an answer as the layer would store it without a seal. Returns the head and the
+    /// response for the completion of a key, by an operator's [`resolve`](crate::Store::resolve).
     ///
     /// ```
     /// use onlyonce::http::StoredAnswer;

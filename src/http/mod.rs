@@ -1,5 +1,5 @@
 //! A [`tower::Layer`](tower_layer::Layer) that makes the requests of any `http` service
-//! idempotent, as draft-ietf-httpapi-idempotency-key-header-07 has it. Feature `tower`.
+//! idempotent, as draft-ietf-httpapi-idempotency-key-header-07 describes it. Feature `tower`.
 //!
 //! ```
 //! use onlyonce::{Store, http::{IdempotencyLayer, KeyScope}};
@@ -19,7 +19,7 @@
 //! # }
 //! ```
 //!
-//! # Its place
+//! # Its place among other layers
 //!
 //! From the outside in: request id and trace, CORS, compression, the client's time-out,
 //! authentication, rate limit, **idempotency**, handler. In axum by `route_layer`, because
@@ -28,13 +28,13 @@
 //!
 //! # What it promises
 //!
-//! One execution for each key, as far as anybody can promise that; an answer is stored before its
-//! client sees it, and every retry gets it again. What became of an interrupted execution is never
-//! guessed: see [`IdempotencyLayer::settle`]. What it leaves to the service: that effects which may
-//! happen twice after a crash are told apart, by [`Attempt::derive_key`].
+//! One execution for each key, as far as that can be promised; an answer is stored before its
+//! client sees it, and every retry gets it again. The layer never guesses what became of an
+//! interrupted execution: see [`IdempotencyLayer::settle`]. The service must make effects
+//! recognisable that may happen twice after a crash, by [`Attempt::derive_key`].
 //!
-//! When a client goes away, its handler goes on in a task of its own, so that it ends and is
-//! recorded; [`IdempotencyLayer::drain`] waits for those.
+//! When a client goes away, its handler continues in a task of its own, so that it ends and is
+//! recorded; [`IdempotencyLayer::drain`] waits for these.
 
 mod attempt;
 mod body;

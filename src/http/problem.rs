@@ -7,14 +7,14 @@ use http_body::Body;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// What the layer answers when there is no answer of the service's to give. Each has a page in
+/// The layer's own answers, for requests that get none from the service. Each has a page in
 /// `docs/problems/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Problem {
     /// 400: the request has no key and needs one.
     KeyMissing,
-    /// 400: its key is none.
+    /// 400: the request's key is malformed.
     KeyMalformed,
     /// 400: the request's body could not be read to its end.
     BodyUnreadable,
@@ -30,15 +30,16 @@ pub enum Problem {
     Interrupted,
     /// 409: the request took effect, and its answer is not kept.
     NotRetained,
-    /// 500: the service says no scope for this request.
+    /// 500: the service names no scope for this request.
     ScopeMissing,
     /// 500: the request was executed, and its answer could not be recorded.
     NotRecorded,
     /// 500: the store refused the request for good, or its record can't be read.
     Failed,
-    /// 503: the store or the service takes no requests now.
+    /// 503: the store or the service takes no requests now, or the body of a stored answer, which
+    /// the service keeps itself, can't be read now.
     Unavailable,
-    /// 503: too many requests wait.
+    /// 503: as many bytes of requests are held as the layer allows.
     Overloaded,
     /// 429: the principal has its share of what can be unfinished.
     ShareUsed,
@@ -86,12 +87,12 @@ impl Problem {
         (StatusCode::from_u16(status).expect("from the table above"), name, title)
     }
 
-    /// The status it is answered with.
+    /// Returns the status of the answer.
     pub fn status(self) -> StatusCode {
         self.row().0
     }
 
-    /// The last part of its `type`.
+    /// Returns the last part of the `type`.
     pub fn name(self) -> &'static str {
         self.row().1
     }
@@ -122,7 +123,7 @@ impl Problem {
     }
 }
 
-/// A problem with what is to be said of it.
+/// A problem with its details.
 #[derive(Clone, Debug)]
 pub(super) struct ProblemResponse {
     pub problem: Problem,
@@ -134,7 +135,7 @@ pub(super) struct ProblemResponse {
 }
 
 impl ProblemResponse {
-    /// A retry may help, after so long.
+    /// Says that a retry may help after this time.
     pub fn after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self.retryable = true;
@@ -146,7 +147,7 @@ impl ProblemResponse {
         self
     }
 
-    /// As a response. Says in the log what it said to the client, without the key.
+    /// Makes the response, and logs the same details, without the key.
     pub fn answer<B: Body>(self, types: &str) -> Response<ResponseBody<B>> {
         let instance = format!("urn:uuid:{}", uuid());
         let ProblemResponse { problem, detail, retryable, retry_after, original } = self;
@@ -185,8 +186,8 @@ impl ProblemResponse {
     }
 }
 
-/// Between three quarters and five quarters of `wait`, and between 1 and 10 seconds, so that those
-/// who were sent away together don't come back together.
+/// Between three quarters and five quarters of `wait`, and between 1 and 10 seconds, so that
+/// clients that were refused together don't come back together.
 pub(super) fn with_jitter(wait: Duration) -> Duration {
     let share = f64::from(random()[0]) / 255.0;
     wait.mul_f64(0.75 + share / 2.0).clamp(Duration::from_secs(1), Duration::from_secs(10))
@@ -194,7 +195,7 @@ pub(super) fn with_jitter(wait: Duration) -> Duration {
 
 fn random() -> [u8; 16] {
     let mut bytes = [0; 16];
-    // Without randomness the numbers repeat, which harms nobody.
+    // Without randomness the numbers repeat, which does no harm.
     let _ = getrandom::fill(&mut bytes);
     bytes
 }

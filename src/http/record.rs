@@ -1,4 +1,4 @@
-//! What a handler's answer makes of its key.
+//! Recording a handler's answer: what it means for the key.
 
 use super::{
     body::{Read, ResponseBody},
@@ -20,7 +20,7 @@ use http_body::Body;
 type Answer<R> = Response<ResponseBody<R>>;
 
 impl<S: IdempotencyStore> Recorder<'_, S> {
-    /// Records as the verdict says; what comes back is for the client.
+    /// Records the answer as the verdict says, and returns the answer for the client.
     pub async fn record<R: Body<Data = Bytes>>(
         &self,
         claim: Claim<AsyncStore<S>>,
@@ -54,8 +54,8 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         }
     }
 
-    /// The key is free again, and the client hears so by the handler's own `answer`. Where it can't
-    /// be freed, the client hears what it is instead.
+    /// Frees the key, and returns the handler's own `answer`. If the key can't be freed, returns an
+    /// answer with the key's state instead.
     async fn nothing_done<R: Body<Data = Bytes>>(
         &self,
         mut claim: Claim<AsyncStore<S>>,
@@ -79,7 +79,7 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
 
     /// How many bytes of the body there is room for.
     fn room(claim: &Claim<AsyncStore<S>>, head: &Head<'_>) -> usize {
-        // Twice, because `Location` stands in the short head, too.
+        // Twice, because headers may be in the short head, too.
         (claim.ticket().reserve as usize).saturating_sub(2 * stored::head_len(&head.headers) + 8)
     }
 
@@ -132,7 +132,7 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         }
     }
 
-    /// Stores what the service finds the body by.
+    /// Stores the reference by which the service finds the body.
     async fn by_reference<R: Body<Data = Bytes>>(
         &self,
         mut claim: Claim<AsyncStore<S>>,
@@ -174,7 +174,7 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         claim.complete_without_response(&self.core.config.pack_head(self.key, head, true)).await
     }
 
-    /// An answer is sent when it is recorded, and only then.
+    /// Sends an answer only when it is recorded.
     async fn sent<R: Body<Data = Bytes>>(
         &self,
         claim: Claim<AsyncStore<S>>,

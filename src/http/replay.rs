@@ -1,4 +1,4 @@
-//! A stored answer is said again.
+//! Replaying stored answers.
 
 use super::{
     body::ResponseBody,
@@ -96,7 +96,7 @@ impl<S: IdempotencyStore> Core<S> {
         })
     }
 
-    /// What stands for the key of a claim that has ended, by its holder or by somebody else.
+    /// The answer for the key of a claim that has ended, by its holder or otherwise.
     pub async fn standing<R: Body<Data = Bytes>>(
         &self,
         key: &OwnedKey,

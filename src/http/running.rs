@@ -1,4 +1,4 @@
-//! Which executions run, so that a shutdown can wait for those whose client has gone.
+//! The executions that run, so that a shutdown can wait for those whose client has gone.
 
 use futures_channel::oneshot;
 use parking_lot::Mutex;

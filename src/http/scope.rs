@@ -1,4 +1,4 @@
-//! Whose keys these are.
+//! The scope of a request's key.
 
 use crate::key::Scope;
 use http::request::Parts;
@@ -6,14 +6,14 @@ use std::{fmt, sync::Arc};
 
 type Principal = dyn Fn(&Parts) -> Option<Vec<u8>> + Send + Sync;
 
-/// In which name space a request's key lies. There is no default: keys of all clients in one name
-/// space let one client see another's answers.
+/// The name space of a request's key. There is no default: with the keys of all clients in one name
+/// space, one client could see another's answers.
 #[derive(Clone)]
 pub enum KeyScope {
     /// The name space of a principal; see [`KeyScope::by`].
     By(By),
-    /// One name space for all. Right where there is one client, or where keys can't be guessed and
-    /// answers are nobody's secret.
+    /// One name space for all clients. Right if there is one client, or if keys can't be guessed
+    /// and answers are not secret.
     Global,
 }
 
@@ -22,10 +22,10 @@ pub enum KeyScope {
 pub struct By(Arc<Principal>);
 
 impl KeyScope {
-    /// A name space for each principal: the account or tenant that a request acts for, as an outer
-    /// authentication layer has left it in the request's extensions. Not a credential, which may be
-    /// renewed between a request and its retry. `None` is a mistake of the service's and is
-    /// answered by 500; the handler doesn't run.
+    /// Makes a name space for each principal: the account or tenant for which a request acts, as an
+    /// outer authentication layer has put it into the request's extensions. Don't use a credential,
+    /// which may be renewed between a request and its retry. `None` means that the service is
+    /// misconfigured: the request gets 500, and the handler doesn't run.
     ///
     /// ```
     /// use onlyonce::http::KeyScope;

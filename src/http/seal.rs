@@ -1,25 +1,26 @@
-//! Hooks around what is stored: sealed, or kept elsewhere.
+//! Hooks for stored answers: sealing them, or keeping their bodies elsewhere.
 
 use super::executor::BoxFuture;
 use bytes::Bytes;
 use std::{fmt, sync::Arc};
 
-/// Any error.
+/// A boxed error of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Seals answers before they are stored and opens them again, for instance by an AEAD cipher.
-/// Status, headers and body are sealed together. What a seal adds counts towards the bound of the
-/// response.
+/// Status, headers and body are sealed together. The bytes that a seal adds count towards the bound
+/// of the response.
 pub trait Seal: Send + Sync + 'static {
     /// Seals `plain`. `context` names scope and key; a cipher takes it as associated data, so that
-    /// a sealed answer can't be put in another one's place.
+    /// a sealed answer can't be put in the place of another one.
     fn seal(&self, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, BoxError>;
 
     /// Opens what [`seal`](Self::seal) made in the same context.
     fn open(&self, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, BoxError>;
 }
 
-/// In a response's extensions: the service keeps this answer's body itself, under these bytes.
+/// A reference in a response's extensions: the service keeps this answer's body itself, under these
+/// bytes.
 /// Status and headers are stored with them; a replay asks the function given to
 /// [`dereference`](super::IdempotencyLayer::dereference) for the body. The service must keep it for
 /// as long as the answer is replayed.

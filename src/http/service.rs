@@ -1,4 +1,4 @@
-//! The way of a request: in what order it is checked, and where its handler runs.
+//! The path of a request: the order of its checks, and where its handler runs.
 
 use super::{
     attempt::Attempt,
@@ -21,7 +21,7 @@ use std::{
 };
 use tower_service::Service;
 
-/// A service whose retried requests are replayed. Made by
+/// A service whose retried requests get the stored answer. Made by
 /// [`IdempotencyLayer`](super::IdempotencyLayer).
 pub struct Idempotency<S, I> {
     pub(super) core: Core<S>,
@@ -55,8 +55,9 @@ where
     type Error = I::Error;
     type Future = BoxFuture<Result<Response<ResponseBody<R>>, I::Error>>;
 
-    /// Always ready: the service inside is asked when it is to run. Until then a request whose body
-    /// trickles in, one that waits, a replay and a refusal hold nothing of it.
+    /// Always ready: the service inside is polled for readiness when it is about to run. Until then
+    /// a request whose body comes slowly, one that waits, a replay and a refusal hold nothing of
+    /// it.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), I::Error>> {
         Poll::Ready(Ok(()))
     }
@@ -99,7 +100,7 @@ where
     Ok(inner.call(request.map(RequestBody::through)).await?.map(ResponseBody::through))
 }
 
-/// A request that is to take effect once.
+/// Handles a request that takes effect once.
 async fn once<S, I, B, R>(
     core: Core<S>,
     inner: I,
@@ -130,9 +131,8 @@ where
     Detached { work: Some(work), executor: core.config.executor.clone() }.await
 }
 
-/// Work that goes on by itself when nobody waits for it any more. Until then it runs in the task
-/// of its client, which costs nothing; a panic of it is that task's, as it would be without the
-/// layer.
+/// Work that continues by itself when its client's task drops it. Until then it runs in that task,
+/// which costs nothing; a panic of it is that task's, as it would be without the layer.
 struct Detached<T: Send + 'static> {
     work: Option<BoxFuture<T>>,
     executor: Arc<dyn Executor>,
@@ -142,7 +142,7 @@ impl<T: Send + 'static> Future for Detached<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        // If this panics, there is nothing left to go on with.
+        // If this panics, there is nothing left to continue.
         let mut work = self.work.take().expect("polled after it has ended");
         let polled = work.as_mut().poll(context);
         if polled.is_pending() {
@@ -156,7 +156,7 @@ impl<T: Send + 'static> Drop for Detached<T> {
     fn drop(&mut self) {
         if let Some(work) = self.work.take() {
             self.executor.spawn(Box::pin(async {
-                // Nobody takes the answer; the next one who asks finds it in the store.
+                // The answer is dropped; the next retry finds it in the store.
                 drop(work.await);
             }));
         }

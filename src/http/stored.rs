@@ -5,20 +5,20 @@
 //! ```
 //!
 //! Numbers of the header lists are LEB128, the status is little-endian. Names and values are
-//! preceded by their lengths. When sealed, everything after `kind` is the seal's.
+//! preceded by their lengths. When sealed, everything after `kind` is made by the seal.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 const VERSION: u8 = 1;
 
-/// What the body of a stored answer is.
+/// The kind of a stored answer's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
     /// The body itself.
     Whole = 0,
-    /// What the service finds it by.
+    /// The reference by which the service finds it.
     Reference = 1,
     /// Nothing: it was not retained.
     HeadOnly = 2,
@@ -56,7 +56,7 @@ pub(super) fn split(mut bytes: Bytes) -> Option<(Kind, bool, Bytes)> {
     Some((kind, sealed, bytes.split_off(2)))
 }
 
-/// Header lines in their order, where they lie.
+/// Header lines in their order, borrowed.
 pub(super) type Lines<'a> = Vec<(&'a HeaderName, &'a HeaderValue)>;
 
 /// Everything after the prefix, body chunks last.
@@ -140,7 +140,7 @@ impl<'a> Reader<'a> {
 
     fn headers(&mut self) -> Option<HeaderMap> {
         let count = self.number()?;
-        // A line has two bytes at the least.
+        // A line has at least two bytes.
         if count > (self.bytes.len() - self.at) / 2 {
             return None;
         }
@@ -160,8 +160,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Decodes anything; what decodes comes back when it is encoded again, lines and their order too,
-/// and its head is no longer than was reckoned. Whether it decodes.
+/// Decodes any bytes, and checks that the result is the same when it is encoded and decoded again,
+/// lines and their order too, and that its head is no longer than computed. Returns whether the
+/// bytes decode.
 #[cfg(any(test, feature = "__internals"))]
 pub(crate) fn round_trip(bytes: &[u8]) -> bool {
     let Some((kind, false, rest)) = split(Bytes::copy_from_slice(bytes)) else {

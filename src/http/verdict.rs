@@ -1,4 +1,4 @@
-//! What a service's answer says about the operation.
+//! What a service's answer means for the operation.
 
 use super::seal::BoxError;
 use http::{StatusCode, header, response::Parts};
@@ -18,24 +18,27 @@ use tower::load_shed::error::Overloaded;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// The operation is over, and this is its answer: every retry gets it.
+    /// The operation has ended, and this is its answer: every retry gets it.
     Final,
-    /// The operation is over. The answer is this client's only; retries learn that it is done.
+    /// The operation has ended. Only this client gets the answer; retries learn that it is done.
     NotRetained,
-    /// Nothing was done: the key is free again, and a retry executes.
+    /// This attempt did nothing. At a first attempt without a checkpoint the key is free again, and
+    /// a retry executes. Otherwise the key is interrupted, because an earlier attempt may have had
+    /// an effect.
     NothingDone,
-    /// It isn't known whether something was done. The key is interrupted and keeps the answer.
+    /// It isn't known whether the operation took effect. The key is interrupted and keeps the
+    /// answer.
     Unknown,
 }
 
 impl Verdict {
-    /// The verdict on an error of the service: [`NothingDone`](Self::NothingDone) if it, or what it
-    /// was made of, is the [`Overloaded`](tower::load_shed::error::Overloaded) of tower's load
-    /// shedding, which refuses a request before the service behind it has seen it; else
+    /// Returns the verdict on an error of the service: [`NothingDone`](Self::NothingDone) if it, or
+    /// one of its sources, is the [`Overloaded`](tower::load_shed::error::Overloaded) of tower's
+    /// load shedding, which refuses a request before the service behind it has seen it; otherwise
     /// [`Unknown`](Self::Unknown).
     ///
-    /// The layer asks this itself about errors that reach it. Where they are made into responses
-    /// inside of it, as axum wants it, the response brings the verdict:
+    /// The layer uses this for errors that reach it. If errors are made into responses inside of
+    /// it, as with axum, the response must carry the verdict:
     ///
     /// ```
     /// use onlyonce::http::{BoxError, Verdict};
@@ -80,12 +83,12 @@ enum Kind {
 }
 
 impl Policy {
-    /// As Stripe's first API does it: whatever the service answers is the answer, a 500 too.
+    /// Makes the policy of Stripe's v1 API: every answer is final, a 500 too.
     pub fn store_everything() -> Self {
         Policy(Kind::Everything)
     }
 
-    /// As this function says. [`Policy::default`]'s answer for the rest:
+    /// Makes a policy of a function. To use [`Policy::default`] for the rest:
     ///
     /// ```
     /// use onlyonce::http::{Policy, Verdict};
@@ -100,7 +103,7 @@ impl Policy {
         Policy(Kind::By(Arc::new(decide)))
     }
 
-    /// The verdict on an answer with this head.
+    /// Returns the verdict on an answer with this head.
     pub fn verdict(&self, answer: &Parts) -> Verdict {
         match &self.0 {
             Kind::Everything => Verdict::Final,
@@ -119,8 +122,8 @@ impl Policy {
 }
 
 impl Default for Policy {
-    /// 307, 308, 401, 403, 407, 421, 425, 429 and 503 with `Retry-After` did nothing; of 408 and
-    /// of any other 5xx but 501 it isn't known; everything else is final.
+    /// The default policy: 307, 308, 401, 403, 407, 421, 425, 429 and 503 with `Retry-After` did
+    /// nothing; for 408 and any other 5xx but 501 it isn't known; everything else is final.
     fn default() -> Self {
         Policy(Kind::Default)
     }

@@ -1,4 +1,4 @@
-//! The whole dance for one request, so that nobody has to dance it by hand.
+//! A whole request in one call: claim or wait, replay or settle, execute once, store the answer.
 
 use crate::{
     engine::entries::State,
@@ -14,25 +14,25 @@ use crate::{
 };
 use std::{fmt, time::Duration};
 
-/// Did an earlier attempt take effect? What a settle function answers.
+/// The answer of a settle function: did an earlier attempt take effect?
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Settled {
-    /// Yes, and this is its answer: it is stored and replayed.
+    /// An earlier attempt took effect, and this is its answer: it is stored and replayed.
     Happened(Vec<u8>),
-    /// No, and it cannot any more: the work runs.
+    /// No earlier attempt took effect, and none can any more: the work is executed.
     NothingHappened,
-    /// It can't be told: the key stays interrupted as it was. That uses up no attempt; it is tried
+    /// It isn't known: the key stays interrupted as it was. That uses up no attempt; it is tried
     /// again after [`Interrupted::settle_after`].
     Unknown,
 }
 
-/// How work ends that has no answer to store.
+/// The error of work that has no answer to store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkError<E> {
-    /// It did nothing: the attempt is released.
+    /// The work did nothing: the attempt is released.
     NothingDone(E),
-    /// It may have done something: the key is interrupted. What `?` makes of an error.
+    /// The work may have had an effect: the key is interrupted. `?` converts errors to this.
     Unknown(E),
 }
 
@@ -42,17 +42,17 @@ impl<E> From<E> for WorkError<E> {
     }
 }
 
-/// The answer to a request.
+/// The answer to a request that took effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The work ran, and this is what it answered; it is stored.
+    /// The work was executed now, and this is its answer, which is stored.
     Executed(Vec<u8>),
-    /// It had run before.
+    /// The request was executed before, and this is its record.
     Replayed(Record),
 }
 
 impl Outcome {
-    /// The response; `None` if it was not retained.
+    /// Returns the response; `None` if it was not retained.
     pub fn response(&self) -> Option<&[u8]> {
         match self {
             Outcome::Executed(response) => Some(response),
@@ -61,32 +61,33 @@ impl Outcome {
     }
 }
 
-/// Why there is no answer.
+/// Why a request has no answer.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OnceError<S: IdempotencyStore, E> {
     /// The key was used for another request.
     Mismatch,
-    /// Somebody else is still executing it.
+    /// Another caller is still executing the request.
     InFlight {
         /// When to ask again.
         retry_after: Duration,
     },
-    /// It isn't known whether it took effect, and nothing here could tell. What an earlier holder
-    /// left is in it ([`Interrupted::answer`]), and when to ask again
-    /// ([`Interrupted::settle_after`]). `None` if the store could not say what the key is now.
+    /// It isn't known whether the request took effect, and no settle function found out. The value
+    /// has the answer that an earlier holder left ([`Interrupted::answer`]), and when to ask again
+    /// ([`Interrupted::settle_after`]). `None` if the store could not return the key's present
+    /// state.
     Interrupted(Option<Box<Interrupted<S>>>),
-    /// The store has no answer. Nothing ran.
+    /// The store refused the claim. Nothing was executed.
     Begin(BeginError),
     /// The work failed.
     Work(WorkError<E>),
-    /// The work ran, and its response could not be recorded (it was too large, the claim was
-    /// fenced, the store failed): the key is interrupted, or somebody else's, or unknown until the
-    /// store is opened again.
+    /// The work was executed, and its response could not be recorded (it was too large, the claim
+    /// was fenced, the store failed): the key is interrupted, or held or decided by another caller,
+    /// or unknown until the store is opened again.
     NotRecorded {
         /// Why.
         error: ClaimError,
-        /// What the work answered. Don't send it as if it were recorded.
+        /// The answer of the work. Don't send it as if it were recorded.
         response: Vec<u8>,
     },
 }
@@ -115,7 +116,10 @@ where
 {
 }
 
-/// A request that is to take effect once. Made by [`Store::once`] and [`AsyncStore::once`].
+/// A request that takes effect once. Made by [`Store::once`] and [`AsyncStore::once`].
+///
+/// The store keeps the claim for [`execution_limit`](crate::Options::execution_limit) while the
+/// work runs, so a shorter lease has no effect here.
 ///
 /// ```
 /// # use onlyonce::{Fingerprint, KeyRef, OnceError, Outcome, Scope, Settled, Store};
@@ -153,7 +157,7 @@ pub struct NoSettle(());
 
 impl<'a, S: IdempotencyStore> Once<'a, S> {
     pub(crate) fn new(store: S, key: KeyRef<'a>, fingerprint: Fingerprint) -> Self {
-        // The work's own thread or task is what lives; the store renews for it.
+        // The thread or task of the work shows that the holder is alive; the store keeps the claim.
         let terms = Terms { keep_alive: true, ..Terms::default() };
         let (wait, settle) = (Duration::ZERO, NoSettle(()));
         Once { store, key, fingerprint, terms, wait, silent_holders: false, settle }
@@ -187,21 +191,21 @@ impl<'a, S: IdempotencyStore> Once<'a, AsyncStore<S>> {
 }
 
 impl<'a, S: IdempotencyStore, F> Once<'a, S, F> {
-    /// Waits for another execution of the same request, for this long at the most and however
-    /// often it changes hands meanwhile. Timed by the store's clock. Default: not at all.
+    /// Sets how long to wait for another execution of the same request, however often its holder
+    /// changes. Timed by the store's clock. Default: not at all.
     pub fn wait(mut self, at_most: Duration) -> Self {
         self.wait = at_most;
         self
     }
 
-    /// Other terms than the store's.
+    /// Sets other terms than the store's.
     pub fn terms(mut self, terms: Terms) -> Self {
         self.terms = Terms { keep_alive: true, ..terms };
         self
     }
 
-    /// Settles also when the earlier holder is silent but perhaps alive: only if the settle
-    /// function can exclude that it goes on.
+    /// Settles also when the earlier holder is silent but may be alive. Use it only if the settle
+    /// function can exclude that the holder continues.
     pub fn even_if_holder_lives(mut self) -> Self {
         self.silent_holders = true;
         self
@@ -218,7 +222,7 @@ impl<'a, S: IdempotencyStore, F> Once<'a, S, F> {
     }
 }
 
-/// What is to be done next.
+/// The next step of a request.
 enum Next<S: IdempotencyStore, E> {
     Run(Claim<S>),
     Wait(Pending<S>, Duration),
@@ -226,22 +230,22 @@ enum Next<S: IdempotencyStore, E> {
     Done(Result<Outcome, OnceError<S, E>>),
 }
 
-/// The way to a claim or an answer: begin, wait, take over, and, if another caller was quicker,
-/// wait with what is left of the time. The same for blocking and async callers, who differ in how
-/// they wait.
+/// The path to a claim or an answer: begin, wait, take over, and, if another caller was faster,
+/// wait for the rest of the time. The same for blocking and async callers, which differ in how they
+/// wait.
 struct Way {
     /// By the backend's clock.
     until: Duration,
     /// Whether an interrupted key may be taken over to settle it.
     settles: bool,
     silent_holders: bool,
-    /// What was done last. A wait says in flight only when its time is over.
+    /// The last step. A wait returns in flight only when its time is over.
     waited: bool,
     took: bool,
 }
 
 impl Way {
-    /// What a `begin`, a wait or a takeover leads to.
+    /// The step that follows a `begin`, a wait or a takeover.
     fn next<S: IdempotencyStore, E>(&mut self, begin: Begin<S>) -> Next<S, E> {
         match begin {
             Begin::Execute(claim) => Next::Run(claim),
@@ -277,19 +281,19 @@ impl Way {
     }
 }
 
-/// The answer of a settled key, as it was stored by `now` under these terms. Asking the store would
-/// begin: if the record had expired meanwhile, that would claim the key.
+/// The answer of a settled key, as it was stored at `now` under these terms. Asking the store would
+/// begin: if the record had expired by then, that would claim the key.
 fn as_stored(now: Duration, terms: &Terms, token: Token, response: &[u8]) -> Outcome {
     let completed_ms = now.as_millis() as u64;
     let kept = terms.retention.map(|r| r.remember_for.as_millis() as u64);
-    // What the store keeps by itself, it does not tell.
+    // The store's own retention is not known here.
     let expires_ms = kept.map_or(0, |kept| completed_ms.saturating_add(kept));
     Outcome::Replayed(Record::from_parts(token, &[], Some(response), completed_ms, expires_ms))
 }
 
-/// What a key is that could not be settled.
+/// The state of a key that could not be settled.
 enum Parked<S: IdempotencyStore, E> {
-    /// Free after all: its time was over, or an operator was quicker.
+    /// Free after all: its retention has passed, or an operator was faster.
     Granted(Claim<S>),
     Said(Result<Outcome, OnceError<S, E>>),
 }
@@ -347,7 +351,7 @@ impl<F: Settle> Once<'_, Store, F> {
                 Next::Done(answer) => return answer,
             };
         };
-        // A key that has become free meanwhile has a first attempt, and nothing to settle.
+        // A key that has become free in between has a first attempt, and nothing to settle.
         claim.settling = claim.after().is_some();
         match claim.after().and_then(|_| self.settle.settle(&claim)) {
             Some(Settled::Happened(response)) => {
