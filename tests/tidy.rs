@@ -35,6 +35,10 @@ const FILE_LINES_MAX: usize = 600;
 const LINE_BYTES_MAX: usize = 110;
 
 fn sources(under: &str) -> Vec<(PathBuf, String)> {
+    files(under, &["rs"])
+}
+
+fn files(under: &str, extensions: &[&str]) -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(under)];
     while let Some(folder) = folders.pop() {
@@ -42,7 +46,8 @@ fn sources(under: &str) -> Vec<(PathBuf, String)> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
+            } else if path.extension().is_some_and(|e| extensions.iter().any(|wanted| e == *wanted))
+            {
                 let text = fs::read_to_string(&path).unwrap();
                 files.push((path, text));
             }
@@ -178,6 +183,57 @@ fn nothing_is_left_unfinished() {
     }
 }
 
+/// Words and phrases of which CONTRIBUTING.md ("Style, by example") has better ones.
+const REFUSED: [&str; 9] = [
+    "whoever",
+    "nobody",
+    "somebody",
+    "anew",
+    "dear",
+    "at the most",
+    "belongs into",
+    "goes on",
+    "who waits",
+];
+
+/// The words of a text in lower case, with one space around each: comments and documents break a
+/// phrase anywhere. Examples of how not to write ("- no:") are left out.
+fn prose(text: &str) -> String {
+    let mut words = String::from(" ");
+    for line in text.lines().filter(|line| !line.starts_with("- no:")) {
+        let line = line.trim_start().trim_start_matches(['/', '!', '>']);
+        for word in line.split(|c: char| !(c.is_alphanumeric() || c == '_')) {
+            if !word.is_empty() {
+                words += &word.to_lowercase();
+                words.push(' ');
+            }
+        }
+    }
+    words
+}
+
+fn refused(text: &str) -> Vec<&'static str> {
+    let words = prose(text);
+    REFUSED.into_iter().filter(|phrase| words.contains(&format!(" {phrase} "))).collect()
+}
+
+#[test]
+fn prose_is_plain() {
+    let mut texts = files("src", &["rs", "html", "sql"]);
+    texts.extend(files("docs", &["md", "yml"]));
+    for name in ["README.md", "CONTRIBUTING.md"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        let text = fs::read_to_string(&path).unwrap();
+        texts.push((path, text));
+    }
+    let found: Vec<_> = texts
+        .iter()
+        .map(|(path, text)| (path.display(), refused(text)))
+        .filter(|(_, words)| !words.is_empty())
+        .collect();
+    assert!(found.is_empty(), "CONTRIBUTING.md has better words: {found:?}");
+}
+
 /// The checks above can fail.
 #[test]
 fn imports_are_found() {
@@ -194,4 +250,6 @@ fn imports_are_found() {
     assert_eq!(own, "engine/begin");
     assert!(levels()[level].peers);
     assert!(module(&levels(), &["nowhere".to_owned()]).is_none());
+    assert_eq!(refused("/// It goes\n/// on for Somebody.\n- no: anew"), ["somebody", "goes on"]);
+    assert!(refused("nobody_else, endears").is_empty());
 }
