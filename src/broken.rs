@@ -41,7 +41,7 @@ pub(crate) enum Broken {
     LeaseLapsesInCompleting,
     /// An expired key's claim is cleared while what it has replaced may still come back.
     ForgetUnsettled,
-    /// At opening: the next version of a claim, though cells of it may lie on the disk.
+    /// At opening: the next version of a claim, though cells of it may be on the disk.
     ReuseVersions,
 }
 

@@ -48,7 +48,7 @@ impl Fingerprint {
     /// Returns the same bytes with the number of the scheme that made them (0 to 255; 0 by
     /// default).
     ///
-    /// A service that changes what goes into its fingerprints gives the new definition another
+    /// A service that changes the parts of its fingerprints gives the new definition another
     /// number. [`Begin::Mismatch`](crate::Begin::Mismatch) then has the stored scheme, so that a
     /// retry across the deployment can be compared by the older definition. The bytes also go into
     /// [`Claim::derive_key`](crate::Claim::derive_key): a new definition makes other derived keys

@@ -48,7 +48,7 @@
 //! | wait for a key that is in flight | [`Pending::wait`] |
 //! | find out what became of an attempt that died | [`Once::settle`], [`Interrupted`], [`Reason`] |
 //! | await instead of block, on any runtime | [`AsyncStore`] |
-//! | tell requests apart | [`Scope`], [`KeyRef`], [`Fingerprint`] |
+//! | identify requests | [`Scope`], [`KeyRef`], [`Fingerprint`] |
 //! | look at keys | [`Store::entries`], [`Store::get`], [`Entry`] |
 //! | decide about them, as an operator | [`Store::resolve`], [`Resolution`] |
 //! | watch a store | [`Store::stats`], [`Stats`]; features `metrics`, `tracing`, `admin` |

@@ -14,7 +14,7 @@
 //! 88    96         104 108 112
 //! |shift|clock jump| 0 |crc|
 //! ```
-//! All zero in a superblock from before this part was added. Both parts lie within one sector.
+//! All zero in a superblock from before this part was added. Both parts are within one sector.
 
 use crate::{
     broken::{self, Broken},

@@ -485,7 +485,7 @@ impl Cells {
         let word = format::durable_word(self.store, life, class, position);
         let at = format::durable_at(class);
         self.store_word(at, word)?;
-        // Not with the next claim only: if the process dies before that, nothing else tells that
+        // Not with the next claim only: if the process dies before that, nothing else shows that
         // the last records are more than a torn end.
         let written = self.medium.write_through(&*self.file, at, word);
         written.map_err(|error| self.poison.trip("noting what is durable", &error))

@@ -179,7 +179,7 @@ impl Engine {
         Ok(Arc::new(slot))
     }
 
-    /// Why another segment cannot be had, in words, and whether that is for want of room.
+    /// Why another segment cannot be created, as text, and whether that is for lack of room.
     pub fn why_starved(&self) -> Option<Lacking> {
         self.is_starved().then(|| self.lacking.lock().clone())?
     }

@@ -101,7 +101,7 @@ impl Future for Changed {
         if this.engine.watch(this.key.as_ref(), this.seen, &mut this.watch, context.waker()) {
             return Poll::Ready(true);
         }
-        // After registering, so that a failure is either seen here or tells.
+        // After registering, so that a failure is either seen here or notifies.
         if this.engine.poison.check().is_err() {
             return Poll::Ready(false);
         }

@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-/// What the `type` of the layer's own answers starts with, unless told otherwise.
+/// The default start of the `type` of the layer's own answers.
 const PROBLEM_TYPES: &str = "urn:onlyonce:problem:";
 
 #[derive(Clone)]

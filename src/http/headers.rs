@@ -55,7 +55,7 @@ impl Retained {
     }
 
     /// The headers of `all` to be kept, lines and their order included. `Content-Length` stays
-    /// only with an answer that has no body to tell it.
+    /// only with an answer that has no body to show it.
     pub fn of<'a>(&self, all: &'a HeaderMap, bodiless: bool) -> Lines<'a> {
         let named = named_by_connection(all);
         let kept = |(name, _): &(&HeaderName, _)| {

@@ -40,13 +40,13 @@ impl Shard {
         }
     }
 
-    /// Where records that may be this key's lie: usually nowhere, or at one place.
+    /// The locations of records that may be this key's: usually none, or one.
     pub fn candidates(&self, hash: u64) -> impl Iterator<Item = Location> {
         self.of_tag(Tag::of(hash, self.shard_bits))
     }
 
-    /// As `candidates`, for who will read or add an entry: its place is fetched while it is looked
-    /// for. Who finds none and adds none had better not wait for it.
+    /// As `candidates`, for a caller that will read or add an entry: its place is fetched while the
+    /// caller looks for it. A caller that finds and adds none should not wait for that.
     pub fn candidates_and_place(&self, hash: u64) -> impl Iterator<Item = Location> {
         // Nothing depends on the value that is read, so the processor doesn't wait for it.
         black_box(self.nearby(Tag::of(hash, self.shard_bits)));
@@ -87,7 +87,7 @@ impl Shard {
 
     /// Removes those of these that are there.
     pub(super) fn remove_all(&mut self, entries: &[Entry]) {
-        // Where they lie, probably; only to have it in the cache. These reads don't depend on each
+        // Their probable places, only to have them in the cache. These reads don't depend on each
         // other, so the processor waits for many of them at a time; a removal it would wait for.
         let read = entries
             .iter()
@@ -98,7 +98,7 @@ impl Shard {
         });
     }
 
-    /// What lies where an entry of this tag does, or will, probably: to have it in the cache.
+    /// Reads the probable place of an entry of this tag, to have it in the cache.
     #[inline]
     fn nearby(&self, tag: Tag) -> Option<Entry> {
         let mask = self.entries.num_buckets().wrapping_sub(1);

@@ -32,7 +32,7 @@ pub(crate) struct Undecided {
     /// What the takeover by the present attempt found, until it is known that this attempt counts.
     pub before: Option<Box<Before>>,
     pub unsure: Unsure,
-    /// It has been told that no attempts are left.
+    /// Whether an event has reported that no attempts are left.
     pub exhausted: bool,
     pub waiters: Waiters,
     pub timer: Option<TimerId>,
@@ -181,7 +181,7 @@ impl Slab {
         self.places.get_mut(at as usize)?.as_mut()
     }
 
-    /// Takes a key out: the rest of it is dropped where it lies, because moving it would cost
+    /// Takes a key out: the rest of it is dropped in place, because moving it would cost
     /// more than anything else in a completion.
     pub fn end(&mut self, at: u32) -> Option<(Ended, Option<TimerId>)> {
         let place = self.places.get_mut(at as usize)?;

@@ -35,7 +35,7 @@ pub(crate) struct Undecided {
     pub answer: Option<(Arc<[u8]>, u64)>,
 }
 
-/// What lies at a location.
+/// The content of a location.
 pub(super) enum Lies {
     Here(Frame),
     /// The segment has been used again since: what was there had expired.
@@ -57,7 +57,7 @@ impl Inspection {
         }
     }
 
-    /// Where the records of this hash lie.
+    /// The locations of the records of this hash.
     pub(super) fn candidates(&self, hash: u64) -> impl Iterator<Item = Location> + '_ {
         let records = &self.decided.records;
         let from = records.partition_point(|(of, _)| *of < hash);
@@ -229,7 +229,7 @@ impl Inspection {
         Ok(highest)
     }
 
-    /// Whether a decision lies there that doesn't read.
+    /// Whether the location has a decision that doesn't read.
     pub(crate) fn is_lost(&self, slot: u32, offset: u64) -> bool {
         self.decided.lost.contains(&Location::new(slot, offset))
     }

@@ -206,7 +206,7 @@ fn read_ring(
     }
 }
 
-/// A whole file; pieces that can't be read are zeros, and make damage of what lies there.
+/// A whole file; pieces that can't be read are zeros, which are damage there.
 fn read_file(storage: &dyn Storage, name: &str) -> Result<Vec<u8>, OpenError> {
     let file = storage.open(name).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => OpenError::Missing { file: name.into() },

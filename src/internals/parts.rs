@@ -179,7 +179,7 @@ impl Index {
         self.0.shard(hash).insert(hash, Location::from_bits(place));
     }
 
-    /// Where the record of this hash lies: of what looks like it, the first that `is_it`.
+    /// The location of the record of this hash: the first candidate that `is_it`.
     pub fn probe(&self, hash: u64, is_it: impl Fn(u64) -> bool) -> Option<u64> {
         self.0.shard(hash).candidates(hash).map(Location::bits).find(|place| is_it(*place))
     }

@@ -172,7 +172,7 @@ pub(crate) fn claimed_entries(trailer: &[u8; TRAILER_BYTES], seed: Seed) -> Opti
         .then(|| u32::from_le_bytes(trailer[8..12].try_into().unwrap()))
 }
 
-/// A footer whose checksum has passed, and whose entries lie within the data.
+/// A footer whose checksum has passed, and whose entries are within the data.
 #[derive(Debug)]
 pub(crate) struct Footer {
     bytes: Vec<u8>,

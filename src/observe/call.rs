@@ -2,7 +2,7 @@
 
 use super::{Timed, Timings, timings::Started};
 
-/// What goes with a call that may wait. Nothing without the features.
+/// The span and the time of a call that may wait. Nothing without the features.
 pub(crate) struct Call {
     pub span: CallSpan,
     pub watch: Watch,
@@ -21,7 +21,7 @@ pub(crate) struct CallSpan {
     span: Option<Box<tracing::Span>>,
 }
 
-/// Until this goes.
+/// The guard of a span: it is entered until this is dropped.
 #[must_use]
 pub(crate) struct Entered<'a> {
     #[cfg(feature = "tracing")]

@@ -148,7 +148,7 @@ impl ClaimsFile {
 
     /// Makes the file as large as the options want it, if it is smaller: after everything in it
     /// has been written again. Says whether it has become larger. If there is no room, or the
-    /// system refuses it for another reason, it stays as it was, and that is told. Not after a sync
+    /// system refuses it for another reason, it stays as it was, which is reported. Not after a sync
     /// that failed, or a write of the header: then what the file holds is not known.
     pub fn grow(
         &mut self,
@@ -280,7 +280,7 @@ impl Engine {
             let failure = failures.remove(&found.failed_as().get());
             let interrupted = match (&failure, found.interrupted) {
                 (_, Some(noted)) => noted,
-                // Since when isn't known: the holder may have gone on after it had failed, and
+                // Since when isn't known: the holder may have continued after it had failed, and
                 // renewals are not written. From now, then, and noted below.
                 (Some(_), None) => (Reason::Failed, now),
                 (None, None) => (Reason::Crashed, now),

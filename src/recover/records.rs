@@ -27,7 +27,7 @@ use std::{
 pub(super) struct Decisions {
     /// The highest token of a tombstone, of keys that may have a claim.
     pub buried: HashMap<OwnedKey, u64>,
-    /// Where failures of the hashes of claims lie.
+    /// The locations of failures with the hashes of claims.
     failures: Vec<(u64, Location)>,
     /// Locations that don't read, which only salvage passes over.
     pub damaged: u64,
@@ -58,7 +58,7 @@ impl Decisions {
             }
             let Some(frame) = frames.decision(location, &mut self.damaged)? else { continue };
             let (token, at) = (frame.header.token, frame.header.time_ms);
-            // A holder may have failed, gone on, and failed again: the last answer counts.
+            // A holder may have failed, continued, and failed again: the last answer counts.
             let known = failures.get(&token).is_some_and(|(_, known)| *known > at);
             if claims.contains(&(hash, token)) && !known {
                 failures.insert(token, (frame.body().into(), at));
@@ -81,7 +81,7 @@ impl Frames<'_> {
         at.ok().map(|at| &self.segments[at])
     }
 
-    /// The hash that is listed for what lies there.
+    /// The hash that is listed for this location.
     fn hash_at(&self, location: Location) -> Option<u64> {
         let entries = self.segment_of(location)?.entries();
         let at = entries.binary_search_by_key(&location.offset(), |entry| entry.offset);

@@ -54,7 +54,7 @@ struct Open {
     summary: Summary,
     /// Where the bytes begin that aren't proven durable.
     unproven: u64,
-    /// Where the first byte lies that the ring had and the file has not.
+    /// The place of the first byte that the ring had and the file has not.
     merged: u64,
     damaged: bool,
 }

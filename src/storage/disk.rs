@@ -195,7 +195,7 @@ impl Storage for DiskStorage {
             let grown = extend(&file, size, len).map_err(fail);
             let grown = grown.and_then(|()| file.sync_all().map_err(|e| failed_sync(fail(e))));
             if let Err(error) = grown {
-                // What could be allocated goes back, best effort: the caller learns of the first
+                // Allocated blocks are given back, best effort: the caller gets the first
                 // error, and what is behind the old end means nothing.
                 let _ = file.set_len(size);
                 return Err(error);

@@ -237,7 +237,7 @@ impl Region {
         while done < len {
             let at = (from + done) % self.len;
             let first = (len - done).min(self.len - at);
-            // SAFETY: `at` up to `at + first` lies inside the memory that `backing` owns, and so do
+            // SAFETY: `at` up to `at + first` is inside the memory that `backing` owns, and so do
             // its first `len - done - first` bytes, because `len <= self.len`. The kernel reads
             // them as bytes, by itself: no Rust reference to them exists, so a store by another
             // thread at the same time races with nothing that Rust knows of. A page that cannot be

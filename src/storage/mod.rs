@@ -9,7 +9,7 @@
 //!   [`StorageFile::sync`] of that file;
 //! * a file that was created or removed survives a loss of power in that form only after a
 //!   later, successful [`Storage::sync_dir`];
-//! * a sector of 512 bytes that is being written when the power goes holds its old or its new
+//! * a sector of 512 bytes that is being written when the power fails holds its old or its new
 //!   bytes, never a mixture;
 //! * after a failed sync nothing is known about the bytes written since the last successful one:
 //!   the disk may hold them or not, and a later successful sync does not mean that it does.

@@ -1,7 +1,7 @@
 //! Storage in memory that keeps exactly the promises of a disk, and breaks all others.
 //!
 //! A [`SimStorage`] behaves like a file system whose page cache and platter are kept apart.
-//! It loses power, keeps of everything unsynced what a seed decides, fails any call it is told to
+//! It loses power, keeps of everything unsynced what a seed decides, fails any call that a test names
 //! fail, runs full, and is damaged at will. The same seed and the same calls give the same disk.
 //!
 //! ```
@@ -89,7 +89,7 @@ impl SimStorage {
         SimStorage { disk: Arc::new(Disk { state: Mutex::new(state), seed }) }
     }
 
-    /// The power goes. Returns a new disk with what the platter holds: all that was synced, and
+    /// Cuts the power. Returns a new disk with the content of the platter: all that was synced, and
     /// of the rest, sector by sector and name by name, old, new or something in between. Every
     /// later call on this one fails and its lock is gone.
     ///

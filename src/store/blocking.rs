@@ -175,7 +175,7 @@ impl Claim<Store> {
     ///
     /// # Errors
     /// As with [`save_checkpoint`](Self::save_checkpoint); and
-    /// [`NotApplicable`](ClaimError::NotApplicable) where the claim lies in a transaction of
+    /// [`NotApplicable`](ClaimError::NotApplicable) where the claim is in a transaction of
     /// PostgreSQL.
     pub fn nothing_happened(&mut self) -> Result<(), ClaimError> {
         self.store.write_blocking(self.ticket(), ClaimOp::NothingHappened)?;

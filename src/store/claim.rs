@@ -137,7 +137,7 @@ impl<S: IdempotencyStore> Claim<S> {
     }
 }
 
-/// Whether the work may run after [`Claim::nothing_happened`]. A claim whose history stays, for want
+/// Whether the work may run after [`Claim::nothing_happened`]. A claim whose history stays, for lack
 /// of room or because its store has no such thing, is held all the same; its release leaves the key
 /// interrupted.
 pub(crate) fn held_anyway(cleared: Result<(), ClaimError>) -> Result<(), BeginError> {

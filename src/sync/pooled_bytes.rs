@@ -105,7 +105,7 @@ mod tests {
     proptest! {
         #[test]
         fn nobody_sees_anothers_bytes(steps in prop::collection::vec((0..5_usize, 0..3000_usize), 1..60)) {
-            // Some are kept, some cloned, some let go here or on another thread.
+            // Some are kept, some cloned, some dropped here or on another thread.
             let mut held: Vec<(Copied, Vec<u8>)> = Vec::new();
             for (n, (what, len)) in steps.into_iter().enumerate() {
                 match what {

@@ -138,7 +138,7 @@ impl<T> TimingWheel<T> {
             return;
         };
         // The highest digit that changes. Every slot below it is passed as a whole, and on its
-        // own level those before the new digit; timers above it still lie where they belong.
+        // own level those before the new digit; timers above it are still in the right slots.
         let top = level(self.elapsed, now);
         for level in 0..top {
             pending.drain(level, u64::MAX, fired);
@@ -234,7 +234,7 @@ impl<T> Pending<T> {
     /// Adds a node to the list in which its deadline belongs at the time `elapsed`.
     fn link(&mut self, index: u32, elapsed: u64) {
         let node = &mut self.nodes[index as usize];
-        // What is overdue lies in the slot of the current tick.
+        // Overdue timers are in the slot of the current tick.
         let deadline = node.deadline.max(elapsed);
         let level = level(elapsed, deadline);
         let slot = digit(deadline, level);

@@ -21,7 +21,7 @@ const RESPONSE: usize = 1024;
 /// Keys that are replayed.
 const KEYS: u64 = 10_000;
 
-/// A directory that goes when this is dropped.
+/// A directory that is removed when this is dropped.
 struct Workplace(PathBuf);
 
 impl Drop for Workplace {

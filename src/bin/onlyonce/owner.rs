@@ -7,7 +7,7 @@ use std::{path::Path, time::Duration};
 const MIB: u64 = 1 << 20;
 
 /// Opens a store that is there, in a way that changes nothing besides what is asked for: no
-/// interrupted key is let go because the defaults keep it for less time than its service does, no
+/// interrupted key is forgotten because the defaults keep it for less time than its service does, no
 /// clock is believed that its service would not believe, and the store grows by no more than `room`.
 pub fn open(info: &Info, room: u64, durability: Durability) -> Result<Store, Failure> {
     open_at(info, room, durability, AcceptClock::No)

@@ -91,7 +91,7 @@ impl Target {
         })
     }
 
-    /// Why it would be left alone, as far as it can be told before it is tried.
+    /// Why the key would be left alone, as far as that is known before the try.
     fn refused(&self, how: &How) -> Option<&'static str> {
         let undecided = self.state != Wanted::Completed;
         match how {
@@ -347,7 +347,7 @@ pub fn run_at(service: &Remote, args: &ResolveMany, out: &mut Out) -> Result<(),
     report(plan, &outcomes, &args.how, out)
 }
 
-/// Does something for each, on some threads, and tells how far it is.
+/// Does something for each, on several threads, and shows the progress.
 fn decide_all<T: Sync, R: Send>(
     all: &[T],
     threads: usize,

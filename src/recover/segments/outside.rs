@@ -48,7 +48,7 @@ impl Reader<'_> {
 
 impl Open {
     /// A segment that grows while it is read may show later frames and not yet earlier ones. All
-    /// that lies before what was seen once is there when it is read again.
+    /// that is before the end that was seen once is there when it is read again.
     fn read_again(&mut self, slot: &Slot) -> Result<(), OpenError> {
         let seen = self.scan(slot).end as usize;
         let name = file_name(slot.number);
@@ -81,7 +81,7 @@ pub(crate) enum Until {
     Free,
     /// All that its footer lists.
     Sealed,
-    /// What lies before this offset.
+    /// The bytes before this offset.
     Offset(u64),
 }
 
