@@ -22,7 +22,8 @@ const LIMIT: u64 = 1000;
 /// The number of bytes of an answer that are shown.
 const SHOWN_BYTES: usize = 64 << 10;
 
-/// `GET api/keys`, page by page: undecided keys by age, oldest first; completed ones in the order of the index.
+/// `GET api/keys`, page by page: undecided keys by age, oldest first; completed ones in the order
+/// of the index.
 pub(super) fn list(store: &Store, asked: &str) -> Result<Value, Refusal> {
     let state = query::get(asked, "state")?.unwrap_or_else(|| "undecided".into());
     let wanted = Wanted {
