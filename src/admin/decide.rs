@@ -5,8 +5,8 @@ use super::{
     keys::{bytes_of, key_of},
 };
 use crate::{
-    engine::resolve::Resolution, error::ClaimError, http::StoredAnswer, spi::Completion,
-    store::Store, token::Token,
+    engine::entries::State, engine::resolve::Resolution, error::ClaimError, http::StoredAnswer,
+    spi::Completion, store::Store, token::Token,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
@@ -45,6 +45,11 @@ pub(super) fn resolve(store: &Store, content: &[u8]) -> Result<Value, Refusal> {
         "forget" => Resolution::Forget,
         "complete" => {
             let answer = answer?;
+            if let Ok(Some(entry)) = store.get(key.as_ref())
+                && !matches!(entry.state, State::Completed(_))
+            {
+                answer.fits(StoredAnswer::is_of(&entry))?;
+            }
             let (head, response) = (&answer.head, Some(&*answer.response));
             let completion = Completion { head, response, ..Completion::default() };
             let done = Resolution::Complete { fingerprint: None, completion };
@@ -81,6 +86,12 @@ fn decided(result: Result<(), ClaimError>) -> Result<Value, Refusal> {
 struct Answer {
     head: Vec<u8>,
     response: Vec<u8>,
+    /// Given as an HTTP answer.
+    http: bool,
+    /// Something that the HTTP layer can read.
+    stored: bool,
+    /// What the operator says of the key's answers.
+    layer: Option<bool>,
 }
 
 impl Answer {
@@ -88,9 +99,17 @@ impl Answer {
     /// HTTP layer replays.
     fn of(value: &Value) -> Result<Self, Refusal> {
         let body = bytes_of(text(value, "text")?, "answer")?;
+        let layer = match &value["layer"] {
+            Value::Null => None,
+            layer if layer == "http" => Some(true),
+            layer if layer == "own" => Some(false),
+            _ => return Err(Refusal::bad("answer.layer must be http or own")),
+        };
         let http = &value["http"];
         if http.is_null() {
-            return Ok(Answer { head: Vec::new(), response: body });
+            // What a look-up has given may come back as it is.
+            let stored = StoredAnswer::read(&body).is_some();
+            return Ok(Answer { head: Vec::new(), response: body, http: false, stored, layer });
         }
         let status = http["status"].as_u64().and_then(|status| u16::try_from(status).ok());
         let status = status.and_then(|status| StatusCode::from_u16(status).ok());
@@ -101,8 +120,28 @@ impl Answer {
                 .ok_or_else(|| Refusal::bad(format!("http.headers: {line} is not a header")))?;
             headers.append(name, value);
         }
+        if let Some(why) = StoredAnswer::unfit(status, &headers, &body) {
+            return Err(Refusal::bad(format!("this answer can't be replayed: {why}")));
+        }
         let (head, response) = StoredAnswer::pack(status, &headers, &body);
-        Ok(Answer { head, response })
+        Ok(Answer { head, response, http: true, stored: true, layer })
+    }
+
+    /// Whether those who ask for the key could read it. Else each retry would fail, for good.
+    fn fits(&self, http: bool) -> Result<(), Refusal> {
+        let why = match self.layer.unwrap_or(http) {
+            true if !self.stored => {
+                "the key's answers are the HTTP layer's, which can't replay these bytes: every retry \
+                 would get a 500; add \"http\" with a status (or \"layer\": \"own\", if the service \
+                 has its own code for them)"
+            }
+            false if self.http => {
+                "the key's answers are read by the service's own code, and not by the HTTP layer: \
+                 leave out \"http\" (or add \"layer\": \"http\", if the layer has scheme 0)"
+            }
+            _ => return Ok(()),
+        };
+        Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, why))
     }
 }
 

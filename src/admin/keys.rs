@@ -187,6 +187,11 @@ fn base(store: &Store, entry: &Entry, now_ms: u64) -> Value {
         }
         State::Completed(_) => ("completed", None, None),
     };
+    let layer = match (&entry.state, StoredAnswer::is_of(entry)) {
+        (State::Completed(_), _) => None,
+        (_, true) => Some("http"),
+        (_, false) => Some("own"),
+    };
     json!({
         "scope": names::of_scope(entry.key.scope()),
         "key": names::of_key(entry.key.key()),
@@ -198,6 +203,7 @@ fn base(store: &Store, entry: &Entry, now_ms: u64) -> Value {
         "attempts": entry.attempts,
         "reason": reason,
         "holder_gone": holder_gone,
+        "layer": layer,
     })
 }
 

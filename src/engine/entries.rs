@@ -5,6 +5,7 @@ use crate::{
     engine::Engine,
     engine::replay::{Lookup, record_of},
     error::BeginError,
+    fingerprint::Fingerprint,
     index::Undecided,
     key::{KeyRef, OwnedKey},
     location::Location,
@@ -20,6 +21,8 @@ use std::{sync::Arc, time::Duration};
 pub struct Entry {
     /// The key and its scope.
     pub key: OwnedKey,
+    /// Of the request that claimed the key first.
+    pub fingerprint: Fingerprint,
     /// The token of its last attempt.
     pub token: Token,
     /// Attempts made; 0 if an operator decided without one.
@@ -146,20 +149,21 @@ impl Engine {
             },
         };
         let key = undecided.key.clone();
-        Some(Entry { key, token: held.token, attempts: held.attempt, state })
+        let (fingerprint, token, attempts) = (held.fingerprint, held.token, held.attempt);
+        Some(Entry { key, fingerprint, token, attempts, state })
     }
 
     /// A record that isn't visible yet is in flight to others.
     fn completed_entry(&self, frame: Frame, location: Location, now: u64) -> Entry {
         let key = frame.key().owned();
         let token = Token::new(frame.header.token).expect("checked when it was read");
-        let attempts = frame.header.attempt;
+        let (fingerprint, attempts) = (frame.header.fingerprint, frame.header.attempt);
         let state = if self.is_visible(location) {
             State::Completed(record_of(frame, now, self.time.shift_ms))
         } else {
             State::InFlight { running_for: Duration::ZERO, checkpoint: None }
         };
-        Entry { key, token, attempts, state }
+        Entry { key, fingerprint, token, attempts, state }
     }
 
     /// The undecided keys of one shard that `filter` wants, as of one moment. Reads no log: what

@@ -69,7 +69,8 @@ impl Fingerprints {
         Self::default()
     }
 
-    /// Sets the number of this definition. Default: 1.
+    /// Sets the number of this definition. Default: 1. Operators' tools take a key with the number 0
+    /// for one of a service without the layer, so 0 is better left to those.
     pub fn scheme(mut self, number: u8) -> Self {
         self.scheme = number;
         self

@@ -8,11 +8,11 @@ const NEVER: &[&str] = &[
     "connection",
     "keep-alive",
     "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authentication-info",
     "te",
     "transfer-encoding",
     "upgrade",
+    "proxy-authenticate",
+    "proxy-authentication-info",
     "set-cookie",
     "set-cookie2",
     "date",
@@ -35,6 +35,12 @@ const NEVER: &[&str] = &[
 
 /// Families of them.
 const NEVER_PREFIXES: &[&str] = &["access-control-", "ratelimit-", "x-ratelimit-", "x-rate-limit-"];
+
+/// Whether a header describes one message on one connection: an answer that repeats it is broken.
+pub(super) fn is_of_the_message(name: &HeaderName) -> bool {
+    const HOP: usize = 6;
+    *name == header::CONTENT_LENGTH || NEVER[..HOP].contains(&name.as_str())
+}
 
 /// Which headers a replay doesn't repeat.
 #[derive(Clone, Debug, Default)]

@@ -65,9 +65,14 @@ impl Config {
     /// Reads what [`pack`](Self::pack) made; `None` if these bytes are something else, or can't be
     /// opened.
     pub fn unpack(&self, key: &OwnedKey, bytes: Bytes) -> Option<Stored> {
-        let (kind, sealed, rest) = stored::split(bytes)?;
+        if bytes.is_empty() {
+            return None;
+        }
+        let Some((kind, sealed, rest)) = stored::split(bytes) else {
+            return strange();
+        };
         if !sealed {
-            return stored::decode(kind, rest);
+            return stored::decode(kind, rest).or_else(strange);
         }
         let opened = self.seal.as_ref()?.open(&context(key), &rest);
         match opened {
@@ -78,6 +83,16 @@ impl Config {
             }
         }
     }
+}
+
+/// Bytes that the layer has not written.
+#[cold]
+fn strange<T>() -> Option<T> {
+    tracing::error!(
+        "what the store has as this key's answer is not one of the HTTP layer's: a service without \
+         the layer, or an operator without a status, has completed the key; it can't be replayed"
+    );
+    None
 }
 
 /// As many whole headers as take at most `room` bytes.

@@ -1,6 +1,8 @@
 //! Stored answers for operators and tools.
 
+use super::headers::is_of_the_message;
 use super::stored::{Kind, decode, encode, prefix, split};
+use crate::engine::entries::{Entry, State};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 
@@ -38,6 +40,36 @@ impl StoredAnswer {
         let stored = decode(kind, rest)?;
         let body = if kind == Kind::HeadOnly { Bytes::new() } else { stored.body };
         Some(StoredAnswer::Open { status: stored.status, headers: stored.headers, body })
+    }
+
+    /// Returns whether the answers of a key are the layer's, as far as it can be told: by what its
+    /// record or its failed holder has left, else by the number of its fingerprint's scheme. That
+    /// is 0 where a service without the layer has not set it, and 1 where the layer's was not
+    /// [set](super::Fingerprints::scheme).
+    pub fn is_of(entry: &Entry) -> bool {
+        let left = match &entry.state {
+            State::Completed(record) => record.response().unwrap_or(record.head()),
+            State::Interrupted { answer: Some(answer), .. } => answer,
+            _ => &[],
+        };
+        match left.is_empty() {
+            true => entry.fingerprint.scheme() != 0,
+            false => Self::read(left).is_some(),
+        }
+    }
+
+    /// Returns why an answer like this can't be sent again as it is; `None` if it can.
+    pub fn unfit(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<&'static str> {
+        if status.is_informational() {
+            return Some("a status below 200 is not the end of an answer");
+        }
+        if matches!(status.as_u16(), 204 | 205 | 304) && !body.is_empty() {
+            return Some("an answer with this status has no body");
+        }
+        let own = headers.keys().any(is_of_the_message);
+        own.then_some(
+            "a header of the connection, or of the body's length, is made for each answer",
+        )
     }
 
     /// Encodes an answer as the layer would store it without a seal. Returns the head and the

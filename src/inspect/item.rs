@@ -101,6 +101,7 @@ impl Inspection {
         };
         let entry = Entry {
             key: frame.key().owned(),
+            fingerprint: header.fingerprint,
             token: Token::new(header.token)?,
             attempts: header.attempt,
             state: State::Completed(record_of(frame, self.now_ms, self.superblock.shift_ms)),
@@ -125,8 +126,13 @@ impl Inspection {
                 checkpoint,
             },
         };
-        let entry =
-            Entry { key: found.key.clone(), token: found.token, attempts: found.attempt, state };
+        let entry = Entry {
+            key: found.key.clone(),
+            fingerprint: found.fingerprint,
+            token: found.token,
+            attempts: found.attempt,
+            state,
+        };
         let retention = Retention {
             replay_for: Duration::from_millis(found.replay_ms),
             remember_for: Duration::from_millis(found.remember_ms),

@@ -256,6 +256,7 @@ fn page(rows: &[tokio_postgres::Row], filter: &Filter, most: i64) -> Result<Page
 fn entry(row: Row, key: OwnedKey) -> Option<Entry> {
     let token = row.token()?;
     let attempts = u32::try_from(row.attempt).unwrap_or(0);
+    let fingerprint = row.fingerprint();
     let at = |ms: i64| u64::try_from(ms).unwrap_or(0);
     let state = match row.says() {
         RowState::Absent => return None,
@@ -272,5 +273,5 @@ fn entry(row: Row, key: OwnedKey) -> Option<Entry> {
             answer: row.response.map(Arc::from),
         },
     };
-    Some(Entry { key, token, attempts, state })
+    Some(Entry { key, fingerprint, token, attempts, state })
 }

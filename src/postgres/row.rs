@@ -195,6 +195,12 @@ impl Row {
         Some(Grant { ticket, checkpoint: self.checkpoint.map(Arc::from), after })
     }
 
+    /// Of the request that claimed the key first.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let (scheme, rest) = self.fingerprint.split_first().unwrap_or((&0, &[]));
+        Fingerprint::from_bytes(rest.try_into().unwrap_or_default()).with_scheme(*scheme)
+    }
+
     /// What a caller that asks for the key gets; `None`: the key is absent.
     pub fn found(self, request: &Request, owner: Owner) -> Option<Found> {
         let says = self.says();

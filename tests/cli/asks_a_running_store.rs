@@ -126,6 +126,8 @@ fn an_answer_for_the_http_layer() {
     use onlyonce::http::StoredAnswer;
     let running = Running::new();
     let how = ["complete", "--status", "201", "--header", "Location: /orders/1", "--response", "1"];
+    // Its fingerprint has scheme 0.
+    let how = [&how[..], &["--layer", "http"]].concat();
     running.run(&[&["resolve", SCOPE, "stuck"], &how[..]].concat()).ok();
     let Begin::Replay(record) = running.ask("stuck") else { panic!("no record") };
     let stored = StoredAnswer::read(record.response().unwrap());

@@ -1,6 +1,6 @@
 //! `get` takes apart what the HTTP layer has stored.
 
-use crate::command::{options, path, run};
+use crate::command::{SCOPE, filled, options, path, print, run, state};
 use crate::service::{answer, handler, with};
 use onlyonce::{
     Begin, Fingerprint, KeyRef, Scope,
@@ -43,7 +43,7 @@ async fn an_answer_with_its_headers() {
 fn an_answer_that_an_operator_gives() {
     let dir = tempfile::tempdir().unwrap();
     let store = options().open(dir.path()).unwrap();
-    let (scope, print) = (Scope::of(["account-1"]), Fingerprint::of(["book"]));
+    let (scope, print) = (Scope::of(["account-1"]), Fingerprint::of(["book"]).with_scheme(1));
     let key = KeyRef::new(&scope, "k-1").unwrap();
     drop(store.begin(key, print).unwrap());
     store.close().unwrap();
@@ -74,6 +74,143 @@ fn an_answer_that_an_operator_gives() {
     assert_eq!(headers["location"], "/orders/1");
     // And what stays of it when it is not retained any more.
     assert!(StoredAnswer::read(record.head()).is_some());
+}
+
+/// A store in which a request of the layer has ended without a decision.
+fn interrupted_request(dir: &std::path::Path, store: &onlyonce::Store) {
+    let scope = Scope::of(["account-1"]);
+    let layer = IdempotencyLayer::new(store.clone(), KeyScope::by(|_| Some("account-1")));
+    let ask = || {
+        let service = handler(|_| ready(answer(500, "it may have been charged")));
+        let request = http::Request::post("/orders").header("idempotency-key", "\"k-1\"");
+        let request = request.body(http_body_util::Full::new(bytes::Bytes::from("book"))).unwrap();
+        layer.clone().layer(service).oneshot(request)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    assert_eq!(runtime.block_on(ask()).unwrap().status(), 500);
+    let state = store.get(KeyRef::new(&scope, "k-1").unwrap()).unwrap().unwrap().state;
+    assert!(matches!(state, onlyonce::State::Interrupted { .. }), "{state:?} in {dir:?}");
+}
+
+/// What the layer answers to a retry.
+fn retried(store: &onlyonce::Store) -> (u16, String) {
+    use http_body_util::BodyExt;
+    let layer = IdempotencyLayer::new(store.clone(), KeyScope::by(|_| Some("account-1")));
+    let service = handler(|_| ready(answer(500, "executed again")));
+    let request = http::Request::post("/orders").header("idempotency-key", "\"k-1\"");
+    let request = request.body(http_body_util::Full::new(bytes::Bytes::from("book"))).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let answered = layer.layer(service).oneshot(request).await.unwrap();
+        let status = answered.status().as_u16();
+        let body = answered.into_body().collect().await.map(|body| body.to_bytes());
+        (status, String::from_utf8_lossy(&body.unwrap_or_default()).into_owned())
+    })
+}
+
+/// Else each retry would be answered by a 500, for good.
+#[test]
+fn an_answer_that_the_layer_could_not_replay_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || options().open(dir.path()).unwrap();
+    let store = open();
+    interrupted_request(dir.path(), &store);
+    store.close().unwrap();
+    let text = run(&["get", path(dir.path()), "account-1", "k-1"]).ok();
+    assert!(text.contains("complete it with --status"), "{text}");
+    assert_eq!(run(&["list", path(dir.path()), "--json"]).lines()[0]["layer"], "http");
+    let before = state(dir.path());
+    let one = ["resolve", path(dir.path()), "account-1", "k-1", "complete"];
+    for force in [&[][..], &["--force"]] {
+        let args = [&one[..], &["--response", "{\"order\":1}"], force].concat();
+        assert!(!run(&args).fails(9, "add --status, as in --status 201").contains("--force"));
+    }
+    let many = ["resolve-many", path(dir.path()), "--state", "interrupted", "complete"];
+    let said = run(&[&many[..], &["--response", "x", "--yes"]].concat());
+    assert!(said.code == 9 && said.out.contains("add --status"), "{said:?}");
+    for (status, header, why) in [
+        ("100", "a: b", "below 200"),
+        ("204", "a: b", "no body"),
+        ("200", "content-length: 3", "made for each answer"),
+        ("200", "transfer-encoding: chunked", "made for each answer"),
+    ] {
+        let how = ["--response", "x", "--status", status, "--header", header];
+        run(&[&one[..], &how].concat()).fails(2, why);
+    }
+    assert_eq!(state(dir.path()), before);
+    run(&[&one[..], &["--response", "{\"order\":1}", "--status", "201"]].concat()).ok();
+    let store = open();
+    assert_eq!(retried(&store), (201, "{\"order\":1}".to_owned()));
+    store.close().unwrap();
+}
+
+/// What its holder left is an answer as the layer stores it.
+#[test]
+fn the_holder_s_answer_is_taken_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path()).unwrap();
+    interrupted_request(dir.path(), &store);
+    store.close().unwrap();
+    let left = run(&["get", path(dir.path()), "account-1", "k-1", "--raw"]).bytes;
+    let file = dir.path().join("left");
+    std::fs::write(&file, left).unwrap();
+    let args = ["resolve", path(dir.path()), "account-1", "k-1", "complete", "--response-file"];
+    run(&[&args[..], &[path(&file)]].concat()).ok();
+    let store = options().open(dir.path()).unwrap();
+    assert_eq!(retried(&store), (500, "it may have been charged".to_owned()));
+    store.close().unwrap();
+}
+
+/// Nor does a service without the layer get what it can't read; but the operator knows best.
+#[test]
+fn a_key_of_the_service_s_own_is_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let scheme_7 = print().with_scheme(7);
+    let store = options().open(dir.path()).unwrap();
+    let scope = crate::command::scope();
+    for name in ["own", "left"] {
+        drop(store.begin(KeyRef::new(&scope, name).unwrap(), scheme_7).unwrap());
+    }
+    let Begin::Interrupted(stuck) =
+        store.begin(KeyRef::new(&scope, "left").unwrap(), scheme_7).unwrap()
+    else {
+        panic!("not interrupted")
+    };
+    let Begin::Execute(mut claim) = stuck.take_over().unwrap() else { panic!("not granted") };
+    claim.fail(b"own words").unwrap();
+    drop(claim);
+    store.close().unwrap();
+    let complete = |key: &str, how: &[&str]| {
+        run(&[&["resolve", path(dir.path()), SCOPE, key, "complete"], how].concat())
+    };
+    complete("stuck", &["--response", "x", "--status", "200"]).fails(9, "leave out --status");
+    complete("stuck", &["--response", "x", "--status", "200", "--layer", "http"]).ok();
+    complete("own", &["--response", "x"]).fails(9, "--layer own");
+    complete("own", &["--response", "x", "--layer", "own"]).ok();
+    complete("left", &["--response", "x"]).ok();
+    complete("held", &["--response", "x", "--layer", "other"]).misused();
+}
+
+#[cfg(feature = "admin")]
+#[test]
+fn a_running_service_refuses_it_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path()).unwrap();
+    interrupted_request(dir.path(), &store);
+    let admin = onlyonce::admin::Admin::new(&store);
+    let url = format!("http://{}/", crate::admin_client::serve(admin));
+    let complete = |command: &[&str], how: &[&str]| {
+        run(&[command, &["--url", &url, "complete", "--response", "made"], how].concat())
+    };
+    let one = ["resolve", "account-1", "k-1"];
+    let line = complete(&one, &["--force"]).fails(9, "add --status");
+    assert!(!line.contains("--force"), "{line}");
+    let many = ["resolve-many", "--state", "interrupted", "--yes"];
+    let said = complete(&many, &[]);
+    assert!(said.code == 9 && said.out.contains("add --status"), "{said:?}");
+    assert_eq!(complete(&many, &["--status", "202"]).ok(), "1 key is completed\n");
+    assert_eq!(retried(&store), (202, "made".to_owned()));
 }
 
 #[test]

@@ -333,6 +333,7 @@ fn an_answer_of_the_http_layer_is_shown_and_made_as_one() {
         "scope": SCOPE, "key": "failed", "token": token(address, "failed"), "decision": "complete",
         "answer": {
             "text": "{\"order\":7}",
+            "layer": "http",
             "http": { "status": 201, "headers": [["content-type", "application/json"], ["location", "/orders/7"]] },
         },
     });
@@ -342,6 +343,47 @@ fn an_answer_of_the_http_layer_is_shown_and_made_as_one() {
     assert_eq!(found["answer"]["http"]["headers"][1], json!(["location", "/orders/7"]));
     assert_eq!(found["answer"]["text"], "{\"order\":7}");
     assert_eq!(found["head"]["http"]["headers"], json!([["location", "/orders/7"]]));
+}
+
+/// An answer that a key's retries could not be given is refused, with what would be right.
+#[test]
+fn the_layer_that_reads_an_answer_is_known() {
+    let (store, _) = threaded();
+    drop(store.claim("own"));
+    let layered = print().with_scheme(1);
+    drop(granted(store.begin(key("layered"), layered).unwrap()));
+    let address = serve(Admin::new(&store));
+    let of = |name: &str| {
+        get(address, &format!("/api/key?scope={QUERY_SCOPE}&key={name}")).json()["layer"].clone()
+    };
+    assert_eq!((of("own"), of("layered")), (json!("own"), json!("http")));
+    let complete = |name: &str, answer: serde_json::Value| {
+        let body = json!({
+            "scope": SCOPE, "key": name, "token": token(address, name), "decision": "complete",
+            "force": true, "answer": answer,
+        });
+        post(address, "/api/resolve", &body)
+    };
+    let http = json!({ "status": 200, "headers": [] });
+    let bare = complete("layered", json!({ "text": "x" }));
+    assert_eq!(bare.status, 422);
+    assert!(bare.error().contains("add \"http\" with a status"), "{}", bare.error());
+    assert_eq!(bare.json()["needs_force"], false);
+    let whole = complete("own", json!({ "text": "x", "http": http }));
+    assert_eq!(whole.status, 422);
+    assert!(whole.error().contains("leave out \"http\""), "{}", whole.error());
+    for bad in [
+        json!({ "text": "x", "http": { "status": 101, "headers": [] } }),
+        json!({ "text": "x", "http": { "status": 204, "headers": [] } }),
+        json!({ "text": "x", "http": { "status": 200, "headers": [["Connection", "close"]] } }),
+        json!({ "text": "x", "layer": "another" }),
+    ] {
+        assert_eq!(complete("layered", bad.clone()).status, 400, "{bad}");
+    }
+    assert_eq!(store.stats().interrupted, 2);
+    assert_eq!(complete("layered", json!({ "text": "x", "http": http })).status, 200);
+    assert_eq!(complete("own", json!({ "text": "x" })).status, 200);
+    assert_eq!(store.answer("own"), b"x");
 }
 
 #[test]

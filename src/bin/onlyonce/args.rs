@@ -262,15 +262,25 @@ pub struct Complete {
     /// A file with the answer; - for stdin.
     #[arg(long, value_name = "FILE")]
     pub response_file: Option<PathBuf>,
-    /// Store it as the HTTP layer does, with this status. Needed if the layer is to replay it.
+    /// Store it as the HTTP layer does, with this status. Needed for keys of the layer.
     #[arg(long, value_name = "CODE", value_parser = parse_status)]
     pub status: Option<http::StatusCode>,
     /// A header of the answer, as "Location: /orders/1". May be given several times.
     #[arg(long = "header", value_name = "LINE", requires = "status", value_parser = parse_header)]
     pub headers: Vec<Header>,
+    /// Who reads the answer: the HTTP layer, or the service's own code. Needed only where the key
+    /// doesn't tell: a scheme of its own without the layer, or the layer with scheme 0.
+    #[arg(long, value_enum)]
+    pub layer: Option<Layer>,
     /// In a running store: also if a holder may be working on it; it is then fenced.
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Layer {
+    Http,
+    Own,
 }
 
 pub type Header = (http::HeaderName, http::HeaderValue);

@@ -6,6 +6,7 @@ use super::{
     item::{state_of, to_json},
     names::{parse_key, parse_scope, show_key, show_scope, visible},
     out::{DIM, Out},
+    resolve::read_by,
     units::{date, size, span},
 };
 use onlyonce::{
@@ -57,6 +58,9 @@ fn show(item: &Item, now: u64, out: &mut Out) -> Result<(), Failure> {
     out.row("state", state_of(item))?;
     out.row("token", item.entry.token)?;
     out.row("attempts", item.entry.attempts)?;
+    if !matches!(item.entry.state, State::Completed(_)) {
+        out.row("answers", read_by(StoredAnswer::is_of(&item.entry)))?;
+    }
     let at = |ms: u64| format!("{} ({} ago)", date(ms), span(now.saturating_sub(ms)));
     match &item.entry.state {
         State::Completed(record) => {

@@ -47,6 +47,10 @@ pub fn to_json(item: &Item, http: bool) -> Value {
     map.insert("scheme".into(), item.fingerprint.scheme().into());
     map.insert("token".into(), item.entry.token.get().into());
     map.insert("attempts".into(), item.entry.attempts.into());
+    if http && !matches!(item.entry.state, State::Completed(_)) {
+        let layer = if StoredAnswer::is_of(&item.entry) { "http" } else { "own" };
+        map.insert("layer".into(), layer.into());
+    }
     let retention = item.retention;
     map.insert("replay_for_ms".into(), (retention.replay_for.as_millis() as u64).into());
     map.insert("remember_for_ms".into(), (retention.remember_for.as_millis() as u64).into());

@@ -5,7 +5,8 @@ use super::{
     fail::{Code, Failure},
     names::{parse_key, parse_scope, visible},
     out::{BAD, BOLD, DIM, GOOD, Out, WARN},
-    resolve, resolve_many,
+    resolve::{self, Decision},
+    resolve_many,
     units::{date, many, size, span},
 };
 use serde_json::{Value, json};
@@ -40,7 +41,7 @@ pub fn run(url: &str, args: &Args, out: &mut Out) -> Result<(), Failure> {
 }
 
 /// Bytes of an answer as the service writes them: what could be anything else is `\\xNN`.
-fn to_text(bytes: &[u8]) -> String {
+pub fn to_text(bytes: &[u8]) -> String {
     let shown = |byte: &u8| match byte {
         b'\\' => "\\\\".to_owned(),
         b' '..=b'~' => char::from(*byte).to_string(),
@@ -133,7 +134,7 @@ impl Remote {
             ),
             409 => (Code::Refused, "; look at the key again: `onlyonce get`"),
             400 => (Code::Misused, ""),
-            413 => (Code::Refused, ""),
+            413 | 422 => (Code::Refused, ""),
             507 => (Code::NoRoom, "; let records expire, or open the store with more capacity"),
             _ => return Err(self.failed(said.unwrap_or_else(|| status.to_string()))),
         };
@@ -267,7 +268,7 @@ impl Remote {
     }
 
     fn resolve(&self, args: &Resolve, out: &mut Out) -> Result<(), Failure> {
-        let answer = answer_of(&args.how)?;
+        let decision = Decision::of(&args.how)?;
         let key =
             self.look_up(&args.named.scope, &args.named.key).map_err(|failure| match failure {
                 Failure::Said { code: Code::NoKey, .. } => resolve::absent(args),
@@ -276,7 +277,10 @@ impl Remote {
         if args.seen.is_some_and(|seen| key["token"] != seen.get()) {
             return Err(resolve::another());
         }
-        self.decide(&key, &args.how, &answer)?;
+        if let Some(why) = is_http(&key).and_then(|http| decision.unfit(http)) {
+            return Err(resolve::unfit(why));
+        }
+        self.decide(&key, &args.how, &decision.for_service())?;
         resolve::done(args, out)
     }
 
@@ -294,18 +298,10 @@ impl Remote {
     }
 }
 
-/// The answer that an operator gives, as the service takes it.
-pub fn answer_of(how: &How) -> Result<Value, Failure> {
-    let How::Complete(complete) = how else { return Ok(Value::Null) };
-    let mut answer = json!({ "text": to_text(&resolve::response_of(complete)?) });
-    if let Some(status) = complete.status {
-        let line = |(name, value): &(http::HeaderName, http::HeaderValue)| {
-            json!([name.as_str(), to_text(value.as_bytes())])
-        };
-        let headers: Vec<_> = complete.headers.iter().map(line).collect();
-        answer["http"] = json!({ "status": status.as_u16(), "headers": headers });
-    }
-    Ok(answer)
+/// Whether an undecided key's answers are the HTTP layer's; a service of an older version doesn't
+/// say.
+pub fn is_http(key: &Value) -> Option<bool> {
+    key["layer"].as_str().map(|layer| layer == "http")
 }
 
 /// A state as the service calls it.
@@ -389,6 +385,9 @@ fn show(key: &Value, out: &mut Out) -> Result<(), Failure> {
         if let Some(at) = key[field].as_u64() {
             out.row(name, date(at))?;
         }
+    }
+    if let Some(http) = is_http(&key) {
+        out.row("answers", resolve::read_by(http))?;
     }
     if let Some(checkpoint) = key["checkpoint"].as_str() {
         out.row("checkpoint", visible(checkpoint))?;

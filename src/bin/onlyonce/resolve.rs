@@ -1,23 +1,25 @@
 //! `resolve`: an operator decides.
 
 use super::{
-    args::{Complete, How, Resolve},
+    args::{Complete, Header, How, Layer, Resolve},
     fail::{Code, Failure},
     names::{parse_key, parse_scope},
     out::Out,
     owner,
+    remote::to_text,
     transfer::read_input,
 };
 use onlyonce::{
-    ClaimError, Completion, Durability, KeyRef, Resolution, http::StoredAnswer, inspect::Inspection,
+    ClaimError, Completion, Durability, KeyRef, Resolution, State, http::StoredAnswer,
+    inspect::Inspection,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Room for one more segment.
 pub const ROOM: u64 = 64 << 20;
 
 /// The bytes that the operator gives as the answer.
-pub fn response_of(complete: &Complete) -> Result<Vec<u8>, Failure> {
+fn response_of(complete: &Complete) -> Result<Vec<u8>, Failure> {
     match (&complete.response, &complete.response_file) {
         (Some(text), _) => Ok(text.as_bytes().to_vec()),
         (None, Some(file)) => read_input(file),
@@ -25,24 +27,64 @@ pub fn response_of(complete: &Complete) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// A decision, with the answer as the store keeps it.
+/// A decision, with the answer as it is given and as the store keeps it.
 pub struct Decision<'a> {
     how: &'a How,
+    given: Vec<u8>,
     head: Vec<u8>,
     response: Vec<u8>,
 }
 
 impl<'a> Decision<'a> {
     pub fn of(how: &'a How) -> Result<Self, Failure> {
-        let (mut head, mut response) = (Vec::new(), Vec::new());
+        let (mut given, mut head, mut response) = (Vec::new(), Vec::new(), Vec::new());
         if let How::Complete(complete) = how {
-            response = response_of(complete)?;
+            given = response_of(complete)?;
+            response.clone_from(&given);
             if let Some(status) = complete.status {
                 let headers = complete.headers.iter().cloned().collect();
-                (head, response) = StoredAnswer::pack(status, &headers, &response);
+                if let Some(why) = StoredAnswer::unfit(status, &headers, &given) {
+                    let line = format!("this answer can't be replayed: {why}");
+                    return Err(Failure::new(Code::Misused, line));
+                }
+                (head, response) = StoredAnswer::pack(status, &headers, &given);
             }
         }
-        Ok(Decision { how, head, response })
+        Ok(Decision { how, given, head, response })
+    }
+
+    /// Why a key whose answers are the HTTP layer's, or are not, can't be decided so: its retries
+    /// would get what they can't read.
+    pub fn unfit(&self, http: bool) -> Option<&'static str> {
+        let How::Complete(complete) = self.how else { return None };
+        let http = complete.layer.map_or(http, |layer| layer == Layer::Http);
+        match (http, complete.status) {
+            (true, None) if StoredAnswer::read(&self.given).is_none() => Some(
+                "its answers are the HTTP layer's, which can't replay these bytes: every retry would \
+                 get a 500; add --status, as in --status 201 (or --layer own, if the service has its \
+                 own code for them)",
+            ),
+            (false, Some(_)) => Some(
+                "its answers are read by the service's own code, and not by the HTTP layer: leave out \
+                 --status (or add --layer http, if the layer has scheme 0)",
+            ),
+            _ => None,
+        }
+    }
+
+    /// The answer, as the admin service takes it.
+    pub fn for_service(&self) -> Value {
+        let How::Complete(complete) = self.how else { return Value::Null };
+        let mut answer = json!({ "text": to_text(&self.given) });
+        if let Some(layer) = complete.layer {
+            answer["layer"] = (if layer == Layer::Http { "http" } else { "own" }).into();
+        }
+        if let Some(status) = complete.status {
+            let line = |(name, value): &Header| json!([name.as_str(), to_text(value.as_bytes())]);
+            let headers: Vec<_> = complete.headers.iter().map(line).collect();
+            answer["http"] = json!({ "status": status.as_u16(), "headers": headers });
+        }
+        answer
     }
 
     pub fn resolution(&self) -> Resolution<'_> {
@@ -67,7 +109,16 @@ pub fn run(args: &Resolve, out: &mut Out) -> Result<(), Failure> {
     let (scope, key) = (parse_scope(&args.named.scope)?, parse_key(&args.named.key)?);
     let key_ref = KeyRef::new(&scope, &key).expect("parsed");
     let decision = Decision::of(&args.how)?;
-    let info = Inspection::open(&args.named.of.store)?.info();
+    let inspection = Inspection::open(&args.named.of.store)?;
+    // What doesn't read, the opened store says.
+    if let Ok(Some(item)) = inspection.get(key_ref)
+        && !matches!(item.entry.state, State::Completed(_))
+        && let Some(why) = decision.unfit(StoredAnswer::is_of(&item.entry))
+    {
+        return Err(unfit(why));
+    }
+    let info = inspection.info();
+    drop(inspection);
     let store = owner::open(&info, ROOM, Durability::Synced)?;
     let (resolution, force) = (decision.resolution(), args.how.force());
     let decided = match args.seen {
@@ -96,6 +147,19 @@ pub fn refused(error: ClaimError) -> Failure {
         ClaimError::NotApplicable { state } if state.starts_with("not what it was") => another(),
         error => error.into(),
     }
+}
+
+/// Who reads the answer of an undecided key.
+pub fn read_by(http: bool) -> &'static str {
+    match http {
+        true => "replayed by the HTTP layer: complete it with --status",
+        false => "read by the service's own code",
+    }
+}
+
+/// The key's retries could not be answered so.
+pub fn unfit(why: &str) -> Failure {
+    Failure::new(Code::Refused, format!("the key is as it was: {why}"))
 }
 
 /// The operator has seen something else than what is there.

@@ -15,6 +15,7 @@ use super::{
 };
 use onlyonce::{
     Durability, KeyRef, Reason, State, Token,
+    http::StoredAnswer,
     inspect::{Inspection, Item},
 };
 use serde_json::{Value, json};
@@ -43,6 +44,8 @@ struct Target {
     reason: Option<String>,
     /// No holder can be working on it.
     holder_gone: bool,
+    /// Its answers are the HTTP layer's; of an undecided key, as far as it is known.
+    http: Option<bool>,
 }
 
 type Name = (String, String);
@@ -69,6 +72,7 @@ impl Target {
             age_ms: now.saturating_sub(since(item)),
             reason,
             holder_gone,
+            http: Some(StoredAnswer::is_of(&item.entry)),
         }
     }
 
@@ -88,15 +92,15 @@ impl Target {
             age_ms: value["age_ms"].as_u64()?,
             reason: text("reason"),
             holder_gone: value["holder_gone"].as_bool().unwrap_or(state == Wanted::Completed),
+            http: remote::is_http(value),
         })
     }
 
     /// Why the key would be left alone, as far as that is known before the try.
-    fn refused(&self, how: &How) -> Option<&'static str> {
+    fn refused(&self, how: &How, decision: &Decision<'_>) -> Option<&'static str> {
         let undecided = self.state != Wanted::Completed;
         match how {
-            _ if how.force() && undecided => None,
-            _ if undecided && !self.holder_gone => {
+            _ if undecided && !self.holder_gone && !how.force() => {
                 Some("its holder may be working on it (--force decides all the same)")
             }
             How::Complete(_) if !undecided => Some("it is already completed, and keeps its answer"),
@@ -106,6 +110,7 @@ impl Target {
             How::Forget { force: false } if !undecided => {
                 Some("it is completed (--force forgets it, and a retry executes again)")
             }
+            _ if undecided => self.http.and_then(|http| decision.unfit(http)),
             _ => None,
         }
     }
@@ -114,6 +119,7 @@ impl Target {
 /// Which keys are asked for.
 struct Wish<'a> {
     args: &'a ResolveMany,
+    decision: &'a Decision<'a>,
     scope: Option<String>,
     prefix: Vec<u8>,
     state: Option<Wanted>,
@@ -123,7 +129,7 @@ struct Wish<'a> {
 }
 
 impl<'a> Wish<'a> {
-    fn of(args: &'a ResolveMany) -> Result<Self, Failure> {
+    fn of(args: &'a ResolveMany, decision: &'a Decision<'a>) -> Result<Self, Failure> {
         let narrowed = args.scope.is_some() || args.prefix.is_some() || args.older_than.is_some();
         if !(narrowed || args.keys.is_some() || args.state.is_some() || args.reason.is_some()) {
             let line = "which keys? name them by --keys, --state, --scope, --prefix, --older-than or \
@@ -154,7 +160,7 @@ impl<'a> Wish<'a> {
         // Of keys that are named one by one, all are meant.
         let state = args.state.or(named.is_none().then_some(Wanted::Interrupted));
         let scope = scope.map(|scope| show_scope(scope.as_bytes()));
-        Ok(Wish { args, scope, prefix, state, reason, named })
+        Ok(Wish { args, decision, scope, prefix, state, reason, named })
     }
 
     fn has(&self, target: &Target) -> bool {
@@ -204,8 +210,8 @@ struct Plan {
 }
 
 impl Plan {
-    fn add(&mut self, target: Target, how: &How) {
-        match target.refused(how) {
+    fn add(&mut self, target: Target, wish: &Wish<'_>) {
+        match target.refused(&wish.args.how, wish.decision) {
             None => self.targets.push(target),
             Some(why) => self.refused.push((target.name(), why.to_owned())),
         }
@@ -224,7 +230,7 @@ impl Plan {
             Some(target) if token.is_some_and(|token| token != target.token) => {
                 self.refused.push((name, ANOTHER.to_owned()));
             }
-            Some(target) if wish.has(&target) => self.add(target, &wish.args.how),
+            Some(target) if wish.has(&target) => self.add(target, wish),
             Some(_) => {}
         }
     }
@@ -234,8 +240,8 @@ const ANOTHER: &str = "another attempt has been made since it was listed";
 
 /// In a directory.
 pub fn run(args: &ResolveMany, out: &mut Out) -> Result<(), Failure> {
-    let wish = Wish::of(args)?;
     let decision = Decision::of(&args.how)?;
+    let wish = Wish::of(args, &decision)?;
     let inspection = Inspection::open(&args.of.store)?;
     let info = inspection.info();
     let plan = select(&wish, &inspection, info.now_ms)?;
@@ -271,7 +277,6 @@ pub fn run(args: &ResolveMany, out: &mut Out) -> Result<(), Failure> {
 
 fn select(wish: &Wish<'_>, inspection: &Inspection, now: u64) -> Result<Plan, Failure> {
     let mut plan = Plan::default();
-    let how = &wish.args.how;
     let undecided = inspection.undecided().map(|item| Target::of_item(&item, now));
     if let Some(named) = &wish.named {
         let undecided: HashMap<Name, Target> = undecided.map(|t| (t.name(), t)).collect();
@@ -289,13 +294,13 @@ fn select(wish: &Wish<'_>, inspection: &Inspection, now: u64) -> Result<Plan, Fa
         return Ok(plan);
     }
     if wish.state != Some(Wanted::Completed) {
-        undecided.filter(|t| wish.has(t)).for_each(|target| plan.add(target, how));
+        undecided.filter(|t| wish.has(t)).for_each(|target| plan.add(target, wish));
         return Ok(plan);
     }
     let mut damaged = inspection.problems().to_vec();
     for item in inspection.items() {
         match item.map(|item| Target::of_item(&item, now)) {
-            Ok(target) if wish.has(&target) => plan.add(target, how),
+            Ok(target) if wish.has(&target) => plan.add(target, wish),
             Ok(_) => {}
             Err(problem) => damaged.push(problem),
         }
@@ -306,8 +311,9 @@ fn select(wish: &Wish<'_>, inspection: &Inspection, now: u64) -> Result<Plan, Fa
 
 /// By the admin service of a running store.
 pub fn run_at(service: &Remote, args: &ResolveMany, out: &mut Out) -> Result<(), Failure> {
-    let wish = Wish::of(args)?;
-    let answer = remote::answer_of(&args.how)?;
+    let decision = Decision::of(&args.how)?;
+    let wish = Wish::of(args, &decision)?;
+    let answer = decision.for_service();
     let mut plan = Plan::default();
     match &wish.named {
         Some(named) => {
@@ -331,7 +337,7 @@ pub fn run_at(service: &Remote, args: &ResolveMany, out: &mut Out) -> Result<(),
                 if let Some(target) = target.filter(|target| wish.has(target))
                     && known.insert(target.name())
                 {
-                    plan.add(target, &args.how);
+                    plan.add(target, &wish);
                 }
                 Ok(())
             })?;
