@@ -4,7 +4,7 @@
 //! None of them is in a build unless `RUSTFLAGS='--cfg onlyonce_broken'` asks for them; then
 //! `ONLYONCE_BROKEN=<name>` chooses one for the life of the process.
 
-/// What is done wrong.
+/// A mistake that is made on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
     SkipSegmentSync,

@@ -65,7 +65,7 @@ pub(crate) enum NoTakeover {
     Exhausted { attempts: u32 },
 }
 
-/// What a release leaves.
+/// The key after a release.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Released {
     Absent,

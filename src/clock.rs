@@ -123,7 +123,7 @@ impl Clock for ManualClock {
     }
 }
 
-/// What an opening does about a wall clock that is further ahead of the store's time than
+/// The reaction of an opening to a wall clock that is further ahead of the store's time than
 /// [`Options::clock_jump_max`](crate::Options::clock_jump_max).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -156,11 +156,11 @@ pub(crate) struct StoreTime {
     left_ms: u64,
     /// The wall clock was ahead of the highest time seen by more than the bound.
     pub(crate) held: bool,
-    /// What to add to store time to have the wall clock that was accepted.
+    /// The difference to add to store time to get the accepted wall clock.
     pub(crate) shift_ms: i64,
 }
 
-/// What is known of a store's time before it is opened.
+/// A store's time, as far as it is known before the store is opened.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known {
     /// The highest store time that was seen; `None` in a new store.

@@ -1,6 +1,6 @@
 //! Seeds for checksums.
 
-/// What a checksum starts from, so that bytes of another store, place or time don't pass: the
+/// The start value of a checksum, so that bytes of another store, place or time don't pass: the
 /// fields that say which, mixed. (A CRC is a bijection of what it starts from: with another start
 /// the same bytes have another checksum.)
 pub(crate) fn seed_of(fields: [u64; 3]) -> u32 {

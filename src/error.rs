@@ -53,7 +53,7 @@ pub enum OpenError {
     /// A call to the operating system failed.
     #[error("{doing}: {source}")]
     Io {
-        /// What was being done, with the file's name.
+        /// The failed step, with the file's name.
         doing: String,
         /// The operating system's error.
         source: Arc<io::Error>,
@@ -83,7 +83,7 @@ pub enum OpenError {
         file: String,
         /// Where, in bytes from its start.
         offset: u64,
-        /// What is wrong there.
+        /// The fault at that place.
         what: &'static str,
     },
     /// A file belongs to another store, or to another place in this one.
@@ -167,7 +167,7 @@ pub enum OpenError {
     NotReplicated {
         /// The servers.
         place: String,
-        /// What is missing.
+        /// The missing object.
         what: String,
     },
 }

@@ -36,7 +36,7 @@ pub const SECONDS_BUCKETS: [f64; 22] = [
 /// Bounds of buckets for `onlyonce_group_size`.
 pub const GROUP_BUCKETS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
-/// What a name stands for.
+/// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Counter,
@@ -101,7 +101,7 @@ const NAMES: [(&str, Kind, Unit, &str); 26] = [
     ("onlyonce_group_size", Histogram, Unit::Count, "Callers in a group commit."),
 ];
 
-/// What is timed, and as which `step` it is published.
+/// The steps that are timed, and the `step` label of each.
 const STEPS: [(Timed, &str); 6] = [
     (Timed::Begin, "begin"),
     (Timed::Complete, "complete"),

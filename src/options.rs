@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 /// When a call returns, and what of it survives which crash.
 ///
-/// What is left of a call that has returned:
+/// Decides how much of a call that has returned survives:
 ///
 /// | | panic, dropped future | kill -9, abort | power loss, kernel crash |
 /// |---|---|---|---|
@@ -70,7 +70,7 @@ impl Durability {
     }
 }
 
-/// What an opening does about damage.
+/// The reaction of an opening to damage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recovery {
     /// Refuses to open, and names file and place. Nothing is changed. (The bodies of sealed records
@@ -219,8 +219,9 @@ impl Options {
         self
     }
 
-    /// Sets how many attempts at one key `take_over` grants, the first included. Only attempts that may
-    /// have had an effect count, not those that were released or undone. Default: 5; at least 1.
+    /// Sets how many attempts at one key `take_over` grants, the first included. Only attempts that
+    /// may have had an effect count, not those that were released or undone. Default: 5; at least
+    /// 1.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
         self

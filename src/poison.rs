@@ -67,7 +67,7 @@ impl Poison {
         Poisoned
     }
 
-    /// What tripped it.
+    /// The error that tripped it.
     pub(crate) fn why(&self) -> Option<String> {
         self.why.lock().clone()
     }

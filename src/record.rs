@@ -74,7 +74,7 @@ impl fmt::Display for Reason {
 /// A completed operation, as it was stored. It is owned, and cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record {
-    /// What was read; `from` is where the head starts, `body` where the response does.
+    /// The bytes that were read; the head starts at `from`, the response at `body`.
     bytes: Copied,
     from: u32,
     body: u32,

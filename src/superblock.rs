@@ -1,6 +1,6 @@
-//! What must be known before anything else: who this store is, and the numbers that never go
-//! back. Two copies, a page each; both are written and synced, one after the other, before what
-//! they say is relied on, so that damage to either loses nothing.
+//! The superblock is read before anything else: it has the store's identity and the numbers that
+//! never go back. Two copies, a page each; both are written and synced, one after the other, before
+//! what they say is relied on, so that damage to either loses nothing.
 //!
 //! ```text
 //! 0     8       12   16    24     32   48 52    56   64    72   80 84
@@ -56,8 +56,8 @@ pub(crate) struct Superblock {
     /// Closed in order since then: everything is on the disk as the running store had it. False in
     /// stores of before this was noted.
     pub closed: bool,
-    /// What to add to store time to have the wall clock, in milliseconds: not zero once an operator
-    /// has accepted a clock and kept the windows.
+    /// The difference between the wall clock and store time, in milliseconds: not zero once an
+    /// operator has accepted a clock and kept the windows.
     pub shift_ms: i64,
     /// The bound on jumps that the store was opened with the last time, for readers from outside;
     /// 0: not known.

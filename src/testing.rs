@@ -120,7 +120,7 @@ impl Body for Whole {
     }
 }
 
-/// What came back.
+/// An answer of the service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Answer {
     status: StatusCode,

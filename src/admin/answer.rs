@@ -1,4 +1,4 @@
-//! What the admin service answers with.
+//! The answers of the admin service.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};

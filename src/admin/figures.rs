@@ -1,4 +1,4 @@
-//! What the store is doing: counts, sizes, times, alarms, and whether it is well.
+//! The store's figures: counts, sizes, times, alarms, and its health.
 
 use super::{
     Config,
@@ -152,7 +152,7 @@ fn alarm(alarm: &Alarm) -> Value {
     })
 }
 
-/// What is wrong with a store, worst first.
+/// The troubles of a store, worst first.
 fn troubles(stats: &Stats, draining: bool) -> Vec<String> {
     let mut troubles = Vec::new();
     if let Some(why) = &stats.poisoned {

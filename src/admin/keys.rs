@@ -174,7 +174,7 @@ pub(super) fn shown_scope(scope: &[u8]) -> String {
     }
 }
 
-/// What a list says of a key.
+/// A key as a list shows it.
 fn short(store: &Store, entry: &Entry, wanted: &Wanted) -> Value {
     base(store, entry, wanted.now_ms)
 }
@@ -207,7 +207,7 @@ fn base(store: &Store, entry: &Entry, now_ms: u64) -> Value {
     })
 }
 
-/// What a look-up says of a key.
+/// A key as a look-up shows it.
 fn long(store: &Store, entry: &Entry) -> Value {
     let mut value = base(store, entry, store.stats().now_ms);
     match &entry.state {

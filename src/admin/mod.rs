@@ -235,7 +235,7 @@ impl Config {
     }
 }
 
-/// What the API has.
+/// The routes of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route {
     Stats,

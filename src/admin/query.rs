@@ -1,4 +1,4 @@
-//! What stands behind the question mark of a request.
+//! The query of a request's target.
 
 use super::answer::Refusal;
 

@@ -1,4 +1,4 @@
-//! What is to be copied, as of one moment.
+//! The state to copy, as of one moment.
 
 use super::{Backup, BackupError, BackupOptions, write::Writer};
 use crate::{
@@ -56,7 +56,7 @@ impl Engine {
         // An unusable destination is found out before anything waits.
         let writer = Writer::new(dst, options)?;
         let (moment, _pins) = self.moment();
-        // What was written before the cut is in the files from here on.
+        // Everything written before the cut is in the files from here on.
         self.commit_all().map_err(crate::error::ClaimError::from)?;
         let Moment { superblock, taken_ms, claims, slots } = moment;
         let mut segments = Vec::new();
@@ -204,14 +204,14 @@ impl Inspection {
 /// original can have given out by then, with a day's worth more for a clock that is behind.
 pub(super) fn superblock_of_copy(cut: &Snapshot<'_>) -> Superblock {
     let Snapshot { superblock: original, taken_ms, claims, .. } = cut;
-    // What is salvaged may have claims that its superblock doesn't allow.
+    // A salvaged copy may have claims that its superblock doesn't allow.
     let limit = original.token_limit.max(Found::above_all(claims));
     // Tokens go by the wall clock.
     let by_time = tokens::Tokens::first(limit, shifted(*taken_ms, original.shift_ms));
     Superblock {
         token_limit: tokens::a_day_later(by_time),
         time_ms: original.time_ms.max(*taken_ms),
-        // What is copied is written and synced before the superblock is.
+        // The copied files are written and synced before the superblock is.
         closed: true,
         number: original.next_number(),
         ..*original

@@ -1,4 +1,4 @@
-//! What a backup consists of, as text: a line for each file, a checksum over all lines at the end.
+//! The list of a backup's files, as text: a line for each, a checksum over all lines at the end.
 //!
 //! ```text
 //! onlyonce backup 1

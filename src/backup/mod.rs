@@ -126,7 +126,7 @@ pub enum BackupError {
     Unfinished {
         /// The directory.
         place: String,
-        /// What is wrong.
+        /// The fault.
         what: String,
     },
     /// Damage in the store that would be missing in the copy.
@@ -151,7 +151,7 @@ pub enum BackupError {
     /// A call to the operating system failed.
     #[error("{doing}: {source}")]
     Io {
-        /// What was being done.
+        /// The failed step.
         doing: String,
         /// The operating system's error.
         source: Arc<io::Error>,

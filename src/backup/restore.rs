@@ -29,7 +29,7 @@ const CHAIN_MAX: usize = 1000;
 /// # Errors
 /// [`BackupError::Unfinished`], [`BackupError::Changed`] or [`BackupError::NotEmpty`] if the backup
 /// or the directory can't be used, and [`BackupError::Io`] and [`BackupError::Open`] from the file
-/// system. What was written to `dst` is not a store then, and can be removed.
+/// system. The files written to `dst` are not a store then, and can be removed.
 pub fn restore(src: impl AsRef<Path>, dst: impl AsRef<Path>) -> Result<u64, BackupError> {
     let manifest = Manifest::read(src.as_ref())?;
     let dst = destination(dst.as_ref())?;
@@ -87,7 +87,7 @@ fn copy(manifest: &Manifest, entry: &Entry, to: &Arc<dyn StorageFile>) -> Result
         offset += len as u64;
     }
     to.sync().map_err(io())?;
-    // What was written, not what was read.
+    // The hash of the written file, not of the bytes that were read.
     match hash_of(&**to).map_err(io())? == entry.hash {
         true => Ok(()),
         false => Err(changed("its checksum differs")),

@@ -21,7 +21,7 @@ const LINK_BYTES: usize = 32;
 pub(crate) const PAYLOAD_BYTES: usize = CELL_BYTES - LINK_BYTES;
 /// Cells before this one hold the header and the hints.
 pub(crate) const FIRST_CELL: u32 = 2;
-/// What the word of a free cell is: not zero, so that zeroed blocks are noticed.
+/// The first word of a free cell: not zero, so that zeroed blocks are noticed.
 pub(crate) const FREE: u64 = u64::from_le_bytes(*b"freecell");
 const TAG: u64 = 0x1ce0_c1a1;
 
@@ -117,7 +117,7 @@ pub(crate) fn encode_cell(
     (TAG << 32 | u64::from(crc), used.next_multiple_of(8))
 }
 
-/// What a cell holds.
+/// The contents of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cell<'a> {
     Free,
@@ -245,7 +245,7 @@ fn decode_payload(link: &Link, chain: Chain, b: &[u8]) -> Option<Found> {
     })
 }
 
-/// What a claims file holds.
+/// The contents of a claims file.
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
     /// The newest whole version of each claim.

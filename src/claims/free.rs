@@ -69,7 +69,8 @@ pub(super) struct Spared {
 }
 
 impl Spared {
-    /// What the smallest file has of both. Half of it is more than the longest chain.
+    /// The number of spare cells of both kinds in the smallest file. Half of it is more than the
+    /// longest chain.
     pub const LEAST: u32 = 2 * Self::SHARE as u32;
     const SHARE: u64 = 24;
     /// First claims of the smallest file.
@@ -126,7 +127,7 @@ impl Spare {
 pub(super) struct FreeCells {
     stripes: [CachePadded<Mutex<Stripe>>; STRIPES],
     spare: Mutex<Spare>,
-    /// What the pools are filled up to.
+    /// The number of cells that each pool is filled up to.
     spared: Spared,
     /// Some of the spare ones are in use.
     short: AtomicBool,

@@ -49,7 +49,7 @@ use format::{CELL_BYTES, FIRST_CELL, FREE, Header};
 use free::{FreeCells, Spared};
 use medium::Medium;
 
-/// What a version of a claim is written for: whose spare cells it may use.
+/// The purpose of a version of a claim, which decides whose spare cells it may use.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Purpose {
     /// A first claim. It leaves all spare cells to the others.
@@ -389,9 +389,9 @@ impl Cells {
         chain.written_at <= self.group.durable()
     }
 
-    /// What to wait for until nothing that `chain` has replaced can come back: not the process's
-    /// death nor a loss of power then brings back an older version when this one is cleared.
-    /// `None`: nothing.
+    /// The position to wait for until nothing that `chain` has replaced can come back: not the
+    /// process's death nor a loss of power then brings back an older version when this one is
+    /// cleared. `None`: nothing.
     pub fn until_settled(&self, chain: &Chain) -> Option<u64> {
         if chain.replaced_at <= self.settled.load(Ordering::Acquire) {
             None

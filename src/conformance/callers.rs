@@ -175,7 +175,7 @@ pub(super) async fn waiting<S: Subject>(bench: &Bench<'_, S>) {
         let (changed, ended) = both(waiting, bench.write(&ticket, verb)).await;
         assert_eq!((changed, ended), (true, Ok(())), "{verb:?}");
         assert_eq!(bench.is(&request).await, state);
-        // What has changed already is not waited for.
+        // A change that has happened already is not waited for.
         assert!(bench.store().changed(&request, ticket.token, HOUR).await, "{verb:?}");
     }
     let (request, ticket) = bench.brought(By::Begin).await;

@@ -155,7 +155,7 @@ pub(super) async fn undone_takeovers<S: Subject>(bench: &Bench<'_, S>) {
     let seen = stuck(bench.begin(&request).await);
     assert_eq!((seen.reason, seen.attempts), (Reason::GivenBack, 2));
     assert_eq!(seen.answer.as_deref(), Some(&b"502"[..]));
-    // What was no takeover is released.
+    // A first claim is released.
     let (request, first) = bench.brought(By::Begin).await;
     assert_eq!(bench.write(&first, ClaimOp::Undo).await, Ok(()));
     assert_eq!(bench.is(&request).await, Is::Absent);
@@ -251,7 +251,7 @@ pub(super) async fn abandon<S: Subject>(bench: &Bench<'_, S>) {
             bench.abandon(&ticket, how).await;
             let expected = match by {
                 By::Begin => Is::Interrupted(reason),
-                // What interrupted it before stays its reason.
+                // The earlier reason stays.
                 _ => by.state(),
             };
             assert_eq!(bench.is(&request).await, expected, "{how:?} after {by:?}");

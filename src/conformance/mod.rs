@@ -57,7 +57,7 @@ use crate::{engine::resolve::Resolution, error::ClaimError, key::KeyRef, spi::Id
 use std::{future::Future, time::Duration};
 use words::{Bench, Named};
 
-/// What the suite has to know about a backend.
+/// The facts about a backend that the suite needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
     /// Largest response in bytes that a claim can be promised room for; at least 1,024.

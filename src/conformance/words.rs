@@ -14,9 +14,9 @@ use std::{cell::Cell, future::Future, pin::Pin, task::Poll, time::Duration};
 pub(super) const LEASE: Duration = Duration::from_secs(60);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const MS: Duration = Duration::from_millis(1);
-/// What a failed holder leaves.
+/// The answer that a failed holder leaves.
 pub(super) const ANSWER: &[u8] = b"500";
-/// What a completed key has.
+/// The response of a completed key.
 pub(super) const RESPONSE: &[u8] = b"first";
 
 /// Names the case that panics.
@@ -28,7 +28,7 @@ impl Drop for Named {
     }
 }
 
-/// What a key is found to be.
+/// The state of a key, as a caller finds it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Is {
     Absent,
@@ -156,7 +156,7 @@ impl<'a, S: Subject> Bench<'a, S> {
         granted(self.begin(request).await)
     }
 
-    /// What the key is to its own request. What is absent stays so.
+    /// The key's state for its own request. An absent key stays absent.
     pub async fn is(&self, request: &Request) -> Is {
         match self.begin(request).await {
             Found::Granted(grant) => {
@@ -227,7 +227,7 @@ pub(super) fn complete(response: &[u8]) -> ClaimOp<'_> {
     ClaimOp::Complete(Completion { response: Some(response), ..Completion::default() })
 }
 
-/// What a holder's calls must answer in one state.
+/// The required result of a holder's call in one state.
 pub(super) type Answer = Result<(), ClaimError>;
 
 /// Polls both until both have ended.

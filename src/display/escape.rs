@@ -1,7 +1,7 @@
 //! Bytes as text and back: keys, scopes and answers are bytes, and JSON, terminals and people want
 //! characters.
 //!
-//! What is UTF-8 and can be seen stands as it is. Every other byte is `\xNN`, and a backslash is
+//! Visible UTF-8 is left as it is. Every other byte is `\xNN`, and a backslash is
 //! `\\`. So nothing is lost, two byte strings never look alike by this, and no control character,
 //! escape sequence or invisible or direction-changing character of an attacker's reaches a screen.
 

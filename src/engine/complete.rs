@@ -195,7 +195,7 @@ impl Engine {
         Step { value: (), wait: self.answered_after(class, end) }
     }
 
-    /// What a completion waits for before its answer.
+    /// The position that a completion waits for before its answer.
     pub fn answered_after(&self, class: u8, end: u64) -> Option<Wait> {
         if self.config.syncs_completions() && !broken::is(Broken::AckBeforeSync) {
             return Some(Wait::Durable { group: class, position: end });

@@ -97,7 +97,7 @@ impl Default for Filter {
 }
 
 impl Engine {
-    /// What is known of a key, durable or not.
+    /// Looks a key up, durable or not.
     pub fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, BeginError> {
         self.check_open()?;
         let hash = self.index.hash(key);

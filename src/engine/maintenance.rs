@@ -29,7 +29,7 @@ const SWEPT_AT_ONCE: usize = 16 << 20;
 pub(crate) struct Lacking {
     /// There is no room for it.
     pub no_room: bool,
-    /// What the system said.
+    /// The operating system's message.
     pub what: String,
 }
 

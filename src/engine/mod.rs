@@ -201,7 +201,7 @@ pub(crate) struct Expiring {
     pub due: Vec<u32>,
 }
 
-/// What a step lacks or needs before it may be answered.
+/// The reason why a step can't be answered yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
     /// `group` durable up to `position`.

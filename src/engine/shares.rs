@@ -24,7 +24,7 @@ use std::collections::HashMap;
 /// A count is taken again after so long, whatever has happened.
 const STALE_MS: u64 = 1000;
 
-/// What the scopes have.
+/// The use of the store by each scope.
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
     /// The number of claims that may be granted before the next check.
@@ -48,7 +48,7 @@ struct Census {
     granted: u64,
 }
 
-/// What one scope has.
+/// The use of the store by one scope.
 #[derive(Clone, Copy, Debug, Default)]
 struct Part {
     cells: u64,

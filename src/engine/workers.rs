@@ -29,7 +29,7 @@ impl Drop for PanicTrips<'_> {
     }
 }
 
-/// What a thread does when it is called; returns when to call it again.
+/// One round of a thread's work; returns when to call it again.
 type Round = fn(&Engine) -> Option<u64>;
 
 /// Starts the threads. They end when `engine.stop` is set and their notifiers are notified.

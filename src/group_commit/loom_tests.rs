@@ -5,7 +5,7 @@ use crate::sync::atomic::AtomicBool;
 use loom::{future::block_on, thread};
 use std::future::poll_fn;
 
-/// What is written, and what has reached the disk.
+/// The position that is written, and the one that has reached the disk.
 struct Disk {
     written: AtomicU64,
     synced: AtomicU64,

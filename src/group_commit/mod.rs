@@ -38,7 +38,7 @@ use std::{
 /// without, because without it they take turns.
 const RENDEZVOUS: Duration = Duration::from_micros(60);
 
-/// What a group commit makes durable.
+/// A file or log that a group commit makes durable.
 pub(crate) trait Commit {
     /// Makes durable everything written before the call; returns the position below which
     /// everything now is. Called by one thread at a time.

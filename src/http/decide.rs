@@ -41,7 +41,7 @@ pub(super) struct Asked {
     pub held: Held,
 }
 
-/// What follows for a request.
+/// The decision about a request.
 pub(super) enum Decision<S: IdempotencyStore> {
     /// The handler is executed. An earlier holder may have left an answer.
     Execute(Claim<AsyncStore<S>>, Option<Arc<[u8]>>, Run),

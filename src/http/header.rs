@@ -4,7 +4,7 @@ use crate::limits::KEY_BYTES_MAX;
 use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, Item, Parser};
 
-/// What is wrong with the header.
+/// The fault of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BadKey {
     /// There is none.

@@ -70,7 +70,7 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         }
     }
 
-    /// What is kept of an answer's head.
+    /// The part of an answer's head that is stored.
     fn head<'a>(&self, parts: &'a Parts) -> Head<'a> {
         let bodiless = self.head_request || is_bodiless(parts.status);
         let headers = self.core.config.retained.of(&parts.headers, bodiless);

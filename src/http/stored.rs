@@ -81,7 +81,7 @@ pub(super) fn head_len(headers: &Lines<'_>) -> usize {
     16 + headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 10).sum::<usize>()
 }
 
-/// What comes after the prefix; `None` if that is no answer.
+/// Decodes the bytes after the prefix; `None` if they are no answer.
 pub(super) fn decode(kind: Kind, rest: Bytes) -> Option<Stored> {
     let mut reader = Reader { bytes: &rest, at: 0 };
     let status = u16::from_le_bytes(reader.take(2)?.try_into().ok()?);

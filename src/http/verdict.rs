@@ -1,11 +1,11 @@
-//! What a service's answer means for the operation.
+//! The meaning of a service's answer for the operation.
 
 use super::seal::BoxError;
 use http::{StatusCode, header, response::Parts};
 use std::{any::Any, error::Error, fmt, sync::Arc};
 use tower::load_shed::error::Overloaded;
 
-/// What becomes of the key when the service has answered.
+/// The fate of the key when the service has answered.
 ///
 /// A handler that knows better than the [`Policy`] puts one into its response's extensions.
 ///

@@ -1,4 +1,4 @@
-//! What a shard knows of a key that is held or interrupted.
+//! The state of a key that is held or interrupted, in its shard.
 
 use crate::{
     claim::{Held, Phase},
@@ -29,7 +29,8 @@ pub(crate) struct Undecided {
     pub checkpoint: Option<Arc<[u8]>>,
     /// The answer that a failed holder left.
     pub answer: Option<Answer>,
-    /// What the takeover by the present attempt found, until it is known that this attempt counts.
+    /// The state that the takeover by the present attempt found, until it is known that this
+    /// attempt counts.
     pub before: Option<Box<Before>>,
     pub unsure: Unsure,
     /// Whether an event has reported that no attempts are left.
@@ -58,7 +59,7 @@ impl Undecided {
     }
 }
 
-/// What is left of a key that has been decided: its place is another's already.
+/// The remains of a key that has been decided: its place is another's already.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub hash: u64,
@@ -94,7 +95,7 @@ impl Unsure {
     }
 }
 
-/// What a failed holder left.
+/// The answer that a failed holder left.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     /// The key.
@@ -105,7 +106,7 @@ pub(crate) struct Answer {
     pub location: Option<(Location, Option<u32>)>,
 }
 
-/// What a claim was granted with.
+/// The terms that a claim was granted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HeldTerms {
     pub replay_ms: u64,

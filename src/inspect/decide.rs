@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-/// What is known of the keys, without their records' bodies.
+/// The state of the keys, without their records' bodies.
 #[derive(Default)]
 pub(crate) struct Decided {
     /// All records, by the hashes of their keys.
@@ -121,7 +121,7 @@ impl Inspection {
         for group in records.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1) {
             let mut newest: HashMap<OwnedKey, (u64, Location)> = HashMap::new();
             for (_, location) in group {
-                // What doesn't read stays, and answers for itself.
+                // A record that doesn't read stays, and is an error for its key.
                 let Lies::Here(frame) = self.frame(*location) else { continue };
                 let new = (frame.header.token, *location);
                 let replaced = match newest.get(&frame.key().owned()).copied() {

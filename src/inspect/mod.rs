@@ -70,7 +70,7 @@ pub struct Problem {
     pub file: String,
     /// The place, in bytes from the file's start.
     pub offset: u64,
-    /// What is wrong there.
+    /// The fault at that place.
     pub what: String,
     /// The key of the record, if it still reads.
     pub key: Option<Box<OwnedKey>>,
@@ -242,7 +242,7 @@ impl Inspection {
         Ok(inspection)
     }
 
-    /// What was found not to read so far.
+    /// The faults found so far.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }

@@ -20,7 +20,7 @@ use std::{
 /// segment again during it. The last one counts as it is.
 const TRIES: usize = 5;
 
-/// What was read.
+/// The files as they were read.
 pub(super) struct Survey {
     pub superblock: Superblock,
     pub hasher: KeyHasher,

@@ -75,7 +75,7 @@ impl Log {
     /// A log of so many segments, all of them written before.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// An error of the operating system.
     pub fn create(dir: &Path, ring: u64, segments: u32, segment: u64) -> io::Result<Self> {
         let storage = DiskStorage::open(dir)?;
         let shared = Shared {

@@ -79,7 +79,7 @@ struct Tail {
     next: Next,
 }
 
-/// What is known of the segment after the open one.
+/// The state of the segment after the open one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     /// The open one has room yet.
@@ -148,7 +148,7 @@ pub(crate) enum Roll {
     Begun,
 }
 
-/// What the segment's bookkeeping needs to know of a record.
+/// The facts about a record that the segment's bookkeeping needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Listing {
     pub hash: u64,

@@ -1,4 +1,4 @@
-//! What a segment says about itself: the header at its start, the footer at its end.
+//! The description of a segment in itself: the header at its start, the footer at its end.
 //!
 //! Header, in the first sector; written when the slot is prepared (`free`) and again when it is
 //! taken into use (`active`, unsynced: it becomes durable with the first group):
@@ -124,7 +124,7 @@ pub(crate) struct FooterEntry {
     pub len: u32,
 }
 
-/// What holds for a whole segment.
+/// The values that hold for a whole segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
     pub life: u32,
@@ -205,7 +205,7 @@ impl Footer {
         fits.then_some(Footer { bytes, summary })
     }
 
-    /// What it lists, in the order of the segment. Costs little more than reading it.
+    /// The listed records, in the order of the segment. Costs little more than reading the bytes.
     pub fn entries(&self) -> impl Iterator<Item = FooterEntry> + Clone + '_ {
         let listed = &self.bytes[..self.bytes.len() - TRAILER_BYTES];
         listed.as_chunks().0.iter().map(|e| entry(e).expect("checked when it was decoded"))

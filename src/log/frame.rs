@@ -66,7 +66,7 @@ impl Kind {
     }
 }
 
-/// What seeds the checksum of a frame.
+/// The seed of a frame's checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seed {
     pub store: u64,
@@ -118,7 +118,7 @@ impl Header {
         Token::new(self.token)
     }
 
-    /// What was known to be durable when the frame was written.
+    /// The position that was known to be durable when the frame was written.
     pub fn durable_known(&self) -> u64 {
         match self.durable_lag {
             u32::MAX => 0,
@@ -180,7 +180,7 @@ pub(crate) fn check_body(header: &Header, bytes: &[u8]) -> bool {
     crc32fast::hash(bytes) == header.body_crc
 }
 
-/// What a frame is made of.
+/// The contents of a frame before it has a place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Draft<'a> {
     pub kind: Kind,
@@ -202,7 +202,7 @@ pub(crate) struct Encoded {
     names_end: usize,
 }
 
-/// What its place decides.
+/// The fields of a frame that its place decides.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Placed {
     pub seed: Seed,

@@ -46,7 +46,7 @@ pub(crate) fn class_of(retention_ms: u64, main_ms: u64) -> u8 {
     1 + (seconds.ilog2() as u8).min(CLASSES as u8 - 2)
 }
 
-/// What an append lacks.
+/// The resource that an append lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Busy {
     /// The ring of this class, drained up to `drained`, has no room for `len` bytes.
@@ -72,7 +72,7 @@ impl From<Poisoned> for Busy {
     }
 }
 
-/// What the parts of the log share.
+/// The state that the parts of the log share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub life: u32,

@@ -26,7 +26,7 @@ pub(crate) struct Found {
     pub header: Header,
 }
 
-/// What a segment was found to hold.
+/// The frames and the end that a scan has found in a segment.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     pub frames: Vec<Found>,

@@ -53,7 +53,7 @@ pub(crate) struct Slot {
     used: AtomicU32,
 }
 
-/// What a slot is used for.
+/// The use of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Use {

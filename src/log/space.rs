@@ -35,7 +35,7 @@ struct Pool {
 #[derive(Debug)]
 struct Begun {
     slot: Arc<Slot>,
-    /// What it has left, as the account counts it.
+    /// The room it has left, as the account counts it.
     room: i64,
 }
 
@@ -52,7 +52,7 @@ pub(super) enum Taken {
 pub(crate) enum Retired {
     /// The slot may be used again now.
     Yes,
-    /// What it has left is promised to claims. Later.
+    /// The room it has left is promised to claims. Later.
     Reservation,
     /// It is in use, or free, or has been filled further.
     NotDue,

@@ -80,7 +80,7 @@ fn the_last_positions_are_given_out_and_then_no_more() {
     appender.roll(&shared).unwrap_err();
     let why = shared.poison.why().unwrap();
     assert!(why.contains("positions are used up"), "{why}");
-    // What is there was not touched.
+    // The headers that are there were not touched.
     assert_eq!(header(&second).active, None);
     assert_eq!(header(&first).active, Some(since));
 }

@@ -89,8 +89,8 @@ pub(crate) fn alarm(count: Count, hash: u64, token: Option<Token>) {
     }
 }
 
-/// A scope is refused new keys from now on, until some of what it has ends. `scope` is its hash under
-/// the store's own secret.
+/// A scope is refused new keys from now on, until some of what it has ends. `scope` is its hash
+/// under the store's own secret.
 pub(crate) fn share_used(scope: u64) {
     let scope = KeyHash(scope);
     event!(warn, %scope, "a scope has its share of unfinished keys: it is refused new ones");
@@ -130,7 +130,7 @@ pub(crate) fn recycled(segment: u32) {
     event!(debug, segment, "segment recycled");
 }
 
-/// What an opening found.
+/// The findings of an opening.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub life: u32,

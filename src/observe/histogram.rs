@@ -71,7 +71,7 @@ impl Histogram {
     }
 }
 
-/// What a histogram held at a moment. Counts only grow.
+/// The counts of a histogram at a moment. They only grow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts(Vec<u64>);
 
@@ -97,7 +97,7 @@ impl Counts {
         })
     }
 
-    /// What came after `before`.
+    /// The counts since `before`.
     #[cfg(feature = "metrics")]
     pub fn since(&self, before: &Counts) -> Counts {
         let before = before.0.iter().copied().chain(std::iter::repeat(0));

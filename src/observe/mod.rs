@@ -1,4 +1,4 @@
-//! What a store shows of itself: events for logs, times for dashboards, and alarms, which may mean
+//! Observability of a store: events for logs, times for dashboards, and alarms, which may mean
 //! a second execution.
 //!
 //! The verbs call this module at their points and know nothing of who looks. Without the features
@@ -27,7 +27,7 @@ pub(crate) use call::{Call, Watch};
 pub(crate) use histogram::Counts;
 pub(crate) use timings::{Started, Timings};
 
-/// What is timed or sized.
+/// A time or a size that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Timed {
     /// A `begin` or a takeover, from call to answer, waits included. Nanoseconds, as all times.
@@ -36,7 +36,7 @@ pub(crate) enum Timed {
     Complete,
     /// Reading and checking a record that answers a `begin`.
     Replay,
-    /// What a caller waits for its group to be durable.
+    /// A caller's wait until its group is durable.
     CommitWait,
     /// A sync of a segment.
     LogSync,

@@ -157,7 +157,7 @@ impl Inner {
         }
     }
 
-    /// What the table has of a key.
+    /// Reads the row of a key.
     pub async fn look(&self, tries: &Backoff, key: KeyRef<'_>) -> Result<Option<Row>, DbError> {
         let rows = self.query(tries, &self.sql.look, &[&key.scope(), &key.key()]).await?;
         first(&rows)

@@ -48,7 +48,7 @@ pub(super) fn ms(ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
-/// What the table has of a key.
+/// The row of a key.
 #[derive(Debug)]
 pub(super) struct Row {
     pub state: i16,
@@ -75,7 +75,7 @@ pub(super) struct Row {
     pub now: i64,
     /// The statement granted the claim that it shows.
     pub granted: bool,
-    /// What is known of a silent holder.
+    /// Whether a silent holder lives, as far as known.
     pub life: Life,
 }
 
@@ -201,7 +201,7 @@ impl Row {
         Fingerprint::from_bytes(rest.try_into().unwrap_or_default()).with_scheme(*scheme)
     }
 
-    /// What a caller that asks for the key gets; `None`: the key is absent.
+    /// The answer to a caller that asks for the key; `None`: the key is absent.
     pub fn found(self, request: &Request, owner: Owner) -> Option<Found> {
         let says = self.says();
         let is_ours = self.is_by(owner) && self.state == 1;

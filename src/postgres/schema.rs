@@ -11,7 +11,7 @@ use crate::error::OpenError;
 pub(super) const VERSION: i32 = 2;
 
 const CREATE: &str = include_str!("schema.sql");
-/// What brings each version to the next, from the first.
+/// The scripts that bring each version to the next, from the first.
 const UPGRADES: [&str; 1] = [include_str!("upgrade_2.sql")];
 
 /// The tables' names, quoted.

@@ -61,7 +61,7 @@ impl Standing {
     }
 }
 
-/// What is known of the holder of an undecided key.
+/// Whether the holder of an undecided key lives, as far as known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Life {
     /// Nothing, or its lease has not passed.

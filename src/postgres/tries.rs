@@ -101,7 +101,7 @@ impl Inner {
         self.pool.get(until).await
     }
 
-    /// What an answer means, also for the connection it came from.
+    /// Judges an answer, also for the connection it came from.
     fn answered<T>(
         &self,
         session: Borrowed,

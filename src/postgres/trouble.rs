@@ -31,7 +31,7 @@ pub(super) enum DbError {
 }
 
 impl DbError {
-    /// What an error of the driver means.
+    /// Classifies an error of the driver.
     pub fn of(error: &tokio_postgres::Error) -> DbError {
         let Some(db) = error.as_db_error() else {
             // Among these are errors of decoding, which a repetition does not mend; the deadline

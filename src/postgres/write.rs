@@ -197,7 +197,7 @@ impl Inner {
     }
 }
 
-/// What a statement that changed no row means, by what the row is now; `None`: try again.
+/// The meaning of a statement that changed no row, by the present row; `None`: try again.
 pub(super) fn judge(
     row: Option<Row>,
     ticket: &Ticket,

@@ -1,4 +1,4 @@
-//! What the claims file holds, and what becomes of it.
+//! Reads the claims file and decides about its claims.
 
 use super::{
     CLAIMS_FILE, create, read_file,
@@ -37,7 +37,7 @@ fn damaged(offset: u64, what: &'static str) -> OpenError {
     OpenError::Damaged { file: CLAIMS_FILE.into(), offset, what }
 }
 
-/// What the bytes of a claims file hold. An error if it is not this store's, or not whole.
+/// Decodes a claims file. An error if it is not this store's, or not whole.
 pub(crate) fn decode(bytes: &[u8], superblock: &Superblock) -> Result<format::Contents, OpenError> {
     let header = bytes.first_chunk().ok_or(damaged(0, "the claims file has been cut short"))?;
     let header = Header::decode(header).map_err(|error| match error {
@@ -49,7 +49,7 @@ pub(crate) fn decode(bytes: &[u8], superblock: &Superblock) -> Result<format::Co
     if header.store != superblock.store {
         return Err(OpenError::Foreign { file: CLAIMS_FILE.into() });
     }
-    // What is behind the last cell is a growth that was not finished.
+    // Bytes behind the last cell come from a growth that was not finished.
     let Some(bytes) = bytes.get(..header.cells as usize * format::CELL_BYTES) else {
         return Err(damaged(bytes.len() as u64, "the claims file has been cut short"));
     };
@@ -146,10 +146,10 @@ impl ClaimsFile {
         Cells::new(self.file.clone(), superblock.store, cells, shadowed, poison, timings, group)
     }
 
-    /// Makes the file as large as the options want it, if it is smaller: after everything in it
-    /// has been written again. Says whether it has become larger. If there is no room, or the
-    /// system refuses it for another reason, it stays as it was, which is reported. Not after a sync
-    /// that failed, or a write of the header: then what the file holds is not known.
+    /// Makes the file as large as the options want it, if it is smaller: after everything in it has
+    /// been written again. Says whether it has become larger. If there is no room, or the system
+    /// refuses it for another reason, it stays as it was, which is reported. Not after a sync that
+    /// failed, or a write of the header: then what the file holds is not known.
     pub fn grow(
         &mut self,
         storage: &dyn Storage,
@@ -223,7 +223,7 @@ fn cells_of(kept: &[Kept]) -> impl Iterator<Item = u32> {
     kept.iter().flat_map(|kept| kept.found.chain.cells.iter().copied())
 }
 
-/// What was made of the claims.
+/// The decisions about the claims.
 pub(super) struct Decided {
     pub kept: Vec<Kept>,
     /// Records that have a later claim on their key beside them, and the tokens of those claims.
@@ -315,7 +315,7 @@ impl Engine {
                 terms: HeldTerms {
                     replay_ms: found.replay_ms,
                     remember_ms: found.remember_ms,
-                    // What can be promised with today's options.
+                    // No more than today's options can promise.
                     reserve: found.reserve.min(self.config.max_response as u32),
                 },
                 key: found.key,
@@ -362,7 +362,7 @@ impl Engine {
             self.rearm(&mut shard, at, now);
         }
         self.sync_claims()?;
-        // What they had replaced is gone from the disk.
+        // The versions that they had replaced are gone from the disk.
         expired.iter().try_for_each(|chain| self.cells.clear(chain))?;
         self.sync_claims()
     }

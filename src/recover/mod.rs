@@ -286,7 +286,7 @@ impl Opening<'_> {
         outlived::opened(engine.id, &engine);
         engine.adopt_claims(kept).map_err(poisoned)?;
         engine.superblock.lock().0.write(&next).map_err(io("beginning a new life"))?;
-        // What has expired while the store was closed makes room before anybody asks for it.
+        // Records that have expired while the store was closed make room before the first call.
         engine.expire(engine.now());
         engine.keep().map_err(poisoned)?;
         engine.bury_outlived(gone).map_err(poisoned)?;
@@ -303,7 +303,7 @@ struct Begun {
     class: u8,
     /// The position at which its frames end.
     end: u64,
-    /// What it has left, as the account of free space counts it.
+    /// The room it has left, as the account of free space counts it.
     room: i64,
 }
 

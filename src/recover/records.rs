@@ -22,7 +22,7 @@ use std::{
     sync::Arc,
 };
 
-/// What the log says of keys that have no record in it.
+/// The log's decisions about keys that have no record in it.
 #[derive(Default)]
 pub(super) struct Decisions {
     /// The highest token of a tombstone, of keys that may have a claim.
@@ -42,7 +42,7 @@ impl Decisions {
         *token = frame.header.token.max(*token);
     }
 
-    /// What holders left who failed, for those of these claims (by hash and token) that have
+    /// The answers of failed holders, for those of these claims (by hash and token) that have
     /// failed. Other failures are not read: their keys are decided.
     pub fn failures(
         &mut self,

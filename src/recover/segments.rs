@@ -1,4 +1,4 @@
-//! What the segments hold.
+//! Reads the segments.
 
 mod outside;
 
@@ -218,7 +218,7 @@ impl Segment {
     }
 }
 
-/// What is done about what doesn't read.
+/// The treatment of bytes that don't read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Care {
     /// It is an error.
@@ -230,7 +230,7 @@ pub(crate) enum Care {
     Outside,
 }
 
-/// What reading segments needs to know.
+/// The settings for reading segments.
 pub(crate) struct Reader<'a> {
     pub storage: &'a dyn Storage,
     pub superblock: &'a Superblock,
@@ -450,7 +450,7 @@ impl Reader<'_> {
                 .map(|s| s.base + DATA_START)
                 .min();
             let end = next.unwrap_or(since.base + slot.bytes);
-            // What earlier lives have sealed in it is durable.
+            // Records that earlier lives have sealed in it are durable.
             let start = since.base + since.from;
             let known = durable[&(since.life, since.class)].min(end).max(start) - since.base;
             // Without the footer that it should have, all of it had been promised.

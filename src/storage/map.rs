@@ -335,7 +335,7 @@ impl Region {
         let copy = Region::heap(len);
         for (to, from) in copy.words(0, self.len).iter().zip(self.words(0, self.len)) {
             let word = from.load(Ordering::Relaxed);
-            // What is zero already is better not touched, see `zeros`.
+            // Words that are zero already are better not touched, see `zeros`.
             if word != 0 {
                 to.store(word, Ordering::Relaxed);
             }

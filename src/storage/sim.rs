@@ -1,7 +1,7 @@
 //! Storage in memory that keeps exactly the promises of a disk, and breaks all others.
 //!
-//! A [`SimStorage`] behaves like a file system whose page cache and platter are kept apart.
-//! It loses power, keeps of everything unsynced what a seed decides, fails any call that a test names
+//! A [`SimStorage`] behaves like a file system whose page cache and platter are kept apart. It
+//! loses power, keeps of everything unsynced what a seed decides, fails any call that a test names
 //! fail, runs full, and is damaged at will. The same seed and the same calls give the same disk.
 //!
 //! ```
@@ -47,7 +47,7 @@ pub struct SimStorage {
     disk: Arc<Disk>,
 }
 
-/// What a call on a [`SimStorage`] is made to suffer.
+/// A fault of a call on a [`SimStorage`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -353,7 +353,7 @@ impl StorageFile for SimFile {
             }
             match fate {
                 Fate::Whole => inode.region().read_bytes(offset, into),
-                // What a read that fails leaves behind is nothing that was ever written.
+                // A read that fails leaves bytes that were never written.
                 _ => into.fill(0xa5),
             }
             Ok(())

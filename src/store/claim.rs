@@ -1,4 +1,4 @@
-//! What a `begin` returns to its caller: a claim, a record, or a handle of another's attempt.
+//! The results of a `begin`: a claim, a record, or a handle of another's attempt.
 //! Written once for all backends; the blocking methods are in `blocking`, the async ones in
 //! `async_store`.
 
@@ -137,9 +137,9 @@ impl<S: IdempotencyStore> Claim<S> {
     }
 }
 
-/// Whether the work may run after [`Claim::nothing_happened`]. A claim whose history stays, for lack
-/// of room or because its store has no such thing, is held all the same; its release leaves the key
-/// interrupted.
+/// Whether the work may run after [`Claim::nothing_happened`]. A claim whose history stays, for
+/// lack of room or because its store has no such thing, is held all the same; its release leaves
+/// the key interrupted.
 pub(crate) fn held_anyway(cleared: Result<(), ClaimError>) -> Result<(), BeginError> {
     match cleared {
         Ok(()) | Err(ClaimError::StoreFull(_) | ClaimError::NotApplicable { .. }) => Ok(()),
@@ -233,9 +233,9 @@ impl<S: IdempotencyStore> Interrupted<S> {
         self.stuck.attempts
     }
 
-    /// Returns how long a caller that settles automatically should leave the key alone: zero, unless
-    /// takeovers have just been [undone](Claim::undo). A second after the first one, twice as long
-    /// after each further one, up to five minutes.
+    /// Returns how long a caller that settles automatically should leave the key alone: zero,
+    /// unless takeovers have just been [undone](Claim::undo). A second after the first one, twice
+    /// as long after each further one, up to five minutes.
     pub fn settle_after(&self) -> Duration {
         self.stuck.settle_after
     }

@@ -92,7 +92,7 @@ struct Owner {
     running: Mutex<Option<Running>>,
 }
 
-/// What ends when the store is closed.
+/// The parts that end when the store is closed.
 struct Running {
     threads: Vec<JoinHandle<()>>,
     /// Given up last.

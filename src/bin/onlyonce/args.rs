@@ -1,4 +1,4 @@
-//! What can be asked for, and how.
+//! The command line.
 
 use super::units::parse_duration;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
@@ -244,7 +244,7 @@ impl How {
         }
     }
 
-    /// What a key becomes by it.
+    /// The state of a key after it.
     pub fn becomes(&self) -> &'static str {
         match self {
             How::Complete(_) => "completed",

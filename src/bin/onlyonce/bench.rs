@@ -34,7 +34,7 @@ impl Drop for Workplace {
 struct Row {
     name: &'static str,
     per_second: f64,
-    /// What could be reached at most, and by what.
+    /// The highest possible rate; `by` names what limits it.
     limit: f64,
     by: &'static str,
 }

@@ -28,7 +28,7 @@ use out::Out;
 use std::{ffi::OsString, process::ExitCode};
 
 fn main() -> ExitCode {
-    // What clap itself has to say: help and version on stdout, a misuse (2) on stderr.
+    // clap itself prints help and version on stdout, a misuse (exit code 2) on stderr.
     let args = Args::parse_from(with_store(std::env::args_os().collect()));
     let json = args.json;
     args.color.as_choice().write_global();

@@ -12,7 +12,7 @@ use super::{
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// What the service is asked for at a time.
+/// The number of keys that the service is asked for at a time.
 const PAGE: usize = 1000;
 /// An answer of the service is not larger.
 const ANSWER_BYTES: u64 = 256 << 20;
@@ -87,7 +87,7 @@ impl Remote {
             headers.push(("authorization".into(), value));
         }
         let config = ureq::Agent::config_builder()
-            // What the service says of a mistake is in its answer.
+            // The body of an error answer says what is wrong.
             .http_status_as_error(false)
             .timeout_global(Some(Duration::from_secs(120)))
             // Nothing that carries a secret follows to elsewhere.
@@ -313,7 +313,7 @@ pub fn state_name(state: Wanted) -> &'static str {
     }
 }
 
-/// What narrows a list, for the service.
+/// The parameters that select keys, for the service.
 pub fn selection(
     scope: &Option<String>,
     prefix: &Option<String>,

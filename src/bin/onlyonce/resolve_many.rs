@@ -30,7 +30,7 @@ const AT_ONCE: usize = 64;
 const AT_ONCE_REMOTE: usize = 8;
 /// So many keys are shown of many.
 const SAMPLE: usize = 10;
-/// What a record takes beside its answer, at most.
+/// The largest size of a record without its answer.
 const FRAME: u64 = 2048;
 
 /// A key that is decided about, as it was when it was selected.
@@ -202,7 +202,7 @@ fn named(text: &str) -> Result<Vec<(Name, Option<u64>)>, Failure> {
     Ok(named)
 }
 
-/// What is to be decided, and what is left alone, and why.
+/// The keys to decide, and those that are left alone, with the reasons.
 #[derive(Default)]
 struct Plan {
     targets: Vec<Target>,
@@ -381,7 +381,7 @@ fn decide_all<T: Sync, R: Send>(
     done.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-/// What would be done.
+/// Prints what would be done.
 fn preview(plan: &Plan, how: &How, out: &mut Out) -> Result<(), Failure> {
     let (targets, refused) = (&plan.targets, &plan.refused);
     if out.json {
@@ -414,7 +414,7 @@ fn preview(plan: &Plan, how: &How, out: &mut Out) -> Result<(), Failure> {
     out.line(format_args!("{WARN}nothing was changed{WARN:#}; --yes does it"))
 }
 
-/// What was done. An error if a key was left alone.
+/// Prints what was done. An error if a key was left alone.
 fn report(
     plan: Plan,
     outcomes: &[Result<(), Failure>],

@@ -72,7 +72,7 @@ fn input(file: &Path) -> Result<Box<dyn BufRead>, Failure> {
     Ok(Box::new(BufReader::new(file)))
 }
 
-/// What has become of the lines.
+/// The outcomes of the lines.
 #[derive(Default)]
 struct Counts {
     imported: u64,
@@ -112,7 +112,7 @@ pub fn import(args: &Import, out: &mut Out) -> Result<(), Failure> {
     };
     let mut counts = Counts::default();
     let done = import_lines(&store, lines, &mut counts, args);
-    // What was imported is durable from here on.
+    // The imported records are durable from here on.
     let closed = store.close();
     done?;
     closed?;

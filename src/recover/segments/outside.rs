@@ -118,7 +118,7 @@ pub(crate) fn read_until(
     Ok(Some(Segment { slot, contents }))
 }
 
-/// What can be read of a segment in which read calls fail.
+/// Reads as much as possible of a segment in which read calls fail.
 fn read_in_pieces(slot: &Slot, active: Active) -> Result<Contents, OpenError> {
     let Some(since) = active else { return Ok(Contents::Free) };
     let mut image = vec![0; slot.bytes as usize];

@@ -1,4 +1,4 @@
-//! What only a real directory can do wrong.
+//! Mistakes that only a real directory can show.
 
 use std::{io::ErrorKind, os::unix::fs::MetadataExt};
 
@@ -79,7 +79,7 @@ fn a_second_opener_is_refused_until_the_first_is_gone() {
 fn a_copy_of_the_descriptor_does_not_keep_the_lock() {
     let (_directory, storage) = fresh();
     let lock = storage.take_lock().unwrap();
-    // What a child process has between fork and exec.
+    // A child process has such a copy between fork and exec.
     let _copy = lock.descriptor.try_clone().unwrap();
     drop(lock);
     storage.lock().unwrap();

@@ -13,8 +13,8 @@ use super::{Fault, inode::Inode, rng::Rng};
 /// A file that may have a name, had one, or is open.
 pub(super) type Shared = Arc<Mutex<Inode>>;
 
-/// What a name may mean after a loss of power: first what the platter says, last what the running
-/// system says. More than one only while unsynced; `None` is no file.
+/// The meanings that a name may have after a loss of power: first the platter's, last the running
+/// system's. More than one only while unsynced; `None` is no file.
 pub(super) type History = Vec<Option<Shared>>;
 
 /// How much of its work a call may do.
@@ -36,7 +36,7 @@ pub(super) struct Disk {
     pub(super) seed: u64,
 }
 
-/// What changes. Locked before any file is.
+/// The mutable state. Locked before any file is.
 pub(super) struct State {
     pub(super) rng: Rng,
     pub(super) names: BTreeMap<String, History>,

@@ -1,4 +1,4 @@
-//! What the platter may hold, and what it may not.
+//! The contents that the platter may have, and those that it may not.
 
 use std::{collections::BTreeSet, io::ErrorKind};
 
