@@ -50,6 +50,7 @@ impl Engine {
             self.count(hash, Count::Abandoned);
         }
         undecided.held.abandon(reason, now);
+        undecided.handle_gone();
         undecided.attempt_counts();
         wakes.add(undecided.waiters.take());
         let bytes = Self::promise_of(undecided);

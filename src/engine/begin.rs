@@ -235,7 +235,7 @@ impl Engine {
                     holder_gone,
                     attempts: held.attempt,
                     checkpoint: undecided.checkpoint.clone(),
-                    answer: undecided.answer.as_ref().map(|answer| answer.bytes.clone()),
+                    answer: self.answer_bytes(undecided),
                     settle_after: Duration::from_millis(undecided.unsure.rest_ms(now)),
                 })
             }

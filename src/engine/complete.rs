@@ -17,7 +17,10 @@ use crate::{
     sync::thread_local,
     sync::wait::WakeList,
 };
-use std::{cell::RefCell, sync::atomic::Ordering};
+use std::{
+    cell::RefCell,
+    sync::{Arc, atomic::Ordering},
+};
 
 thread_local! {
     /// Frames are made here before their place is known; no allocation once it has grown.
@@ -326,7 +329,7 @@ impl Engine {
                 return self.not_held(&mut shard, ticket);
             };
             if let Some(kept) = &undecided.answer {
-                return match *kept.bytes == *answer {
+                return match self.answer_bytes(undecided).is_some_and(|kept| *kept == *answer) {
                     true => Ok(Step { value: (), wait: self.settled_at(kept) }),
                     false => Err(ClaimError::DifferentResponse.into()),
                 };
@@ -351,7 +354,7 @@ impl Engine {
             let epoch = self.log.epoch(appended.location.slot());
             let location = Some((appended.location, epoch));
             let token = ticket.token;
-            undecided.answer = Some(Answer { token, bytes: answer.into(), location });
+            undecided.answer = Some(Answer { token, bytes: Some(answer.into()), location });
             undecided.held.interrupt(Reason::Failed, now);
             undecided.attempt_counts();
             let waiters = undecided.waiters.take();
@@ -366,6 +369,21 @@ impl Engine {
             self.count(hash, Count::Failed);
             Ok(Step { value: (), wait: self.answered_after(appended.class, appended.end) })
         })
+    }
+
+    /// What a failed holder left.
+    pub fn answer_bytes(&self, undecided: &Undecided) -> Option<Arc<[u8]>> {
+        let answer = undecided.answer.as_ref()?;
+        if let Some(bytes) = &answer.bytes {
+            return Some(bytes.clone());
+        }
+        let (location, epoch) = answer.location?;
+        if self.log.epoch(location.slot()) != epoch {
+            return None;
+        }
+        let frame = self.log.read(location)?;
+        let is_it = frame.header.kind == Kind::Failed && frame.header.token == answer.token.get();
+        is_it.then(|| frame.body().into())
     }
 
     /// The location of a failed holder's answer that must not be seen yet.
@@ -449,6 +467,7 @@ impl Engine {
         let Before { phase, attempt, answer } = *before;
         undecided.held.undo(attempt, phase);
         undecided.answer = answer;
+        undecided.handle_gone();
         undecided.unsure.again(now);
         wakes.add(undecided.waiters.take());
         self.count(undecided.hash, Count::Undone);
@@ -463,6 +482,7 @@ impl Engine {
         if std::mem::replace(&mut undecided.held.holder_lives, false) {
             self.log.shared.space.adjust(Self::promise_of(undecided) as i64);
             self.handle_ended(undecided.hash);
+            undecided.handle_gone();
         }
     }
 

@@ -145,7 +145,7 @@ impl Engine {
                 at: self.time.shown(at),
                 holder_gone: !held.holder_lives,
                 checkpoint,
-                answer: undecided.answer.as_ref().map(|answer| answer.bytes.clone()),
+                answer: self.answer_bytes(undecided),
             },
         };
         let key = undecided.key.clone();

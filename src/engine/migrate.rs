@@ -83,7 +83,7 @@ impl Engine {
             let mut shard = self.index.shard(shard as u64);
             self.end_forgetting(&mut shard, None);
             let undecided = shard.undecided.iter().filter_map(|(_, undecided)| {
-                let Undecided { held, terms, checkpoint, answer, .. } = undecided;
+                let Undecided { held, terms, checkpoint, .. } = undecided;
                 let known = !held.expired(now, self.interrupted_ms(terms.remember_ms));
                 (known && wants(undecided.key.as_ref())).then(|| {
                     Migrating::Undecided(Box::new(MovedClaim {
@@ -91,7 +91,7 @@ impl Engine {
                         held: Held { phase: held.phase_at(now), ..held.clone() },
                         terms: *terms,
                         checkpoint: checkpoint.clone(),
-                        answer: answer.as_ref().map(|answer| answer.bytes.clone()),
+                        answer: self.answer_bytes(undecided),
                     }))
                 })
             });

@@ -7,7 +7,9 @@ mod undecided;
 pub(crate) use entry::Entry;
 use entry::Tag;
 pub(crate) use shard::Shard;
-pub(crate) use undecided::{Answer, Before, Ended, Forgetting, HeldTerms, Undecided};
+pub(crate) use undecided::{
+    Answer, Before, Ended, Forgetting, HeldTerms, KEPT_IN_MEMORY, Undecided,
+};
 
 use crate::{
     key::KeyRef,

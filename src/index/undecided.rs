@@ -52,6 +52,15 @@ impl Undecided {
         (self.before, self.unsure) = (None, Unsure::default());
     }
 
+    /// No handle keeps the key for longer than what the log has of its answer.
+    pub fn handle_gone(&mut self) {
+        if let Some(answer) = &mut self.answer
+            && answer.location.is_some()
+        {
+            answer.bytes = None;
+        }
+    }
+
     /// The earlier attempt whose answer is kept, for the claims file: the log has it under that
     /// one's token.
     pub fn answer_of(&self) -> Option<Token> {
@@ -100,11 +109,17 @@ impl Unsure {
 pub(crate) struct Answer {
     /// The key.
     pub token: Token,
-    pub bytes: Arc<[u8]>,
+    /// Its bytes, where the key is kept for longer than what the log has of it: while a handle
+    /// lives, and (see [`KEPT_IN_MEMORY`]) after an opening that counts the interruption from itself.
+    /// Else they are read when they are asked for.
+    pub bytes: Option<Arc<[u8]>>,
     /// Where it stands in the log, in which epoch of its segment; `None` if that was in an earlier
-    /// life, so that it is durable.
+    /// life, so that it is durable, and `bytes` are kept.
     pub location: Option<(Location, Option<u32>)>,
 }
+
+/// How many bytes of answers an opening keeps in memory.
+pub(crate) const KEPT_IN_MEMORY: usize = 64 << 20;
 
 /// The terms that a claim was granted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

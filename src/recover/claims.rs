@@ -2,7 +2,7 @@
 
 use super::{
     CLAIMS_FILE, create, read_file,
-    records::{Decisions, Frames},
+    records::{Decisions, Failure, Frames},
 };
 use crate::{
     broken::{self, Broken},
@@ -15,7 +15,7 @@ use crate::{
     engine::outlived,
     error::OpenError,
     group_commit::GroupCommit,
-    index::{Answer, HeldTerms, Index, Undecided},
+    index::{Answer, HeldTerms, Index, KEPT_IN_MEMORY, Undecided},
     key::OwnedKey,
     log::{Frame, file_name},
     observe::{Timings, events},
@@ -215,7 +215,7 @@ impl ClaimsFile {
 pub(crate) struct Kept {
     found: Found,
     interrupted: (Reason, u64),
-    answer: Option<Arc<[u8]>>,
+    failure: Option<Failure>,
 }
 
 /// The cells of the claims that stay.
@@ -285,8 +285,7 @@ impl Engine {
                 (Some(_), None) => (Reason::Failed, now),
                 (None, None) => (Reason::Crashed, now),
             };
-            let answer = failure.map(|(answer, _)| answer);
-            Kept { found: found.clone(), interrupted, answer }
+            Kept { found: found.clone(), interrupted, failure }
         };
         Ok(Decided { kept: undecided.into_iter().map(kept).collect(), outlived })
     }
@@ -296,10 +295,16 @@ impl Engine {
         let now = self.now();
         self.cells.adopt(cells_of(&kept))?;
         let mut expired = Vec::new();
-        for Kept { found, interrupted, answer } in kept {
+        let mut in_memory = 0;
+        for Kept { found, interrupted, failure } in kept {
             let (reason, at) = interrupted;
             let (noted, failed_as) = (found.interrupted.is_some(), found.failed_as());
             let hash = self.index.hash(found.key.as_ref());
+            let lives = outlived::lives(self.id, found.token);
+            let keep_ms = self.interrupted_ms(found.remember_ms);
+            let until = if lives { u64::MAX } else { at.saturating_add(keep_ms) };
+            let answer = failure
+                .and_then(|failure| self.answer_found(failed_as, failure, until, &mut in_memory));
             let mut undecided = Undecided {
                 hash,
                 held: Held {
@@ -326,7 +331,7 @@ impl Engine {
                     false => found.used,
                 },
                 checkpoint: found.checkpoint,
-                answer: answer.map(|bytes| Answer { token: failed_as, bytes, location: None }),
+                answer,
                 adopted: false,
                 earlier: false,
                 before: None,
@@ -336,7 +341,7 @@ impl Engine {
                 timer: None,
             };
             // A handle of it may have outlived the store that this process had open before.
-            undecided.held.holder_lives = outlived::lives(self.id, undecided.held.token);
+            undecided.held.holder_lives = lives;
             if undecided.held.expired(now, self.interrupted_ms(undecided.terms.remember_ms)) {
                 let token = Some(undecided.held.token);
                 self.alarm(Count::InterruptedExpired, hash, undecided.key.as_ref(), token);
@@ -365,5 +370,27 @@ impl Engine {
         // The versions that they had replaced are gone from the disk.
         expired.iter().try_for_each(|chain| self.cells.clear(chain))?;
         self.sync_claims()
+    }
+
+    /// The answer of a failed holder whose key is kept `until` then. If the log has it for so long,
+    /// it stays there; if not, because the key is kept from the opening on or by a living handle, it
+    /// is kept in memory, as far as there is room; then it is known for as long as the log has it.
+    fn answer_found(
+        &self,
+        token: Token,
+        failure: Failure,
+        until: u64,
+        in_memory: &mut usize,
+    ) -> Option<Answer> {
+        let Failure { location, expires_ms, .. } = failure;
+        if expires_ms < until {
+            let frame = self.log.read(location)?;
+            if *in_memory + frame.body().len() <= KEPT_IN_MEMORY {
+                *in_memory += frame.body().len();
+                return Some(Answer { token, bytes: Some(frame.body().into()), location: None });
+            }
+        }
+        let there = (location, self.log.epoch(location.slot()));
+        Some(Answer { token, bytes: None, location: Some(there) })
     }
 }

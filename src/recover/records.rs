@@ -17,10 +17,7 @@ use crate::{
     token::Token,
 };
 use smallvec::SmallVec;
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{HashMap, HashSet};
 
 /// The log's decisions about keys that have no record in it.
 #[derive(Default)]
@@ -33,8 +30,16 @@ pub(super) struct Decisions {
     pub damaged: u64,
 }
 
-/// By token: the answer that a failed holder left, and when.
-pub(super) type Failures = HashMap<u64, (Arc<[u8]>, u64)>;
+/// By token: where the answer lies that a failed holder left, when it did, and until when the log
+/// has it.
+pub(super) type Failures = HashMap<u64, Failure>;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failure {
+    pub location: Location,
+    at: u64,
+    pub expires_ms: u64,
+}
 
 impl Decisions {
     fn buries(&mut self, frame: &Frame) {
@@ -59,9 +64,10 @@ impl Decisions {
             let Some(frame) = frames.decision(location, &mut self.damaged)? else { continue };
             let (token, at) = (frame.header.token, frame.header.time_ms);
             // A holder may have failed, continued, and failed again: the last answer counts.
-            let known = failures.get(&token).is_some_and(|(_, known)| *known > at);
+            let known = failures.get(&token).is_some_and(|known| known.at > at);
             if claims.contains(&(hash, token)) && !known {
-                failures.insert(token, (frame.body().into(), at));
+                let expires_ms = frame.header.expires_ms;
+                failures.insert(token, Failure { location, at, expires_ms });
             }
         }
         Ok(failures)
