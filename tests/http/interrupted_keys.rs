@@ -318,3 +318,58 @@ async fn a_released_claim_goes_to_one_who_waits() {
     let begun = store.begin(key, Fingerprint::of(["another"])).unwrap();
     assert!(matches!(begun, Begin::Mismatch { .. }));
 }
+
+/// A client that comes back when it is told to, again and again, while nothing can be learned or
+/// done, does not use its key up.
+#[tokio::test]
+async fn obedient_clients_keep_their_keys() {
+    for settles in [true, false] {
+        let clock = ManualClock::at(1_000_000);
+        let store = store_at(&clock);
+        let up = Arc::new(AtomicU64::new(0));
+        let runs = AtomicU64::new(0);
+        let orders = {
+            let up = up.clone();
+            handler(move |_| {
+                // Crashes once, then is too busy until it is up again.
+                let first = runs.fetch_add(1, Ordering::SeqCst) == 0;
+                let answer = match up.load(Ordering::SeqCst) {
+                    _ if first => answer(500, "no database"),
+                    0 => with(answer(429, "later"), "retry-after", "5"),
+                    _ => answer(201, "order"),
+                };
+                std::future::ready(answer)
+            })
+        };
+        let layer = if settles {
+            let up = up.clone();
+            layer(&store).settle(move |_, _| {
+                let found = match up.load(Ordering::SeqCst) {
+                    0 => Settlement::Unknown,
+                    _ => Settlement::Happened(answer(201, "found")),
+                };
+                std::future::ready(found)
+            })
+        } else {
+            layer(&store).resume()
+        };
+        let address = serve(behind(&layer, &orders)).await;
+        assert_eq!(send_to(address, post("k")).await.status, 500);
+        for _ in 0..100 {
+            let got = send_to(address, post("k")).await;
+            let expected = if settles { 500 } else { 429 };
+            assert_eq!(got.status, expected, "{got:?}");
+            let wait = got.header("retry-after").map_or(5, |wait| wait.parse().unwrap());
+            clock.advance(Duration::from_secs(wait));
+        }
+        up.store(1, Ordering::SeqCst);
+        // Settling rests for up to five minutes after a look that learned nothing.
+        clock.advance(Duration::from_secs(300));
+        let got = send_to(address, post("k")).await;
+        assert_eq!(
+            (got.status.as_u16(), got.text()),
+            (201, if settles { "found" } else { "order" })
+        );
+        assert!(send_to(address, post("k")).await.is_replay());
+    }
+}
