@@ -86,11 +86,11 @@ fn decided(result: Result<(), ClaimError>) -> Result<Value, Refusal> {
 struct Answer {
     head: Vec<u8>,
     response: Vec<u8>,
-    /// Given as an HTTP answer.
+    /// Whether it was given as an HTTP answer.
     http: bool,
-    /// Something that the HTTP layer can read.
+    /// Whether the HTTP layer can read it.
     stored: bool,
-    /// What the operator says of the key's answers.
+    /// Whether the key's answers are the HTTP layer's, if the operator says so.
     layer: Option<bool>,
 }
 
@@ -107,7 +107,7 @@ impl Answer {
         };
         let http = &value["http"];
         if http.is_null() {
-            // What a look-up has given may come back as it is.
+            // An answer that a look-up has returned may come back as it is.
             let stored = StoredAnswer::read(&body).is_some();
             return Ok(Answer { head: Vec::new(), response: body, http: false, stored, layer });
         }
@@ -127,7 +127,7 @@ impl Answer {
         Ok(Answer { head, response, http: true, stored: true, layer })
     }
 
-    /// Whether those who ask for the key could read it. Else each retry would fail, for good.
+    /// An error if the key's callers could not read it: every retry would fail.
     fn fits(&self, http: bool) -> Result<(), Refusal> {
         let why = match self.layer.unwrap_or(http) {
             true if !self.stored => {

@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 pub struct Entry {
     /// The key and its scope.
     pub key: OwnedKey,
-    /// Of the request that claimed the key first.
+    /// The fingerprint of the request that claimed the key first.
     pub fingerprint: Fingerprint,
     /// The token of its last attempt.
     pub token: Token,

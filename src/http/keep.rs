@@ -89,8 +89,8 @@ impl Config {
 #[cold]
 fn strange<T>() -> Option<T> {
     tracing::error!(
-        "what the store has as this key's answer is not one of the HTTP layer's: a service without \
-         the layer, or an operator without a status, has completed the key; it can't be replayed"
+        "the stored answer of this key can't be replayed: the HTTP layer has not written it; a \
+         service without the layer, or an operator without a status, has completed the key"
     );
     None
 }

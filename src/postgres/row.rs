@@ -195,7 +195,7 @@ impl Row {
         Some(Grant { ticket, checkpoint: self.checkpoint.map(Arc::from), after })
     }
 
-    /// Of the request that claimed the key first.
+    /// The fingerprint of the request that claimed the key first.
     pub fn fingerprint(&self) -> Fingerprint {
         let (scheme, rest) = self.fingerprint.split_first().unwrap_or((&0, &[]));
         Fingerprint::from_bytes(rest.try_into().unwrap_or_default()).with_scheme(*scheme)

@@ -72,7 +72,7 @@ impl<'a> Decision<'a> {
         }
     }
 
-    /// The answer, as the admin service takes it.
+    /// The answer in the form of the admin API.
     pub fn for_service(&self) -> Value {
         let How::Complete(complete) = self.how else { return Value::Null };
         let mut answer = json!({ "text": to_text(&self.given) });
@@ -157,12 +157,12 @@ pub fn read_by(http: bool) -> &'static str {
     }
 }
 
-/// The key's retries could not be answered so.
+/// The refusal of an answer that the key's retries could not be given.
 pub fn unfit(why: &str) -> Failure {
     Failure::new(Code::Refused, format!("the key is as it was: {why}"))
 }
 
-/// The operator has seen something else than what is there.
+/// The refusal of a `--seen` token that is not the last attempt's.
 pub fn another() -> Failure {
     let line = "another attempt has been made since this token was seen; look at the key again: \
                 `onlyonce get`";
