@@ -1,12 +1,12 @@
 //! A payment that is charged once, though its process is killed half way.
 //!
-//! The payment provider is somebody else's service, with a memory of its own (here: a file). Like
+//! The payment provider is another company's service, with a memory of its own (here: a file). Like
 //! the real ones it takes an idempotency key and charges once for each. It gets
 //! `claim.derive_key("charge")`, which is the same at every attempt, and what it answers is saved
 //! as a checkpoint, so that the next attempt need not even ask again.
 //!
 //! Run it: `cargo run --example payment`. It starts itself as a child process, kills that with
-//! SIGKILL at three places, and goes on where it died.
+//! SIGKILL at three places, and continues where it died.
 
 use onlyonce::{Begin, Fingerprint, KeyRef, Scope, Store};
 use std::{

@@ -25,7 +25,7 @@ use std::{
 enum Task {
     /// Take one of these from the stock: a row in our database.
     Take(&'static str),
-    /// Mail somebody: gone is gone, nobody can tell whether.
+    /// Send a mail: it can't be found out whether it went out.
     Mail(&'static str),
 }
 
@@ -148,7 +148,7 @@ fn consume(
             }
         }
         Err(OnceError::InFlight { .. }) => Ok(Did::LeftIt),
-        // Nobody can tell, or the id was used for another message: a person must look.
+        // It can't be found out, or the id was used for another message: a person must look.
         Err(OnceError::Interrupted(_) | OnceError::Mismatch) => {
             queue.parked.lock().unwrap().push(message.clone());
             queue.acknowledge(message);
@@ -186,7 +186,7 @@ fn deliver_until_done(
             scope.spawn(consume).join()
         });
         match consumer {
-            Err(_) => println!("  delivered; the consumer died, nobody acknowledged"),
+            Err(_) => println!("  delivered; the consumer died, nothing acknowledged"),
             Ok(did) => {
                 let did = did?;
                 println!("  delivered; the consumer {did:?}");
@@ -252,7 +252,7 @@ fn story() -> Result<(), Box<dyn Error>> {
     expect(did == Did::Executed, "settled: no row, nothing had happened, so it runs")?;
     let mail = Message { id: "m5", task: Task::Mail("ann") };
     let did = deliver_until_done(all, mail, Dies::AfterTheEffect)?;
-    expect(did == Did::Parked, "nobody can tell whether the mail went out: parked")?;
+    expect(did == Did::Parked, "it can't be found out whether the mail went out: parked")?;
     let did = deliver_twice_at_once(all, &take("m6", "sofa"))?;
     expect(did == (Did::Executed, Did::LeftIt), "one executes, the other leaves it alone")?;
 

@@ -45,7 +45,7 @@ pub fn written_file(path: &Path, bytes: usize) -> File {
 /// A mapped file as large as a ring, all of whose pages are hot.
 pub fn hot_map(dir: &Path) -> MmapMut {
     let file = written_file(&dir.join("mapped"), RING_BYTES);
-    // SAFETY: the file is this function's own, and nobody else has it open.
+    // SAFETY: the file is this function's own, and nothing else has it open.
     let mut map = unsafe { MmapMut::map_mut(&file).unwrap() };
     map.fill(2);
     map

@@ -96,7 +96,7 @@ pub fn key(series: u64, i: u64) -> Key {
     key
 }
 
-/// A series of keys that nobody else has.
+/// A series of keys that no other caller has.
 pub fn new_series() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)

@@ -41,7 +41,7 @@ pub fn child(how: &str) {
     if !quiet {
         fill(&store, records);
     }
-    // Whoever was to kill it is gone.
+    // The process that was to kill it is gone.
     thread::sleep(Duration::from_secs(20));
 }
 

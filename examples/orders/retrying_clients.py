@@ -47,7 +47,7 @@ class Proxy:
         self.tries = {}  # by key
         self.plans = {}  # by key
         self.hurt = {}  # how often, by kind
-        self.lost_orders = 0  # answers of 201 that the service gave and nobody got
+        self.lost_orders = 0  # answers of 201 that the service gave and no client got
         self.replays = 0  # answers that came through marked
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=200)
         self.address = self.listener.getsockname()

@@ -1,6 +1,6 @@
 //! Choices made from the bytes of an input.
 
-/// The rest of an input. When it is used up it goes on with zeros.
+/// The rest of an input. When it is used up it continues with zeros.
 pub struct Input<'a>(pub &'a [u8]);
 
 impl<'a> Input<'a> {

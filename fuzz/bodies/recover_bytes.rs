@@ -97,7 +97,7 @@ fn files(input: &mut Input) -> Files {
 }
 
 /// Opens in both modes. Whatever is said, nothing panics or hangs; what opens can be used, and
-/// opens again. Whoever only looks writes nothing, and what is salvaged opens strictly.
+/// opens again. Reading from outside writes nothing, and a salvaged copy opens strictly.
 pub fn recover_bytes(bytes: &[u8]) {
     let files = files(&mut Input(bytes));
     inspect(&files);

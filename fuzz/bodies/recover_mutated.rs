@@ -260,10 +260,10 @@ fn salvaged(left: &Left, files: &Files) {
     }
 }
 
-/// Nobody else's keys are there.
+/// No other keys are there.
 fn listed(store: &Store) {
     for entry in store.entries(Filter::ALL).flatten() {
-        assert!((0..KEYS).any(|key| name(key) == entry.key.key()), "{:?} is nobody's", entry.key);
+        assert!((0..KEYS).any(|key| name(key) == entry.key.key()), "{:?} is a stranger", entry.key);
     }
 }
 

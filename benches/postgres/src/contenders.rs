@@ -1,4 +1,4 @@
-//! What is measured: the store, and the least that somebody could write by hand instead.
+//! The contenders: the store, and the least that could be written by hand instead.
 
 use onlyonce::{
     AsyncStore, Begin, Completion, Fingerprint, KeyRef, Scope, Terms,
@@ -14,7 +14,7 @@ use tokio_postgres::{Client, NoTls, Statement};
 
 type Boxed<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-/// Somebody who does one operation after the other.
+/// A client that does one operation after the other.
 pub trait Contender: Send + Sync + 'static {
     /// One operation of this client's.
     fn run(&self, client: usize) -> Boxed<'_>;
@@ -22,7 +22,7 @@ pub trait Contender: Send + Sync + 'static {
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// A key that nobody has used.
+/// A key that has not been used.
 fn fresh() -> String {
     format!("{:032x}", (NEXT.fetch_add(1, Ordering::Relaxed)).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }

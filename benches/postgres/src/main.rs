@@ -98,7 +98,7 @@ async fn sweeping(server: &Server) -> f64 {
     server.sql("postgres", "CHECKPOINT").await;
     let store = options.connect().await.unwrap();
     let start = Instant::now();
-    let swept = store.sweep().await.unwrap().expect("nobody else sweeps");
+    let swept = store.sweep().await.unwrap().expect("no other sweeper");
     let rate = swept.removed as f64 / start.elapsed().as_secs_f64();
     assert_eq!(swept.removed, ROWS);
     println!("sweeping: {rate:.0} rows a second ({ROWS} of 200-byte responses)\n");

@@ -190,7 +190,7 @@ mod tests {
         let (store, scope, series) = (open(), scope(), new_series());
         (0..3000).for_each(|i| pair(&store, &scope, &key(series, i), &[7; RESPONSE_BYTES]));
         store.flush().unwrap();
-        // Nobody writes to the files of a store at rest: they could as well be a killed one's.
+        // Nothing writes to the files of a store at rest: they could as well be a killed one's.
         let left = Left::of(folder.path()).unwrap();
         assert!(left.unsealed > 0);
         let before: Vec<_> = left.files.iter().map(|path| fs::read(path).unwrap()).collect();

@@ -30,7 +30,7 @@ pub fn mixed(i: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// A series of keys that nobody else in this process has.
+/// A series of keys that no other caller in this process has.
 pub fn new_series() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)

@@ -1,4 +1,4 @@
-//! The admin service under `/admin`, for whoever knows the token.
+//! The admin service under `/admin`, for operators with the token.
 
 use axum::{
     Router,

@@ -30,7 +30,7 @@ pub struct Choice {
     /// With PostgreSQL: the connection string, with all hosts of the cluster.
     #[arg(long, env = "ORDERS_DSN")]
     pub dsn: Option<String>,
-    /// With PostgreSQL: it is one server, which replicates to nobody.
+    /// With PostgreSQL: it is one server, without replicas.
     #[arg(long)]
     pub single_server: bool,
 }

@@ -31,7 +31,7 @@ pub struct App {
 /// Retries of covered requests are answered by what `store` keeps. When an attempt has died, the
 /// orders database tells whether it had taken the order.
 pub fn idempotency(store: AnyStore, orders: Orders) -> IdempotencyLayer<AnyStore> {
-    // A service with users names the account here, so that nobody meets another's keys.
+    // A service with users names the account here, so that no user meets another's keys.
     IdempotencyLayer::new(store, KeyScope::Global)
         .wait(WAIT)
         // A retry may be spelled otherwise.

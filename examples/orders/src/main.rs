@@ -38,7 +38,7 @@ fn main() -> ExitCode {
             Command::Demo(demo) => demo::run(&demo).await,
         }
     });
-    // Whoever still blocks a thread is not waited for.
+    // Threads that still block are not waited for.
     runtime.shutdown_background();
     ended.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

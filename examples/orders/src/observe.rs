@@ -26,7 +26,7 @@ struct Metrics {
     recorder: PrometheusHandle,
 }
 
-/// `GET /metrics`: the store's figures, as they are when somebody asks.
+/// `GET /metrics`: the store's figures at the time of the request.
 pub fn metrics(store: &Store) -> anyhow::Result<Router> {
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS_BUCKETS)?
@@ -40,7 +40,7 @@ pub fn metrics(store: &Store) -> anyhow::Result<Router> {
 
 impl Metrics {
     fn render(&self) -> Response {
-        self.publisher.lock().expect("nobody panics in it").publish();
+        self.publisher.lock().expect("publishing doesn't panic").publish();
         let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
         (kind, self.recorder.render()).into_response()
     }

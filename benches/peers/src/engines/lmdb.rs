@@ -30,7 +30,7 @@ impl Lmdb {
         if mode == Mode::Buffered {
             flags |= EnvFlags::WRITE_MAP | EnvFlags::NO_SYNC;
         }
-        // SAFETY: nobody else opens or changes the files of this directory meanwhile, and NO_SYNC
+        // SAFETY: nothing else opens or changes the files of this directory meanwhile, and NO_SYNC
         // matters only to a database that is opened after a loss of power.
         let env = unsafe { options.flags(flags).open(dir).expect("LMDB opens") };
         let (records, claims) = {

@@ -115,7 +115,7 @@ fn main() -> ExitCode {
     report(&summary)
 }
 
-/// One caller's times since somebody last looked.
+/// One caller's times since the last look.
 type Seen = Mutex<Latencies>;
 
 fn run(

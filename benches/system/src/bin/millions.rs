@@ -592,6 +592,6 @@ fn fill(keys: u64, quiet: bool, dir: &Path) {
         let more = (0..keys.min(1_000_000)).map(|i| key(series, i));
         more.for_each(|key| pair(&store, &scope, &key, &[7; RESPONSE_BYTES]));
     }
-    // Whoever was to kill this process is gone.
+    // The process that was to kill this one is gone.
     thread::sleep(Duration::from_secs(20));
 }

@@ -33,7 +33,7 @@ until_ok() {
 }
 is() { [ "$(ask "$1" "$2")" = "$3" ]; }
 
-# free_port: one that nobody uses now, from below those that systems give to clients (32768 and more)
+# free_port: one that is not in use now, from below those that systems give to clients (32768 and more)
 free_port() {
     while :; do
         p=$((10000 + RANDOM % 20000))
@@ -82,7 +82,7 @@ failover)
     dead=$(cat "$dir/primary")
     kill -9 "$(head -1 "$dir/n$dead/postmaster.pid")"
     left=$(for i in 1 2 3; do [ "$i" = "$dead" ] || echo "$i"; done)
-    # Nobody hears the dead one any more: the one that has received most has all that was acknowledged.
+    # The dead one sends nothing any more: the one that has received most has all that was acknowledged.
     best='' most=-1
     for i in $left; do
         until_ok is "$i" 'SELECT count(*) FROM pg_stat_wal_receiver' 0

@@ -20,7 +20,7 @@ pub struct Proof {
     untrue: u64,
     /// Keys that were answered more than once as if they had just been executed.
     executed_again: u64,
-    /// Answers nobody expects, and clients who never got any.
+    /// Unexpected answers, and clients that never got any.
     not_served: u64,
 }
 
@@ -50,7 +50,7 @@ impl Proof {
                 proof.untrue += u64::from(!taken.iter().any(|order| tells_of(answer, order)));
             }
         }
-        // Orders that nobody sent.
+        // Orders that no client sent.
         proof.untrue += by_item.len() as u64;
         Ok(proof)
     }

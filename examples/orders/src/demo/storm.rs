@@ -41,7 +41,7 @@ pub struct Tally {
     pub broken: u64,
     /// Answers 500 and 503.
     pub failed: u64,
-    /// Other answers, which nobody expects.
+    /// Other answers, which are not expected.
     pub unexpected: Vec<String>,
     /// Clients that were never answered.
     pub unanswered: u64,
@@ -96,12 +96,12 @@ impl Storm {
 
     /// Counts something.
     pub fn tally(&self, count: impl FnOnce(&mut Tally)) {
-        count(&mut self.tally.lock().expect("nobody panics counting"));
+        count(&mut self.tally.lock().expect("counting doesn't panic"));
     }
 
     /// What was counted so far.
     pub fn counted(&self) -> Tally {
-        self.tally.lock().expect("nobody panics counting").clone()
+        self.tally.lock().expect("counting doesn't panic").clone()
     }
 
     /// Waits until `orders` orders have been answered to all their clients.
@@ -197,7 +197,7 @@ impl Sent {
 
     /// How it was answered.
     pub fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().expect("nobody panics noting")
+        self.seen.lock().expect("noting doesn't panic")
     }
 }
 

@@ -50,7 +50,7 @@ fn orders_are_taken_once() {
     });
 }
 
-/// The same with one mistake: each attempt takes its order under a new name, so that nobody finds
+/// The same with one mistake: each attempt takes its order under a new name, so that none finds
 /// the one of an attempt that died.
 async fn create_under_any_name(
     State(orders): State<Sqlite>,
