@@ -147,7 +147,8 @@ pub struct Stats {
     /// [`Terms::shared`](crate::Terms::shared).
     pub refused_scope: u64,
     /// Why no claim of the largest response can be granted: the capacity is used up, the disk has
-    /// no room, or the system refuses another file (its message). `None` if one can be granted.
+    /// no room, the system refuses another file (its message), or undecided keys take all cells of
+    /// the claims file. `None` if one can be granted.
     pub full: Option<String>,
     /// Since when the store has been full, in milliseconds since 1970; 0 if it isn't.
     pub full_since_ms: u64,

@@ -283,6 +283,7 @@ impl Engine {
             refused => {
                 self.log.shared.space.adjust(Self::claim_bytes(terms.reserve) as i64);
                 refused.map_err(BeginError::from)?;
+                self.refused_full();
                 self.count(begin.hash, Count::RefusedFull);
                 return Err(BeginError::StoreFull(Full::Claims).into());
             }

@@ -194,7 +194,7 @@ impl Engine {
     }
 
     /// The store is known to be full from now on, if it wasn't.
-    fn refused_full(&self) {
+    pub fn refused_full(&self) {
         let now = self.now().max(1);
         let _ = self.full_since.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
     }
@@ -203,6 +203,13 @@ impl Engine {
     pub fn why_full(&self) -> Option<(u64, String)> {
         let bytes = Engine::claim_bytes(self.config.max_response as u32) as i64;
         let why = match (self.can_grow(), self.why_starved()) {
+            _ if self.cells.free() == 0 => {
+                let claims = crate::claims::Cells::claims_in(self.cells.bytes());
+                Some(format!(
+                    "undecided keys take all cells of the claims file, which has room for {claims} \
+                     claims"
+                ))
+            }
             _ if self.log.shared.space.free() >= bytes => None,
             (true, lacking) => lacking.map(|lacking| lacking.to_string()),
             (false, _) => Some(format!(

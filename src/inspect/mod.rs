@@ -27,6 +27,7 @@ pub use verify::{Progress, Report};
 
 use crate::{
     clock::{AcceptClock, Clock, Known, StoreTime, SystemClock, shifted},
+    engine::Engine,
     error::OpenError,
     index::KeyHasher,
     key::OwnedKey,
@@ -34,7 +35,7 @@ use crate::{
     location::Location,
     log::{FooterEntry, file_name},
     options::Durability,
-    recover::segments::Segment,
+    recover::{room_in, segments::Segment},
     storage::{DiskStorage, Storage},
     superblock::{FORMAT_VERSION, Superblock},
 };
@@ -174,6 +175,15 @@ pub struct Info {
     pub segment_bytes: u64,
     /// Bytes of them that hold records.
     pub record_bytes: u64,
+    /// What the largest record takes, or the largest that an undecided key may become: as far as
+    /// the files tell, another key needs as much.
+    pub space_largest: u64,
+    /// Bytes that further records may take in the segments. `space_largest` bytes at the end of
+    /// each segment are not counted.
+    pub space_free: u64,
+    /// How much of it is promised to the keys in flight; more than `space_free` if the store would
+    /// have to grow for it.
+    pub space_promised: u64,
     /// Damage that was found without reading all records: see [`Inspection::verify`].
     pub problems: Vec<Problem>,
 }
@@ -252,6 +262,11 @@ impl Inspection {
         let sum = |of: &dyn Fn(&Segment) -> u64| self.segments.iter().map(of).sum::<u64>();
         let is_interrupted = |claim: &&Undecided| self.is_interrupted(claim);
         let interrupted = self.decided.undecided.iter().filter(is_interrupted).count() as u64;
+        let promise = |claim: &Undecided| Engine::claim_bytes(claim.found.reserve);
+        let records = self.segments.iter().flat_map(|segment| segment.entries());
+        let records = records.map(|entry| u64::from(entry.len));
+        let largest = records.chain(self.decided.undecided.iter().map(promise)).max().unwrap_or(0);
+        let held = self.decided.undecided.iter().filter(|claim| !self.is_interrupted(claim));
         Info {
             place: self.storage.place(),
             format: FORMAT_VERSION,
@@ -278,6 +293,9 @@ impl Inspection {
             segments_open: sum(&|s| u64::from(s.is_open() && s.summary().is_some())),
             segment_bytes: sum(&|segment| segment.slot.bytes),
             record_bytes: sum(&|s| s.entries().iter().map(|entry| u64::from(entry.len)).sum()),
+            space_largest: largest,
+            space_free: room_in(&self.segments, largest),
+            space_promised: held.map(promise).sum(),
             problems: self.problems.clone(),
         }
     }

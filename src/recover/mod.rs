@@ -328,6 +328,15 @@ fn begun_of(segments: &[Segment], frame_max: u64) -> Vec<Begun> {
     newest.into_values().map(|(_, begun)| begun).collect()
 }
 
+/// How many bytes records may take in the segments that exist, if the largest frame is not larger.
+pub(crate) fn room_in(segments: &[Segment], frame_max: u64) -> u64 {
+    let free = segments.iter().filter(|segment| segment.summary().is_none());
+    let free = free.map(|segment| segment.slot.usable(frame_max));
+    let begun = begun_of(segments, frame_max);
+    let room = free.chain(begun.iter().map(|begun| begun.room));
+    room.map(|bytes| bytes.max(0) as u64).sum()
+}
+
 /// Where the positions of each class begin.
 fn starts_of(begun: &[Begun]) -> [u64; CLASSES] {
     let mut starts = [FIRST_POSITION; CLASSES];

@@ -96,6 +96,36 @@ fn the_stores_figures_are_published() {
 }
 
 #[test]
+fn a_full_store_is_a_gauge() {
+    let small = |options: Options| options.max_response(16 << 10).capacity(2 << 20);
+    for sim in [Sim::with(small), Sim::with(|options| options.max_claims(16))] {
+        let recorder = recorder();
+        ::metrics::with_local_recorder(&recorder, || {
+            let store = sim.open();
+            let mut publisher = Publisher::new(&store);
+            let mut full = || {
+                assert!(publisher.publish());
+                let text = recorder.handle().render();
+                let refused = value(&text, "onlyonce_begins_total{outcome=\"full\"}");
+                (value(&text, "onlyonce_full"), refused)
+            };
+            assert_eq!(full(), (0.0, 0.0));
+            let mut held = Vec::new();
+            loop {
+                let name = format!("key-{}", held.len());
+                match store.begin(key(&name), print()) {
+                    Ok(begin) => held.push(granted(begin)),
+                    Err(error) => break assert!(matches!(error, BeginError::StoreFull(_))),
+                }
+            }
+            assert_eq!(full(), (1.0, 1.0));
+            held.pop().unwrap().release().unwrap();
+            assert_eq!(full(), (0.0, 1.0));
+        });
+    }
+}
+
+#[test]
 fn live_and_dead_bytes_and_segments_are_told_apart() {
     let sim = Sim::new();
     let store = sim.open();

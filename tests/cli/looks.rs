@@ -66,6 +66,61 @@ fn lists_are_filtered() {
     run(&["list", store, "--older-than", "soon"]).misused();
 }
 
+/// What is free, and what of it is promised; never less than nothing.
+#[test]
+fn info_of_a_store_that_becomes_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let capacity = 2 << 20;
+    let store = options().capacity(capacity).open(dir.path()).unwrap();
+    let info = || run(&["info", path(dir.path()), "--json"]).json();
+    let space = |info: &serde_json::Value| {
+        ["space_free", "space_promised"].map(|name| info[name].as_u64().expect("not negative"))
+    };
+    let mut held = vec![claim(&store, "order-0")];
+    let [free, promised] = space(&info());
+    assert!(promised > 8192 && promised < 10_000 && free > promised, "{free} {promised}");
+    assert!(!run(&["info", path(dir.path())]).ok().contains("another segment"));
+    let scope = scope();
+    loop {
+        let name = format!("order-{}", held.len());
+        match store.begin(onlyonce::KeyRef::new(&scope, &name).unwrap(), print()) {
+            Ok(onlyonce::Begin::Execute(claim)) => held.push(claim),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => {
+                let full = onlyonce::Full::Claims;
+                assert_eq!(error, onlyonce::BeginError::StoreFull(full));
+                break;
+            }
+        }
+    }
+    let text = run(&["info", path(dir.path())]).ok();
+    assert!(text.contains("all used: new keys are refused"), "{text}");
+    assert_eq!(space(&info())[1], held.len() as u64 * promised);
+    // With answers as large as they may be, the segments are used up.
+    held.iter_mut().for_each(|claim| claim.complete(&[7; 8192]).unwrap());
+    drop(held);
+    let mut done = 0;
+    loop {
+        let name = format!("more-{done}");
+        match store.begin(onlyonce::KeyRef::new(&scope, &name).unwrap(), print()) {
+            Ok(onlyonce::Begin::Execute(mut claim)) => claim.complete(&[7; 8192]).unwrap(),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => {
+                assert_eq!(error, onlyonce::BeginError::StoreFull(onlyonce::Full::Space));
+                break;
+            }
+        }
+        done += 1;
+    }
+    let text = run(&["info", path(dir.path())]).ok();
+    assert!(text.contains("another key needs another segment") && text.contains("--url"), "{text}");
+    let stats = store.stats();
+    assert!(stats.full.is_some_and(|why| why.contains("capacity of 2097152 bytes")));
+    store.close().unwrap();
+    let [free, promised] = space(&info());
+    assert!(free < 10_000 && promised == 0, "{free} {promised}");
+}
+
 #[test]
 fn a_key_in_each_state() {
     let dir = tempfile::tempdir().unwrap();

@@ -386,6 +386,53 @@ fn the_layer_that_reads_an_answer_is_known() {
     assert_eq!(store.answer("own"), b"x");
 }
 
+/// As long as no new key can be taken, the service is not ready, and says why.
+#[test]
+fn a_full_store_is_not_ready_and_says_why() {
+    let capacity = 2 << 20;
+    let few = |options: Options| options.background(true).max_claims(16);
+    let small = |options: Options| {
+        options.background(true).max_response(16 << 10).capacity(capacity).max_claims(2000)
+    };
+    for (sim, full, why) in [
+        (Sim::with(few), Full::Claims, "undecided keys take all cells of the claims file"),
+        (Sim::with(small), Full::Space, "the capacity of 2097152 bytes"),
+    ] {
+        let store = sim.open();
+        let address = serve(Admin::new(&store));
+        let health = || get(address, "/api/health");
+        assert_eq!((health().status, health().json()["ready"].clone()), (200, json!(true)));
+        let (mut claims, refused) = (0.., std::cell::RefCell::new(None));
+        let mut held: Vec<Claim> = std::iter::from_fn(|| {
+            let name = format!("key-{}", claims.next().unwrap());
+            match store.begin(key(&name), print()) {
+                Ok(begin) => Some(granted(begin)),
+                Err(error) => {
+                    *refused.borrow_mut() = Some(error);
+                    None
+                }
+            }
+        })
+        .collect();
+        assert_eq!(refused.into_inner(), Some(BeginError::StoreFull(full)));
+        let answer = health();
+        assert_eq!((answer.status, answer.json()["ready"].clone()), (503, json!(false)));
+        let trouble = answer.json()["troubles"][0].as_str().unwrap().to_owned();
+        assert!(
+            trouble.starts_with("full; 1 claims were refused") && trouble.contains(why),
+            "{trouble}"
+        );
+        let stats = get(address, "/api/stats").json();
+        assert!(stats["now"]["full"].as_str().unwrap().contains(why), "{stats}");
+        assert_eq!(stats["now"]["full_since_ms"], T0);
+        assert_eq!(stats["health"][0], trouble);
+        // One of them ends: another key can be taken.
+        held.pop().unwrap().release().unwrap();
+        assert_eq!((health().status, health().json()["troubles"].clone()), (200, json!([])));
+        assert_eq!(get(address, "/api/stats").json()["now"]["full"], json!(null));
+    }
+}
+
 #[test]
 fn it_can_lie_under_a_path() {
     let (store, _) = threaded();

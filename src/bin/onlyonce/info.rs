@@ -31,6 +31,23 @@ fn durability(info: &Info) -> String {
     }
 }
 
+/// What another key would find. How large the store may become is its service's option, and whether
+/// the disk has room shows when it grows.
+fn space(info: &Info) -> String {
+    let (free, promised) = (info.space_free, info.space_promised);
+    let mut text = format!("{} free in segments", size(free));
+    if promised > 0 {
+        text += &format!(", {} promised to keys in flight", size(promised));
+    }
+    if free.saturating_sub(promised) < info.space_largest.max(1) {
+        text += &format!(
+            "; {WARN}another key needs another segment{WARN:#}, if capacity and disk have room for one: \
+             a running service says that (`info --url`)"
+        );
+    }
+    text
+}
+
 fn as_text(info: &Info, out: &mut Out) -> Result<(), Failure> {
     out.row("store", &info.place)?;
     match info.owner {
@@ -78,10 +95,14 @@ fn as_text(info: &Info, out: &mut Out) -> Result<(), Failure> {
             info.segments_open
         ),
     )?;
-    out.row(
-        "claims",
-        format_args!("{}, room for {}", size(info.claims_bytes), count(info.claims_max)),
-    )?;
+    out.row("space", space(info))?;
+    let all_used = if info.in_flight + info.interrupted < info.claims_max {
+        String::new()
+    } else {
+        format!("; {BAD}all used{BAD:#}: new keys are refused until some are decided")
+    };
+    let claims = (size(info.claims_bytes), count(info.claims_max));
+    out.row("claims", format_args!("{}, room for {}{all_used}", claims.0, claims.1))?;
     if info.torn_claims > 0 {
         let torn = info.torn_claims;
         out.row(
@@ -137,6 +158,9 @@ fn as_json(info: &Info, out: &mut Out) -> Result<(), Failure> {
         "segments_open": info.segments_open,
         "segment_bytes": info.segment_bytes,
         "record_bytes": info.record_bytes,
+        "space_free": info.space_free,
+        "space_promised": info.space_promised,
+        "space_largest": info.space_largest,
         "claims_bytes": info.claims_bytes,
         "claims_max": info.claims_max,
         "torn_claims": info.torn_claims,
