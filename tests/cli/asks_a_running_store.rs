@@ -121,6 +121,24 @@ fn a_decision_is_about_the_attempt_that_was_seen() {
     assert!(!running.run(&complete).fails(9, "already completed").contains("--force"));
 }
 
+/// Its lease has passed, but its handle exists: it may still have its effect.
+#[test]
+fn a_silent_holder_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = onlyonce::ManualClock::at(1_700_000_000_000);
+    let store = options().clock(clock.clone()).open(dir.path()).unwrap();
+    let mut held = claim(&store, "silent");
+    clock.advance(std::time::Duration::from_secs(3600));
+    let url = format!("http://{}/", serve(Admin::new(&store)));
+    let one = |how: &[&str]| run(&[&["resolve", "--url", &url, SCOPE, "silent"], how].concat());
+    one(&["free"]).fails(9, "may be working on it; add --force");
+    let many = ["resolve-many", "--url", &url, "--state", "interrupted", "free", "--yes"];
+    let said = run(&many);
+    assert!(said.code == 9 && said.out.contains("may be working on it"), "{said:?}");
+    one(&["free", "--force"]).ok();
+    assert_eq!(held.complete(b"late").unwrap_err(), onlyonce::ClaimError::Fenced);
+}
+
 #[test]
 fn an_answer_for_the_http_layer() {
     use onlyonce::http::StoredAnswer;

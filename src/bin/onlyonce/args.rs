@@ -30,7 +30,7 @@ pub struct Args {
     /// http://127.0.0.1:8080/admin. With info, list, get, resolve and resolve-many.
     #[arg(long, global = true, value_name = "URL")]
     pub url: Option<String>,
-    /// A line to send to it, as \"Authorization: Bearer ...\". May be given several times.
+    /// A line to send to it, as "Authorization: Bearer ...". May be given several times.
     /// $ONLYONCE_AUTHORIZATION is sent as Authorization, and is not seen by other users.
     #[arg(long = "url-header", global = true, value_name = "LINE")]
     pub url_headers: Vec<String>,

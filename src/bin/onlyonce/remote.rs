@@ -277,6 +277,13 @@ impl Remote {
         if args.seen.is_some_and(|seen| key["token"] != seen.get()) {
             return Err(resolve::another());
         }
+        // In flight it is the engine that asks for force.
+        let silent = key["state"] == "interrupted" && key["holder_gone"] == false;
+        if silent && !args.how.force() {
+            let line =
+                "its holder is silent, but may be working on it; add --force if you are sure";
+            return Err(Failure::new(Code::Refused, line));
+        }
         if let Some(why) = is_http(&key).and_then(|http| decision.unfit(http)) {
             return Err(resolve::unfit(why));
         }
