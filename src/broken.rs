@@ -64,7 +64,9 @@ pub(crate) fn is(variant: Broken) -> bool {
 pub(crate) fn dawdle(variant: Broken) {
     if is(variant) {
         #[cfg(onlyonce_shuttle)]
-        (0..30).for_each(|_| shuttle::thread::sleep(std::time::Duration::ZERO));
+        for _ in 0..shuttle::rand::Rng::gen_range(&mut shuttle::rand::thread_rng(), 0..600) {
+            shuttle::thread::sleep(std::time::Duration::ZERO);
+        }
         #[cfg(not(onlyonce_shuttle))]
         std::thread::sleep(std::time::Duration::from_millis(30));
     }

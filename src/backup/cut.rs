@@ -57,7 +57,9 @@ impl Engine {
         let writer = Writer::new(dst, options)?;
         let (moment, _pins) = self.moment();
         // Everything written before the cut is in the files from here on.
-        self.commit_all().map_err(crate::error::ClaimError::from)?;
+        let committed = self.commit_all();
+        self.tell_if_poisoned();
+        committed.map_err(crate::error::ClaimError::from)?;
         let Moment { superblock, taken_ms, claims, slots } = moment;
         let mut segments = Vec::new();
         for (slot, until) in slots {
@@ -92,7 +94,7 @@ impl Engine {
         let slots = self.log.slots.iter().map(|slot| {
             let until = match slot.used_as() {
                 Use::Free => Until::Free,
-                Use::Sealed => Until::Sealed,
+                Use::Sealed | Use::Retired => Until::Sealed,
                 Use::Filling => {
                     let tail = tails.iter().find(|(number, _)| *number == slot.number);
                     Until::Offset(tail.map_or(slot.bytes, |(_, at)| *at))

@@ -539,6 +539,10 @@ impl Commit for Cells {
         }
         events::committed(u8::MAX, callers, position);
     }
+
+    fn broke_off(&self) {
+        self.trip(&io::Error::other("it panicked"));
+    }
 }
 
 fn place(cell: u32) -> usize {

@@ -24,6 +24,8 @@ impl Engine {
             // Closing has noted it as left, or comes to this shard later and finds it gone.
             outlived::ended(self.id, ticket.token, how);
         }
+        // An undone attempt clears its cells, which may fail.
+        self.tell_if_poisoned();
     }
 
     fn abandon_here(&self, ticket: &Ticket, how: Abandon) {

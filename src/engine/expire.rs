@@ -2,9 +2,14 @@
 //! answer to a caller is decided here; every call compares the deadlines itself.
 
 use crate::{
-    claim::Phase, engine::Engine, log::Appender, record::Reason, stats::Count, sync::wait::WakeList,
+    claim::Phase,
+    engine::Engine,
+    log::Appender,
+    record::Reason,
+    stats::Count,
+    sync::wait::{WakeList, wake_all},
 };
-use std::{sync::atomic::Ordering, task::Waker};
+use std::sync::atomic::Ordering;
 
 impl Engine {
     /// Does what is due at `now`; returns when something is due next.
@@ -25,6 +30,9 @@ impl Engine {
     /// doesn't bring back a record that was seen expired.
     fn note_time(&self, now: u64) {
         const DURABLE_EVERY_MS: u64 = 60_000;
+        if self.closed.load(Ordering::SeqCst) {
+            return;
+        }
         let _ = self.cells.note_time(now);
         let last = self.time_noted.load(Ordering::Relaxed);
         if now >= last + DURABLE_EVERY_MS {
@@ -36,6 +44,10 @@ impl Engine {
     fn expire_keys(&self, now: u64) -> u64 {
         let mut next = u64::MAX;
         for mut shard in self.index.shards() {
+            if self.closed.load(Ordering::SeqCst) {
+                // A waker has closed it, perhaps; its files may be another's by now.
+                return u64::MAX;
+            }
             let mut wakes = WakeList::default();
             if shard.next_due().is_some_and(|due| due <= now) {
                 for (at, token) in shard.due(now) {
@@ -128,7 +140,7 @@ impl Engine {
             timeouts.advance(now, &mut |waker| over.push(waker));
             timeouts.next_wakeup().unwrap_or(u64::MAX)
         };
-        over.into_iter().for_each(Waker::wake);
+        wake_all(over);
         next
     }
 

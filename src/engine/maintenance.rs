@@ -5,12 +5,12 @@ use crate::{
     broken::{self, Broken},
     engine::Engine,
     location::Location,
-    log::{Full, Retired, Slot},
+    log::{Full, Retired, Slot, Use},
     observe::events,
     poison::Poisoned,
     stats::Count,
     storage::{is_failed_sync, is_no_room, leave_descriptors},
-    sync::{atomic::Ordering, yield_now},
+    sync::atomic::Ordering,
 };
 use std::{fmt, io, sync::Arc};
 
@@ -69,14 +69,20 @@ impl Engine {
 
     /// Provides what is running short: tokens and space. Waiters look again afterwards.
     pub fn provide_now(&self) {
-        let _one = self.keeping.lock();
-        if self.closed.load(Ordering::SeqCst) {
-            return self.resources.notify();
-        }
-        // A failure is in the latch, and waiters find it there.
-        let _ = self.raise_tokens();
-        let _ = self.prepare_segments();
+        let _ = self.keep_alone(|| {
+            // A failure is in the latch, and waiters find it there.
+            let _ = self.raise_tokens();
+            self.prepare_segments()
+        });
         self.resources.notify();
+    }
+
+    /// Does something of housekeeping, one thread at a time; nothing on a closed store, whose files
+    /// may be another's by now. No waker is called in it, because one may close the store, or drop
+    /// the last handle, and closing takes the same lock.
+    fn keep_alone(&self, what: impl FnOnce() -> Result<(), Poisoned>) -> Result<(), Poisoned> {
+        let _one = self.keeping.lock();
+        if self.closed.load(Ordering::SeqCst) { Ok(()) } else { what() }
     }
 
     fn raise_tokens(&self) -> Result<(), Poisoned> {
@@ -251,29 +257,17 @@ impl Engine {
 
     /// Brings expired segments back: index entries first, then the claims file's sync, then the
     /// header of the next epoch, then the pool.
-    pub fn sweep_due(&self) -> Result<(), Poisoned> {
-        if self.copying.load(Ordering::SeqCst) > 0 {
-            // A segment that is being copied must not be overwritten. It stays due.
-            return Ok(());
-        }
-        let mut due = std::mem::take(&mut self.expiring.lock().due);
-        // A segment that was filled further, or has been swept, may be named more than once.
-        due.sort_unstable();
-        due.dedup();
-        let now = self.now();
+    fn sweep_due(&self) -> Result<(), Poisoned> {
         let mut slots = Vec::new();
-        for slot in due.iter().filter_map(|number| self.log.slots.get(*number)) {
-            match self.log.shared.space.retire(slot, now) {
-                Retired::Yes => slots.push(slot.clone()),
-                Retired::Reservation => self.expires_at(slot.number, now + PROMISED_MS),
-                Retired::NotDue => {}
+        self.keep_alone(|| {
+            if self.copying.load(Ordering::SeqCst) == 0 {
+                // A segment that is being copied must not be overwritten. It stays due.
+                self.retire_due(&mut slots);
             }
-        }
+            Ok(())
+        })?;
         if slots.is_empty() {
             return Ok(());
-        }
-        if !broken::is(Broken::ReuseBeforeSweep) {
-            self.sweep(&slots);
         }
         // A claim that was completed here is cleared in the claims file, perhaps not durably: it
         // must not come back, now that its completion is removed. Nor must a version of it that was
@@ -284,16 +278,44 @@ impl Engine {
             self.sync_claims()?;
             self.sync_claims()?;
         }
-        for slot in slots {
-            self.poison.check_writer()?;
-            slot.recycle().map_err(|e| self.poison.trip("recycling a segment", &e))?;
-            events::recycled(slot.number);
-            self.count(u64::from(slot.number), Count::Recycled);
-            let usable = slot.usable(self.config.sizes.frame_max);
-            self.log.shared.space.give(slot, usable);
-        }
+        self.keep_alone(|| {
+            if self.copying.load(Ordering::SeqCst) > 0 {
+                // A copy began during the syncs.
+                slots.iter().for_each(|slot| slot.use_as(Use::Sealed));
+                self.expiring.lock().due.extend(slots.iter().map(|slot| slot.number));
+                return Ok(());
+            }
+            for slot in slots {
+                self.poison.check_writer()?;
+                slot.recycle().map_err(|e| self.poison.trip("recycling a segment", &e))?;
+                events::recycled(slot.number);
+                self.count(u64::from(slot.number), Count::Recycled);
+                let usable = slot.usable(self.config.sizes.frame_max);
+                self.log.shared.space.give(slot, usable);
+            }
+            Ok(())
+        })?;
         self.resources.notify();
         Ok(())
+    }
+
+    /// Retires the segments that are due and sweeps them out of the index; adds them to `slots`.
+    fn retire_due(&self, slots: &mut Vec<Arc<Slot>>) {
+        let mut due = std::mem::take(&mut self.expiring.lock().due);
+        // A segment that was filled further, or has been swept, may be named more than once.
+        due.sort_unstable();
+        due.dedup();
+        let now = self.now();
+        for slot in due.iter().filter_map(|number| self.log.slots.get(*number)) {
+            match self.log.shared.space.retire(slot, now) {
+                Retired::Yes => slots.push(slot.clone()),
+                Retired::Reservation => self.expires_at(slot.number, now + PROMISED_MS),
+                Retired::NotDue => {}
+            }
+        }
+        if !broken::is(Broken::ReuseBeforeSweep) {
+            self.sweep(slots);
+        }
     }
 
     /// Removes the index entries of expired segments: of several at a time, which costs half as
@@ -323,14 +345,13 @@ impl Engine {
         }
     }
 
-    /// One round of everything that may wait for the disk.
+    /// One round of everything that may wait for the disk. With no lock held.
     pub fn keep(&self) -> Result<(), Poisoned> {
-        let _one = self.keeping.lock();
-        self.raise_tokens()?;
+        self.keep_alone(|| self.raise_tokens())?;
         self.commit_closed()?;
-        self.seal_full()?;
+        self.keep_alone(|| self.seal_full())?;
         self.sweep_due()?;
-        self.prepare_segments()?;
+        self.keep_alone(|| self.prepare_segments())?;
         self.resources.notify();
         Ok(())
     }
@@ -340,8 +361,7 @@ impl Engine {
         for (class, appender) in self.log.appenders() {
             while appender.has_closed() {
                 self.poison.check()?;
-                appender.group.lead_once(&self.appender_commit(class));
-                yield_now();
+                appender.group.lead_next(&self.appender_commit(class))?;
             }
         }
         Ok(())
@@ -350,13 +370,7 @@ impl Engine {
     /// Everything that was written is durable: for `flush`, and for stores without threads.
     pub fn commit_all(&self) -> Result<(), Poisoned> {
         for (class, appender) in self.log.appenders() {
-            let position = appender.reserved();
-            let target = self.appender_commit(class);
-            while appender.group.durable() < position {
-                self.poison.check()?;
-                appender.group.lead_once(&target);
-                yield_now();
-            }
+            appender.group.wait(&self.appender_commit(class), appender.reserved())?;
         }
         self.sync_claims()?;
         self.poison.check()
@@ -364,13 +378,7 @@ impl Engine {
 
     /// Everything in the claims file by now is durable.
     pub fn sync_claims(&self) -> Result<(), Poisoned> {
-        let position = self.cells.position();
-        while self.cells.group.durable() < position {
-            self.poison.check()?;
-            self.cells.group.lead_once(&self.cells);
-            yield_now();
-        }
-        Ok(())
+        self.cells.group.wait(&self.cells, self.cells.position())
     }
 
     /// Closes everything in good order: open segments are sealed, the reasons of interrupted keys

@@ -132,6 +132,15 @@ pub(crate) struct Notifiers {
     pub expire: Arc<Notifier>,
 }
 
+impl Notifiers {
+    /// Whether the calling thread is one of the store's.
+    pub fn is_answered_here(&self) -> bool {
+        [&self.commit, &self.classes, &self.claims, &self.drain, &self.keep, &self.expire]
+            .iter()
+            .any(|notifier| notifier.is_answered_here())
+    }
+}
+
 pub(crate) struct Engine {
     /// The store's number, the same in all its lives.
     pub id: u64,
@@ -172,8 +181,10 @@ pub(crate) struct Engine {
     /// Notified when a handle of a claim is gone.
     pub handle_gone: Event,
     pub draining: AtomicBool,
-    /// Read under a shard's lock by each call that is about to write, so that closing can wait for
-    /// them by taking each lock once.
+    /// One segment at a time is taken into use, each of them by a write call.
+    pub rolling: Mutex<()>,
+    /// Read under a shard's lock by each call that is about to append, and under `rolling` before
+    /// a segment is taken into use, so that closing can wait for them by taking each lock once.
     pub closed: AtomicBool,
     /// The store's threads are to end.
     pub stop: AtomicBool,
@@ -377,12 +388,11 @@ impl Engine {
     }
 
     /// Takes a segment into use for `class` if a record has found no room, and returns whether it
-    /// did. Under the lock of a shard like every write to the log, so that closing the store can
-    /// wait for it.
+    /// did.
     pub fn roll(&self, class: u8) -> Result<bool, Poisoned> {
         let appender = self.log.appender(class);
         let rolled = {
-            let _shard = self.index.shard(0);
+            let _rolls = self.rolling.lock();
             match self.closed.load(Ordering::SeqCst) {
                 true => Ok(false),
                 false => appender.roll(&self.log.shared),
@@ -523,5 +533,10 @@ impl Commit for AppenderCommit<'_> {
             self.engine.timings.size(Timed::GroupSize, callers);
         }
         events::committed(self.class, callers, position);
+    }
+
+    fn broke_off(&self) {
+        let error = std::io::Error::other("it panicked");
+        self.engine.poison.trip("making the log durable", &error);
     }
 }

@@ -129,6 +129,8 @@ impl Engine {
     /// Registers for a change of the attempt `seen`. `true`: it may have changed already.
     pub fn watch(&self, key: KeyRef<'_>, seen: Token, watch: &mut Watch, waker: &Waker) -> bool {
         let hash = self.index.hash(key);
+        // Dropped after the lock.
+        let _replaced;
         let mut shard = self.index.shard(hash);
         let now = self.now();
         if self.closed.load(Ordering::SeqCst) {
@@ -144,7 +146,7 @@ impl Engine {
             }
             let runs = matches!(undecided.held.phase_at(now), Phase::InFlight { .. });
             if runs {
-                undecided.waiters.register(&mut watch.id, waker);
+                _replaced = undecided.waiters.register(&mut watch.id, waker);
             }
             return !runs;
         }
@@ -189,12 +191,14 @@ impl Engine {
             return;
         }
         let hash = self.index.hash(key);
+        // Dropped after the lock: a waker's own code runs under none.
+        let _gone;
         let mut shard = self.index.shard(hash);
         // Another attempt's waiters have numbers of their own.
         if let Some(at) = shard.find(hash, key)
             && let Some(undecided) = shard.attempt(at, seen)
         {
-            undecided.waiters.remove(id);
+            _gone = undecided.waiters.remove(id);
         }
     }
 }

@@ -16,18 +16,22 @@
 //! thread calls [`Commit::commit`]. `durable` only grows, and only after a commit has returned.
 //! When leading ends and waiters remain, one that can lead is woken, or the notifier is notified,
 //! so no waiter waits for a leader that never comes. A failed commit releases all waiters with the
-//! failure.
+//! failure. Leading ends by a panic too: as if there had been none, if an event's subscriber
+//! panicked; as by a failed commit, if the commit did. A group commit that has failed takes no
+//! waiters any more.
 
 use crate::{
     poison::Poisoned,
-    sync::wait::{Caller, Notifier},
+    sync::wait::{Caller, Notifier, Queue, WakeList, block, wake_all},
     sync::{
-        Mutex,
+        Mutex, MutexGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering},
         yield_now,
     },
 };
 use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -46,6 +50,9 @@ pub(crate) trait Commit {
 
     /// Called after a commit that has covered so many callers, up to `position`, for events.
     fn committed(&self, _callers: usize, _position: u64) {}
+
+    /// A commit has panicked: nothing is known of what it did.
+    fn broke_off(&self) {}
 }
 
 /// The turn at the disk, for which group commits wait.
@@ -89,17 +96,17 @@ struct State {
     /// Callers of the last two groups, those included that came while one ran. The larger is
     /// expected again: a caller that was a moment late makes a small group between large ones.
     last_groups: [usize; 2],
-    next_id: u64,
-    waiters: Vec<Waiter>,
+    waiters: Queue<Waiter>,
+    /// Those of them that can lead, in their order, and some that have gone.
+    leaders: VecDeque<u64>,
+    /// To become durable though none waits for it; by a commit even if it seems to be so already.
+    requested: Option<u64>,
 }
 
 #[derive(Debug)]
 struct Waiter {
-    id: u64,
     position: u64,
-    caller: Caller,
-    /// `None`: its future was dropped; the write is still to become durable.
-    waker: Option<Waker>,
+    waker: Waker,
 }
 
 /// A waiter's number in a queue. It must be given back (to a group commit by
@@ -119,8 +126,9 @@ impl GroupCommit {
                 leading: false,
                 failed: false,
                 last_groups: [0; 2],
-                next_id: 0,
-                waiters: Vec::new(),
+                waiters: Queue::default(),
+                leaders: VecDeque::new(),
+                requested: None,
             }),
             notifier,
             turn,
@@ -173,9 +181,10 @@ impl GroupCommit {
                 continue;
             }
             let idle = !state.leading;
-            let caller = if leads { Caller::Thread } else { caller };
-            state.enqueue(position, caller, place, context);
+            let replaced = state.enqueue(position, leads, place, context);
             drop(state);
+            // A waker's own code runs under no lock.
+            drop(replaced);
             if idle {
                 self.notifier.notify();
             }
@@ -183,21 +192,61 @@ impl GroupCommit {
         }
     }
 
+    /// Waits on this thread until everything below `position` is durable. Counts as no caller.
+    pub fn wait(&self, target: &impl Commit, position: u64) -> Result<(), Poisoned> {
+        let mut place = WaiterId { id: None, arrived: true };
+        let waited =
+            block(|context| self.poll(target, position, Caller::Thread, &mut place, context));
+        self.leave(&mut place);
+        waited
+    }
+
+    /// Leads on this thread, after waiting for another that does, if there is one.
+    pub fn lead_next(&self, target: &impl Commit) -> Result<(), Poisoned> {
+        let mut place = WaiterId::default();
+        block(|context| {
+            let mut state = self.state.lock();
+            if state.failed {
+                return Poll::Ready(());
+            }
+            if !state.leading {
+                state.leading = true;
+                drop(state);
+                self.lead(target);
+                return Poll::Ready(());
+            }
+            // At position 0: released when the one that leads now has finished.
+            let replaced = state.enqueue(0, true, &mut place, context);
+            drop(state);
+            drop(replaced);
+            Poll::Pending
+        });
+        self.leave(&mut place);
+        if self.state.lock().failed { Err(Poisoned) } else { Ok(()) }
+    }
+
     /// The future of this waiter is dropped. Its write still becomes durable.
     pub fn leave(&self, place: &mut WaiterId) {
         let Some(id) = place.id.take() else { return };
         let mut state = self.state.lock();
-        if let Some(waiter) = state.waiters.iter_mut().find(|w| w.id == id) {
-            waiter.waker = None;
-        } else if !state.leading && !state.waiters.is_empty() {
+        let gone = state.waiters.remove(id);
+        if let Some(waiter) = &gone {
+            state.request(waiter.position);
+        } else if !state.leading && state.is_wanted() {
             // It may have been woken to lead.
-            let next = state.next_leader();
-            drop(state);
-            match next {
-                Some(waker) => waker.wake(),
-                None => self.notifier.notify(),
-            }
+            self.hand_on(state);
         }
+        drop(gone);
+    }
+
+    /// Has another lead: one of those who wait, or the store's thread.
+    fn hand_on(&self, mut state: MutexGuard<'_, State>) {
+        let next = state.next_leader();
+        drop(state);
+        if next.is_none() {
+            self.notifier.notify();
+        }
+        wake_all(next);
     }
 
     /// For the store's thread: leads if there are waiters and no leader.
@@ -205,7 +254,7 @@ impl GroupCommit {
         // Once: if waiters are left, the notifier has been notified again, and other group commits
         // come first.
         let mut state = self.state.lock();
-        if state.leading || state.failed || state.waiters.is_empty() {
+        if state.leading || state.failed || !state.is_wanted() {
             return;
         }
         state.leading = true;
@@ -231,7 +280,7 @@ impl GroupCommit {
         if state.failed || self.durable() >= position {
             return Some(waker);
         }
-        state.enqueue_task(position, Some(waker));
+        state.waiters.push(Waiter { position, waker });
         if !state.leading {
             drop(state);
             self.notifier.notify();
@@ -245,7 +294,7 @@ impl GroupCommit {
         state.failed = true;
         let released = state.release(self.durable());
         drop(state);
-        released.into_iter().for_each(Waker::wake);
+        drop(released);
     }
 
     /// Notifies the store's thread to look for work.
@@ -256,14 +305,19 @@ impl GroupCommit {
     /// `position` is to become durable, although no caller waits for it.
     pub fn request(&self, position: u64) {
         let mut state = self.state.lock();
-        state.enqueue_task(position, None);
+        if state.failed {
+            return;
+        }
+        state.request(position);
         if !state.leading {
             drop(state);
             self.notifier.notify();
         }
     }
 
+    /// The caller has set `leading`.
     fn lead(&self, target: &impl Commit) {
+        let mut leading = Leading { of: self, target, callers: 0, succeeded: None };
         let mut expected = self.state.lock().last_groups.into_iter().max().unwrap_or(0);
         let turn = self.turn.as_deref().map(|turn| {
             let held = turn.lock.try_lock().unwrap_or_else(|| {
@@ -278,30 +332,17 @@ impl GroupCommit {
         });
         self.rendezvous(expected);
         let group = self.arrived.swap(0, Ordering::AcqRel);
+        leading.callers = group;
         let result = target.commit();
         if let Some((turn, held)) = turn {
             turn.last_group.store(group, Ordering::Relaxed);
             drop(held);
         }
+        leading.succeeded = Some(result.is_ok());
         if let Ok(position) = result {
             self.durable.fetch_max(position, Ordering::AcqRel);
             target.committed(group, position);
         }
-        let mut state = self.state.lock();
-        state.leading = false;
-        state.failed |= result.is_err();
-        let came = group + self.arrived.load(Ordering::Acquire);
-        state.last_groups = [came, state.last_groups[0]];
-        let released = state.release(self.durable());
-        let next = state.next_leader();
-        let waiters_left = !state.waiters.is_empty();
-        drop(state);
-        match next {
-            Some(waker) => waker.wake(),
-            None if waiters_left => self.notifier.notify(),
-            None => {}
-        }
-        released.into_iter().for_each(Waker::wake);
     }
 
     fn rendezvous(&self, expected: usize) {
@@ -319,51 +360,94 @@ impl GroupCommit {
     }
 }
 
+/// Leads; ends it when dropped, also by a panic.
+struct Leading<'a, C: Commit> {
+    of: &'a GroupCommit,
+    target: &'a C,
+    /// Callers in the group.
+    callers: usize,
+    /// How the commit has ended; `None` while it has not.
+    succeeded: Option<bool>,
+}
+
+impl<C: Commit> Drop for Leading<'_, C> {
+    fn drop(&mut self) {
+        let Leading { of, target, callers, succeeded } = *self;
+        if succeeded.is_none() {
+            // What looks on may panic again, in the middle of a panic.
+            let _ = catch_unwind(AssertUnwindSafe(|| target.broke_off()));
+            // The store's thread tells the rest of the store.
+            of.notifier.notify();
+        }
+        let mut wakes = WakeList::default();
+        let mut state = of.state.lock();
+        state.leading = false;
+        state.failed |= succeeded != Some(true);
+        let came = callers + of.arrived.load(Ordering::Acquire);
+        state.last_groups = [came, state.last_groups[0]];
+        let released = state.release(of.durable());
+        let next = state.next_leader();
+        let notifies = next.is_none() && state.is_wanted();
+        drop(state);
+        if notifies {
+            of.notifier.notify();
+        }
+        wakes.add(next);
+        drop(wakes);
+        drop(released);
+    }
+}
+
 impl State {
+    /// Queues, or keeps its place with another waker. The one that it replaces is given back.
     fn enqueue(
         &mut self,
         position: u64,
-        caller: Caller,
+        leads: bool,
         place: &mut WaiterId,
         context: &mut Context<'_>,
-    ) {
-        let waker = Some(context.waker().clone());
-        let known = place.id.and_then(|id| self.waiters.iter_mut().find(|w| w.id == id));
-        match known {
-            Some(waiter) => waiter.waker = waker,
-            None => {
-                self.next_id += 1;
-                place.id = Some(self.next_id);
-                self.waiters.push(Waiter { id: self.next_id, position, caller, waker });
-            }
+    ) -> Option<Waker> {
+        let waker = context.waker().clone();
+        if let Some(waiter) = place.id.and_then(|id| self.waiters.get_mut(id)) {
+            return Some(std::mem::replace(&mut waiter.waker, waker));
         }
+        let id = self.waiters.push(Waiter { position, waker });
+        place.id = Some(id);
+        if leads {
+            self.leaders.push_back(id);
+        }
+        None
     }
 
-    fn enqueue_task(&mut self, position: u64, waker: Option<Waker>) {
-        self.next_id += 1;
-        let id = self.next_id;
-        self.waiters.push(Waiter { id, position, caller: Caller::Task, waker });
+    fn request(&mut self, position: u64) {
+        self.requested = self.requested.max(Some(position));
+    }
+
+    /// Whether a commit is waited for.
+    fn is_wanted(&self) -> bool {
+        !self.waiters.is_empty() || self.requested.is_some()
     }
 
     /// Takes out the waiters that `durable` covers (all of them after a failure).
-    fn release(&mut self, durable: u64) -> Vec<Waker> {
+    fn release(&mut self, durable: u64) -> WakeList {
         let all = self.failed;
-        let mut released = Vec::with_capacity(self.waiters.len());
-        self.waiters.retain_mut(|waiter| {
-            let stays = !all && waiter.position > durable;
-            if !stays {
-                released.extend(waiter.waker.take());
-            }
-            stays
-        });
+        let mut released = WakeList::with_room_for(self.waiters.len());
+        let covered = |position: u64| all || position <= durable;
+        let State { waiters, leaders, .. } = self;
+        waiters.drain_if(|waiter| covered(waiter.position), |waiter| released.add([waiter.waker]));
+        leaders.retain(|id| !waiters.is_empty() && waiters.get_mut(*id).is_some());
+        self.requested = self.requested.filter(|position| !covered(*position));
         released
     }
 
     /// Takes out one waiter that will lead.
     fn next_leader(&mut self) -> Option<Waker> {
-        let leads = |w: &Waiter| w.caller == Caller::Thread && w.waker.is_some();
-        let at = self.waiters.iter().position(leads)?;
-        self.waiters.remove(at).waker
+        while let Some(id) = self.leaders.pop_front() {
+            if let Some(waiter) = self.waiters.remove(id) {
+                return Some(waiter.waker);
+            }
+        }
+        None
     }
 }
 

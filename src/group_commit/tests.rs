@@ -90,7 +90,8 @@ const FAILED: Poll<Result<(), Poisoned>> = Poll::Ready(Err(Poisoned));
 /// A group commit whose notifier is answered, as that of a store with threads.
 fn attended() -> (GroupCommit, Arc<Notifier>) {
     let notifier = Arc::new(Notifier::default());
-    notifier.answer_here();
+    let answers = notifier.clone();
+    std::thread::spawn(move || answers.answer_here()).join().unwrap();
     (GroupCommit::new(notifier.clone(), None), notifier)
 }
 

@@ -6,6 +6,7 @@ use crate::{
     key::OwnedKey,
     limits::{COUNT_MAX, settle_delay_ms},
     location::Location,
+    sync::wait::Queue,
     token::Token,
     wheel::TimerId,
 };
@@ -132,39 +133,33 @@ pub(crate) struct HeldTerms {
 
 /// The waiters for a change of an undecided key.
 #[derive(Debug, Default)]
-pub(crate) struct Waiters {
-    next: u64,
-    wakers: Vec<(u64, Waker)>,
-}
+pub(crate) struct Waiters(Queue<Waker>);
 
 impl Waiters {
-    /// Registers a waker, in the place that `id` names if it is still there.
-    pub fn register(&mut self, id: &mut Option<u64>, waker: &Waker) {
-        let place = id.and_then(|id| self.wakers.iter_mut().find(|(known, _)| *known == id));
-        match place {
-            Some((_, known)) => known.clone_from(waker),
+    /// Registers a waker, in the place that `id` names if it is still there. The one that it
+    /// replaces is given back, to be dropped under no lock.
+    pub fn register(&mut self, id: &mut Option<u64>, waker: &Waker) -> Option<Waker> {
+        match id.and_then(|id| self.0.get_mut(id)) {
+            Some(known) if known.will_wake(waker) => None,
+            Some(known) => Some(std::mem::replace(known, waker.clone())),
             None => {
-                self.next += 1;
-                *id = Some(self.next);
-                self.wakers.push((self.next, waker.clone()));
+                *id = Some(self.0.push(waker.clone()));
+                None
             }
         }
     }
 
-    pub fn remove(&mut self, id: u64) {
-        self.wakers.retain(|(known, _)| *known != id);
+    pub fn remove(&mut self, id: u64) -> Option<Waker> {
+        self.0.remove(id)
     }
 
     pub fn len(&self) -> usize {
-        self.wakers.len()
+        self.0.len()
     }
 
     /// Takes everyone out.
     pub fn take(&mut self) -> Vec<Waker> {
-        match self.wakers.is_empty() {
-            true => Vec::new(),
-            false => std::mem::take(&mut self.wakers).into_iter().map(|(_, w)| w).collect(),
-        }
+        if self.0.is_empty() { Vec::new() } else { self.0.take_all().collect() }
     }
 }
 

@@ -63,6 +63,8 @@ pub(crate) enum Use {
     Filling = 1,
     /// It has its footer.
     Sealed = 2,
+    /// Its records have expired and leave the index; then it is recycled.
+    Retired = 3,
 }
 
 impl Slot {
@@ -150,7 +152,8 @@ impl Slot {
         match self.used.load(Ordering::Acquire) {
             0 => Use::Free,
             1 => Use::Filling,
-            _ => Use::Sealed,
+            2 => Use::Sealed,
+            _ => Use::Retired,
         }
     }
 

@@ -121,13 +121,14 @@ impl Space {
         if slot.used_as() != Use::Sealed || slot.drop_ms() > now {
             return Retired::NotDue;
         }
-        let Some(at) = pool.begun.iter().position(|begun| begun.slot.number == slot.number) else {
-            return Retired::Yes;
-        };
-        if !self.reserve(pool.begun[at].room as u64) {
-            return Retired::Reservation;
+        if let Some(at) = pool.begun.iter().position(|begun| begun.slot.number == slot.number) {
+            if !self.reserve(pool.begun[at].room as u64) {
+                return Retired::Reservation;
+            }
+            pool.begun.swap_remove(at);
         }
-        pool.begun.swap_remove(at);
+        // Under this lock, so that it is retired once and is not taken into use.
+        slot.use_as(Use::Retired);
         Retired::Yes
     }
 

@@ -9,26 +9,25 @@
 //! woken, because all of the ring is granted to tasks that may not be polled for long, all are
 //! woken.
 
-use crate::{group_commit::WaiterId, sync::Mutex, sync::wait::WakeList};
-use std::{
-    collections::VecDeque,
-    task::{Context, Poll, Waker},
+use crate::{
+    group_commit::WaiterId,
+    sync::Mutex,
+    sync::wait::{Queue, WakeList},
 };
+use std::task::{Context, Poll, Waker};
 
 #[derive(Debug, Default)]
-pub(crate) struct SpaceQueue(Mutex<Queue>);
+pub(crate) struct SpaceQueue(Mutex<Waiting>);
 
 #[derive(Debug, Default)]
-struct Queue {
-    next_id: u64,
+struct Waiting {
     /// Bytes granted to tasks that were woken and have not left yet.
     granted: u64,
-    waiters: VecDeque<Waiter>,
+    tasks: Queue<Waiter>,
 }
 
 #[derive(Debug)]
 struct Waiter {
-    id: u64,
     /// Bytes of its frame.
     len: u64,
     waker: Waker,
@@ -38,34 +37,30 @@ impl SpaceQueue {
     /// Ready when room for `len` bytes has been granted. The first call queues.
     pub fn poll(&self, len: u64, place: &mut WaiterId, context: &mut Context<'_>) -> Poll<()> {
         let mut waker = context.waker().clone();
-        let mut queue = self.0.lock();
+        let mut waiting = self.0.lock();
         let Some(id) = place.id else {
-            queue.next_id += 1;
-            let id = queue.next_id;
-            place.id = Some(id);
-            queue.waiters.push_back(Waiter { id, len, waker });
+            place.id = Some(waiting.tasks.push(Waiter { len, waker }));
             return Poll::Pending;
         };
-        let Some(at) = queue.find(id) else {
+        let Some(waiter) = waiting.tasks.get_mut(id) else {
             return Poll::Ready(());
         };
         // The old one is dropped after the lock: a waker's own code runs under none.
-        std::mem::swap(&mut queue.waiters[at].waker, &mut waker);
-        drop(queue);
+        std::mem::swap(&mut waiter.waker, &mut waker);
+        drop(waiting);
         Poll::Pending
     }
 
     /// Takes out a task that is about to try again, or is gone. Returns whether others wait.
     pub fn leave(&self, len: u64, place: &mut WaiterId) -> bool {
         let Some(id) = place.id.take() else { return false };
-        let mut gone = None;
-        let mut queue = self.0.lock();
-        match queue.find(id) {
-            Some(at) => gone = queue.waiters.remove(at),
-            None => queue.granted -= len,
+        let mut waiting = self.0.lock();
+        let gone = waiting.tasks.remove(id);
+        if gone.is_none() {
+            waiting.granted -= len;
         }
-        let others = !queue.waiters.is_empty();
-        drop(queue);
+        let others = !waiting.tasks.is_empty();
+        drop(waiting);
         drop(gone);
         others
     }
@@ -74,13 +69,13 @@ impl SpaceQueue {
     /// them, if otherwise none would be woken. Returns whether some are left.
     pub fn grant(&self, free: u64, empty: bool) -> bool {
         let mut wakes = WakeList::default();
-        let mut queue = self.0.lock();
-        let waited = queue.waiters.len();
-        queue.wake_within(free, &mut wakes);
-        if empty && queue.waiters.len() == waited {
-            queue.wake_within(u64::MAX, &mut wakes);
+        let mut waiting = self.0.lock();
+        let waited = waiting.tasks.len();
+        waiting.wake_within(free, &mut wakes);
+        if empty && waiting.tasks.len() == waited {
+            waiting.wake_within(u64::MAX, &mut wakes);
         }
-        !queue.waiters.is_empty()
+        !waiting.tasks.is_empty()
     }
 
     /// There will be no more draining: wakes all tasks, so that they find out why.
@@ -90,15 +85,10 @@ impl SpaceQueue {
     }
 }
 
-impl Queue {
-    /// Where in the queue this waiter is.
-    fn find(&self, id: u64) -> Option<usize> {
-        self.waiters.binary_search_by_key(&id, |waiter| waiter.id).ok()
-    }
-
+impl Waiting {
     fn wake_within(&mut self, free: u64, wakes: &mut WakeList) {
-        while self.waiters.front().is_some_and(|first| self.granted + first.len <= free) {
-            let Waiter { len, waker, .. } = self.waiters.pop_front().expect("seen above");
+        while self.tasks.front().is_some_and(|first| self.granted + first.len <= free) {
+            let Waiter { len, waker } = self.tasks.pop_front().expect("seen above");
             self.granted += len;
             wakes.add([waker]);
         }

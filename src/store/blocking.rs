@@ -66,7 +66,7 @@ impl Store {
         if !engine.config.syncs_completions() {
             // The claim that this decided is still on the disk, and would come back if the decision
             // were lost.
-            engine.commit_all()?;
+            engine.made_durable()?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ pub(crate) mod blocking;
 pub(crate) mod claim;
 pub(crate) mod migrate;
 pub(crate) mod once;
+mod owner;
 pub(crate) mod sharded;
 
 use crate::{
@@ -25,14 +26,14 @@ use crate::{
     limits::SHARDS,
     observe::{Call, events},
     options::Options,
-    recover::{self, DirectoryLock},
+    recover,
     spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
     stats::Stats,
     storage::{DiskStorage, Storage},
     store::claim::Begin,
     store::once::Once,
-    sync::wait::{WakeList, block},
-    sync::{Mutex, thread::JoinHandle},
+    store::owner::{Owner, Running},
+    sync::wait::block,
     token::Token,
 };
 use std::{
@@ -83,59 +84,6 @@ impl WeakStore {
     /// The store, if a handle of it still exists.
     pub fn upgrade(&self) -> Option<Store> {
         self.0.upgrade().map(Store)
-    }
-}
-
-/// Ends the store with its last handle.
-struct Owner {
-    engine: Arc<Engine>,
-    running: Mutex<Option<Running>>,
-}
-
-/// The parts that end when the store is closed.
-struct Running {
-    threads: Vec<JoinHandle<()>>,
-    /// Given up last.
-    _lock: DirectoryLock,
-}
-
-impl std::fmt::Debug for Owner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Store({})", self.engine.storage.place())
-    }
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        if self.engine.check_process().is_err() {
-            // Threads that don't exist here, descriptors and maps that the parent has too: all
-            // stay as they are until the process ends.
-            std::mem::forget(self.running.get_mut().take());
-            std::mem::forget(self.engine.clone());
-            return;
-        }
-        let _ = self.close();
-    }
-}
-
-impl Owner {
-    fn close(&self) -> Result<Closed, ClaimError> {
-        let engine = &self.engine;
-        engine.check_process()?;
-        // Held throughout, so that a second closer returns when the first has finished.
-        let mut running = self.running.lock();
-        let Some(Running { threads, _lock }) = running.take() else {
-            return Ok(Closed::now(&self.engine));
-        };
-        engine.closed.store(true, Ordering::SeqCst);
-        // A call that was about to write has finished when its shard's lock has been free once.
-        engine.leave_handles();
-        let closed = engine.close_files();
-        threads::stop(engine, threads);
-        engine.release_waiters();
-        events::closed(&engine.storage.place(), closed.is_ok());
-        closed?;
-        Ok(Closed::now(engine))
     }
 }
 
@@ -194,8 +142,7 @@ impl Options {
             }
             false => Vec::new(),
         };
-        let running = Mutex::new(Some(Running { threads, _lock }));
-        Ok(Store(Arc::new(Owner { engine, running })))
+        Ok(Store(Arc::new(Owner::new(engine, Running { threads, _lock }))))
     }
 }
 
@@ -403,7 +350,7 @@ impl Store {
     pub fn flush(&self) -> Result<(), ClaimError> {
         let engine = self.engine()?;
         engine.check_claim()?;
-        Ok(engine.commit_all()?)
+        engine.made_durable()
     }
 
     /// Stops granting claims, and waits, for `at_most`, until no handle of a claim exists; returns
@@ -440,6 +387,10 @@ impl Store {
     /// handles of it return `Closed` from then on; undecided claims will be interrupted when the
     /// store is opened again. Blocks for syncs, and for the end of the store's threads.
     ///
+    /// Returns when the store is closed, whichever handle began it; but at once, without an error,
+    /// in a waker that the closing calls, or that a thread of the store calls while another thread
+    /// closes it.
+    ///
     /// [`Closed::handles_left`] says how many handles of claims still exist. If this process opens
     /// the store again before they are dropped, their keys are interrupted and
     /// [`holder_gone`](crate::Interrupted::holder_gone) is false until the handle is dropped, so
@@ -458,7 +409,9 @@ impl Store {
     pub fn housekeep(&self) -> Result<(), ClaimError> {
         let engine = self.engine()?;
         engine.check_claim()?;
-        Ok(engine.housekeep()?)
+        let kept = engine.housekeep();
+        engine.tell_if_poisoned();
+        Ok(kept?)
     }
 }
 
@@ -546,11 +499,15 @@ impl Store {
 }
 
 impl Engine {
-    /// Wakes all waiters, so that they find the store closed.
-    fn release_waiters(&self) {
-        self.fail_groups();
-        let mut over = WakeList::default();
-        self.timeouts.lock().advance(u64::MAX, &mut |waker| over.add([waker]));
-        self.wake_waiters();
+    /// As [`Engine::commit_all`]. After a failure those that wait for a key are woken, and the error
+    /// says whether the store was poisoned or closed.
+    pub(crate) fn made_durable(&self) -> Result<(), ClaimError> {
+        let committed = self.commit_all();
+        self.tell_if_poisoned();
+        if committed.is_err() {
+            // Closed meanwhile, perhaps.
+            self.check_claim()?;
+        }
+        Ok(committed?)
     }
 }

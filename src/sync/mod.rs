@@ -2,6 +2,7 @@
 //! their place: loom for the parts that synchronise by hand, shuttle for whole stores.
 
 pub(crate) mod pooled_bytes;
+mod queue;
 pub(crate) mod wait;
 
 #[cfg(not(any(onlyonce_loom, onlyonce_shuttle)))]

@@ -1,6 +1,7 @@
 //! Waiting, written once: everything that waits is polled with a [`Context`]; a blocking call
 //! polls on its own thread and parks in between.
 
+pub(crate) use crate::sync::queue::Queue;
 use crate::sync::{
     Mutex,
     atomic::{AtomicBool, AtomicU64, Ordering, fence},
@@ -8,7 +9,9 @@ use crate::sync::{
     thread_local,
 };
 use std::{
+    cell::Cell,
     collections::HashSet,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, OnceLock},
     task::{Context, Poll, Wake, Waker},
     time::Duration,
@@ -27,6 +30,10 @@ pub(crate) enum Caller {
 pub(crate) struct WakeList(Vec<Waker>);
 
 impl WakeList {
+    pub fn with_room_for(count: usize) -> Self {
+        WakeList(Vec::with_capacity(count))
+    }
+
     pub fn add(&mut self, wakers: impl IntoIterator<Item = Waker>) {
         self.0.extend(wakers);
     }
@@ -34,7 +41,16 @@ impl WakeList {
 
 impl Drop for WakeList {
     fn drop(&mut self) {
-        self.0.drain(..).for_each(Waker::wake);
+        wake_all(self.0.drain(..));
+    }
+}
+
+/// Wakes them all. A waker is code of others, and one that panics keeps nobody else waiting: its
+/// panic has been told by the panic hook, and ends here, because the caller or the thread that
+/// happens to wake it has done nothing wrong.
+pub(crate) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
+    for waker in wakers {
+        let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
     }
 }
 
@@ -58,18 +74,25 @@ impl Wake for Parker {
 /// Polls until ready, parking this thread in between.
 pub(crate) fn block<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
     thread_local! {
-        static PARKER: (Arc<Parker>, Waker) = {
+        static PARKER: (Arc<Parker>, Waker, Cell<u32>) = {
             let parker = Arc::new(Parker {
                 thread: thread::current(),
                 woken: std::sync::atomic::AtomicBool::new(false),
             });
-            (parker.clone(), parker.into())
+            (parker.clone(), parker.into(), Cell::new(0))
         };
     }
-    PARKER.with(|(parker, waker)| {
+    PARKER.with(|(parker, waker, depth)| {
         let mut context = Context::from_waker(waker);
+        depth.set(depth.get() + 1);
         loop {
             if let Poll::Ready(value) = poll(&mut context) {
+                depth.set(depth.get() - 1);
+                if depth.get() > 0 {
+                    // A call that a waker made in the middle of another: it may have used up what
+                    // was for the outer one, which looks once more.
+                    parker.woken.store(true, Ordering::Release);
+                }
                 return value;
             }
             while !parker.woken.swap(false, Ordering::Acquire) {
@@ -130,7 +153,7 @@ impl Event {
                 self.waited_for.store(false, Ordering::Release);
                 std::mem::take(&mut *waiters)
             };
-            waiters.wakers.into_iter().for_each(Waker::wake);
+            wake_all(waiters.wakers);
         }
     }
 
@@ -162,8 +185,15 @@ impl Notifier {
         let _ = self.thread.set(thread::current());
     }
 
+    /// Whether a thread comes when it is notified; for that thread itself none does, because it is not
+    /// to wait for itself. A waker can make it a caller.
     pub fn has_listener(&self) -> bool {
-        self.thread.get().is_some()
+        self.thread.get().is_some_and(|thread| thread.id() != thread::current().id())
+    }
+
+    /// Whether the calling thread is the one that it wakes.
+    pub fn is_answered_here(&self) -> bool {
+        self.thread.get().is_some_and(|thread| thread.id() == thread::current().id())
     }
 
     pub fn notify(&self) {

@@ -63,3 +63,4 @@ mod terms_are_checked;
 mod tokens_rise_for_ever;
 mod waiters_are_told;
 mod waiting_futures;
+mod wakers_are_code_of_others;
