@@ -158,16 +158,20 @@ fn commit_claims(engine: &Engine) -> Option<u64> {
     }
 }
 
+/// A piece of each class in turn, so that none keeps the others waiting.
 fn drain(engine: &Engine) -> Option<u64> {
+    let mut again = None;
     for (class, appender) in engine.log.appenders() {
         let called = appender.take_call();
         let rolled = if called { engine.roll(class).map(drop) } else { Ok(()) };
         if called || class == MAIN_CLASS {
             // A failure is in the latch.
-            let _ = rolled.and_then(|()| appender.serve(&engine.log.shared, called));
+            if rolled.and_then(|()| appender.serve(&engine.log.shared, called)) == Ok(true) {
+                again = Some(0);
+            }
         }
     }
-    None
+    again
 }
 
 fn keep(engine: &Engine) -> Option<u64> {

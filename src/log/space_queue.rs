@@ -3,26 +3,32 @@
 //! As many are woken as there is room for: otherwise, of ten thousand that wait for a ring of four
 //! thousand records, all would look each time that a few places become free.
 //!
-//! Ground rules. Only the draining thread grants room. A queued task signals it. A task that has
-//! been granted room, or gives up, leaves the queue, and signals it again if others wait. When the
-//! thread is signalled it drains until no task waits or the ring is empty. If then no task has been
-//! woken, because all of the ring is granted to tasks that may not be polled for long, all are
-//! woken.
+//! Ground rules. The thread that has drained grants room, whichever it is. What is granted is kept
+//! for those tasks: an append of another caller leaves it alone, as long as something is left to
+//! drain. A queued task signals the draining thread. A task that has been granted room, or gives
+//! up, leaves the queue, and signals it again if others wait. When the thread is signalled it drains
+//! until no task waits or the ring is empty. If then no task has been woken, because all of the ring
+//! is granted to tasks that may not be polled for long, all are woken.
 
 use crate::{
     group_commit::WaiterId,
-    sync::Mutex,
     sync::wait::{Queue, WakeList},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use std::task::{Context, Poll, Waker};
 
 #[derive(Debug, Default)]
-pub(crate) struct SpaceQueue(Mutex<Waiting>);
+pub(crate) struct SpaceQueue {
+    /// Bytes granted to tasks that were woken and have not left yet. Changes under the lock.
+    granted: AtomicU64,
+    waiting: Mutex<Waiting>,
+}
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Bytes granted to tasks that were woken and have not left yet.
-    granted: u64,
     tasks: Queue<Waiter>,
 }
 
@@ -37,7 +43,7 @@ impl SpaceQueue {
     /// Ready when room for `len` bytes has been granted. The first call queues.
     pub fn poll(&self, len: u64, place: &mut WaiterId, context: &mut Context<'_>) -> Poll<()> {
         let mut waker = context.waker().clone();
-        let mut waiting = self.0.lock();
+        let mut waiting = self.waiting.lock();
         let Some(id) = place.id else {
             place.id = Some(waiting.tasks.push(Waiter { len, waker }));
             return Poll::Pending;
@@ -54,10 +60,10 @@ impl SpaceQueue {
     /// Takes out a task that is about to try again, or is gone. Returns whether others wait.
     pub fn leave(&self, len: u64, place: &mut WaiterId) -> bool {
         let Some(id) = place.id.take() else { return false };
-        let mut waiting = self.0.lock();
+        let mut waiting = self.waiting.lock();
         let gone = waiting.tasks.remove(id);
         if gone.is_none() {
-            waiting.granted -= len;
+            self.granted.fetch_sub(len, Ordering::AcqRel);
         }
         let others = !waiting.tasks.is_empty();
         drop(waiting);
@@ -69,27 +75,31 @@ impl SpaceQueue {
     /// them, if otherwise none would be woken. Returns whether some are left.
     pub fn grant(&self, free: u64, empty: bool) -> bool {
         let mut wakes = WakeList::default();
-        let mut waiting = self.0.lock();
+        let mut waiting = self.waiting.lock();
         let waited = waiting.tasks.len();
-        waiting.wake_within(free, &mut wakes);
+        self.wake_within(&mut waiting, free, &mut wakes);
         if empty && waiting.tasks.len() == waited {
-            waiting.wake_within(u64::MAX, &mut wakes);
+            self.wake_within(&mut waiting, u64::MAX, &mut wakes);
         }
         !waiting.tasks.is_empty()
+    }
+
+    /// Bytes that are kept for tasks which have been woken.
+    pub fn granted(&self) -> u64 {
+        self.granted.load(Ordering::Acquire)
     }
 
     /// There will be no more draining: wakes all tasks, so that they find out why.
     pub fn release(&self) {
         let mut wakes = WakeList::default();
-        self.0.lock().wake_within(u64::MAX, &mut wakes);
+        self.wake_within(&mut self.waiting.lock(), u64::MAX, &mut wakes);
     }
-}
 
-impl Waiting {
-    fn wake_within(&mut self, free: u64, wakes: &mut WakeList) {
-        while self.tasks.front().is_some_and(|first| self.granted + first.len <= free) {
-            let Waiter { len, waker } = self.tasks.pop_front().expect("seen above");
-            self.granted += len;
+    fn wake_within(&self, waiting: &mut Waiting, free: u64, wakes: &mut WakeList) {
+        let fits = |first: &Waiter| self.granted() + first.len <= free;
+        while waiting.tasks.front().is_some_and(fits) {
+            let Waiter { len, waker } = waiting.tasks.pop_front().expect("seen above");
+            self.granted.fetch_add(len, Ordering::AcqRel);
             wakes.add([waker]);
         }
     }
@@ -145,7 +155,7 @@ mod tests {
     fn as_many_are_woken_as_there_is_room_for() {
         let room = SpaceQueue::default();
         let mut tasks: [_; 4] = waiting(&room);
-        assert!(room.grant(99, false), "none fits");
+        assert!(room.grant(99, false), "nobody fits");
         assert!(room.grant(250, false));
         assert_eq!(wakes(&tasks), [1, 1, 0, 0]);
         // What was granted is not granted again.
@@ -181,7 +191,7 @@ mod tests {
         assert!(room.leave(100, &mut tasks[1].place));
         assert!(!room.grant(100, false));
         assert_eq!(wakes(&tasks), [0, 1, 1]);
-        assert!(!room.leave(100, &mut tasks[2].place), "none is left");
+        assert!(!room.leave(100, &mut tasks[2].place), "nobody is left");
         assert!(!room.leave(100, &mut tasks[2].place), "leaving twice is nothing");
         assert!(!room.grant(0, true));
     }

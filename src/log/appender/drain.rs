@@ -22,16 +22,25 @@ impl Appender {
         Ok(self.drained())
     }
 
-    /// Moves a piece, unless another caller has done so since `drained` was the end of what is
-    /// drained. Returns whether more is drained now; if not, an appender is in the middle of
-    /// copying the oldest frame.
+    /// Makes room for a thread that found none when the ring was drained up to `drained`: moves a
+    /// piece, unless another caller has done so since. Returns whether more is drained now; if not,
+    /// an appender is in the middle of copying the oldest frame.
     pub fn drain_some(&self, shared: &Shared, drained: u64) -> Result<bool, Poisoned> {
         let mut draining = self.draining.lock();
-        if self.drained() == drained {
-            self.drain_piece(shared, &mut draining)?;
-        }
+        let moved = self.drained() == drained && self.drain_piece(shared, &mut draining)?;
         unlock_fair(draining);
+        if moved {
+            self.grant();
+        }
         Ok(self.drained() != drained)
+    }
+
+    /// Gives what room there is to the tasks that wait for it, the first ones first. Whether some
+    /// are left, and whether something is left to drain.
+    fn grant(&self) -> (bool, bool) {
+        let undrained = self.reserved().saturating_sub(self.drained());
+        let free = self.ring.bytes().saturating_sub(undrained);
+        (self.room.grant(free, undrained == 0), undrained > 0)
     }
 
     /// Moves a piece, within one segment. Returns whether there was something to do.
@@ -114,33 +123,29 @@ impl Appender {
         self.called.swap(false, Ordering::SeqCst)
     }
 
-    /// For the draining thread: drains, and wakes tasks for which there is room. If it was `called`
-    /// it continues until no task waits for room or all is drained; of other classes than the main
-    /// one, what was written before it began.
-    pub fn serve(&self, shared: &Shared, called: bool) -> Result<(), Poisoned> {
-        // A record of the main class need not be drained to be in the kernel's hands.
-        let waited_for = called && self.class != MAIN_CLASS;
-        let target = if waited_for { self.reserved() } else { 0 };
-        loop {
-            let mut draining = self.draining.lock();
-            let moved = self.drain_piece(shared, &mut draining)?;
-            unlock_fair(draining);
-            let undrained = self.reserved().saturating_sub(self.drained());
-            let free = self.ring.bytes().saturating_sub(undrained);
-            let left = self.room.grant(free, undrained == 0);
-            if moved {
-                continue;
-            }
-            if !(called && left && undrained > 0) && self.drained() >= target {
-                break;
-            }
-            // An appender is in the middle of copying the oldest frame.
-            yield_now();
-        }
-        if waited_for {
+    /// For the draining thread: moves a piece, and wakes tasks for which there is room now. Returns
+    /// whether it is to come again at once, after the other classes have had a piece too: because
+    /// more may have been written or, if it was `called`, because tasks wait for room, or an
+    /// appender is in the middle of copying the oldest frame.
+    pub fn serve(&self, shared: &Shared, called: bool) -> Result<bool, Poisoned> {
+        let mut draining = self.draining.lock();
+        let moved = self.drain_piece(shared, &mut draining)?;
+        unlock_fair(draining);
+        let (tasks_wait, undrained) = self.grant();
+        let copying = undrained && !moved;
+        // A record of the main class need not be drained to be in the kernel's hands. A task that
+        // waits for more than this piece calls again.
+        if called && self.class != MAIN_CLASS && !copying {
             self.moved.notify();
         }
-        Ok(())
+        let again = called && (copying || tasks_wait && undrained);
+        if again {
+            self.called.store(true, Ordering::SeqCst);
+        }
+        if again && copying {
+            yield_now();
+        }
+        Ok(moved || again)
     }
 
     /// Nothing is drained any more: waiters look for the reason.
