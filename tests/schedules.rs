@@ -459,10 +459,6 @@ fn all_who_find_the_ring_of_another_class_full_have_their_turn() {
 #[test]
 fn known_mistakes_are_met() {
     const CAUGHT_BY: &[(&str, &str)] = &[
-        (
-            "ReuseWhileServed",
-            "a_record_that_is_looked_up_is_not_replaced_by_one_that_is_not_durable",
-        ),
         ("VisibleBeforeDurable", "a_record_is_served_whole_while_its_segment_is_recycled"),
         ("ReuseBeforeSweep", "a_record_is_served_whole_while_its_segment_is_recycled"),
     ];

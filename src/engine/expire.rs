@@ -44,12 +44,12 @@ impl Engine {
     fn expire_keys(&self, now: u64) -> u64 {
         let mut next = u64::MAX;
         for mut shard in self.index.shards() {
-            if self.closed.load(Ordering::SeqCst) {
-                // A waker has closed it, perhaps; its files may be another's by now.
-                return u64::MAX;
-            }
             let mut wakes = WakeList::default();
             if shard.next_due().is_some_and(|due| due <= now) {
+                if self.closed.load(Ordering::SeqCst) {
+                    // A waker has closed it, perhaps; its files may be another's by now.
+                    return u64::MAX;
+                }
                 for (at, token) in shard.due(now) {
                     let Some(undecided) = shard.attempt(at, token) else {
                         continue;

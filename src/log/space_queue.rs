@@ -155,7 +155,7 @@ mod tests {
     fn as_many_are_woken_as_there_is_room_for() {
         let room = SpaceQueue::default();
         let mut tasks: [_; 4] = waiting(&room);
-        assert!(room.grant(99, false), "nobody fits");
+        assert!(room.grant(99, false), "none fits");
         assert!(room.grant(250, false));
         assert_eq!(wakes(&tasks), [1, 1, 0, 0]);
         // What was granted is not granted again.
@@ -191,7 +191,7 @@ mod tests {
         assert!(room.leave(100, &mut tasks[1].place));
         assert!(!room.grant(100, false));
         assert_eq!(wakes(&tasks), [0, 1, 1]);
-        assert!(!room.leave(100, &mut tasks[2].place), "nobody is left");
+        assert!(!room.leave(100, &mut tasks[2].place), "none is left");
         assert!(!room.leave(100, &mut tasks[2].place), "leaving twice is nothing");
         assert!(!room.grant(0, true));
     }

@@ -45,7 +45,7 @@ impl Drop for WakeList {
     }
 }
 
-/// Wakes them all. A waker is code of others, and one that panics keeps nobody else waiting: its
+/// Wakes them all. A waker is code of others, and one that panics keeps no other waiter waiting: its
 /// panic has been told by the panic hook, and ends here, because the caller or the thread that
 /// happens to wake it has done nothing wrong.
 pub(crate) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
