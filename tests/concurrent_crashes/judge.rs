@@ -1,0 +1,134 @@
+//! Whether what callers were answered, and what is left after a crash, is explained by some order
+//! of single steps, for one key.
+//!
+//! Beside what the callers see (`seen`) the search carries what the disk would give back (`left`).
+//! A step that the durability table promises moves both; another moves what is left or doesn't.
+
+use super::story::{Answer, Call, What};
+use onlyonce::Durability;
+use std::collections::{BTreeSet, HashSet};
+
+/// What a key is, to callers and after a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Is {
+    Absent,
+    /// Held or interrupted, under this token; 0: one that no caller was told.
+    Undecided(u64),
+    Completed(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    Kill,
+    PowerCut,
+}
+
+/// What a step promises to outlive the crash.
+fn is_promised(what: What, durability: Durability, crash: Crash) -> bool {
+    match (crash, durability) {
+        (Crash::Kill, _) | (_, Durability::Synced) => true,
+        (Crash::PowerCut, Durability::SyncedCompletions) => {
+            !matches!(what, What::Begin | What::TakeOver | What::Release(_))
+        }
+        (Crash::PowerCut, _) => matches!(what, What::Forget | What::Free | What::Decide(_)),
+    }
+}
+
+/// What the key may be after a step that was answered so; nothing if it can't have been.
+fn after(is: Is, what: What, answer: Answer) -> Vec<Is> {
+    let same = |valid: bool| if valid { vec![is] } else { vec![] };
+    let undecided = matches!(is, Is::Undecided(_));
+    match (what, answer) {
+        (What::Begin, Answer::Granted(token)) if is == Is::Absent => vec![Is::Undecided(token)],
+        (What::Begin | What::TakeOver, Answer::Replay(response)) => {
+            same(is == Is::Completed(response))
+        }
+        (What::Begin | What::TakeOver, Answer::Busy) => same(undecided),
+        (What::TakeOver, Answer::Granted(token)) if undecided || is == Is::Absent => {
+            vec![Is::Undecided(token)]
+        }
+        (What::Complete(token, response), Answer::Done) if is == Is::Undecided(token) => {
+            vec![Is::Completed(response)]
+        }
+        (What::Complete(_, response), Answer::Done) => same(is == Is::Completed(response)),
+        (What::Fail(token) | What::Checkpoint(token), Answer::Done) => {
+            same(is == Is::Undecided(token))
+        }
+        // An attempt with a history is interrupted by its release.
+        (What::Release(token), Answer::Done) if is == Is::Undecided(token) => vec![is, Is::Absent],
+        (
+            What::Complete(token, _)
+            | What::Fail(token)
+            | What::Checkpoint(token)
+            | What::Release(token),
+            Answer::Fenced,
+        ) => same(is != Is::Undecided(token)),
+        // Two that forget one record at the same time are both told that it is done.
+        (What::Forget, Answer::Done) => vec![Is::Absent],
+        (What::Free, Answer::Done) if undecided => vec![Is::Absent],
+        (What::Decide(response), Answer::Done) if undecided => vec![Is::Completed(response)],
+        (What::Forget | What::Free | What::Decide(_), Answer::Refused) => vec![is],
+        // Of a claim that was undone before it was delivered.
+        (What::Undo, Answer::Done) if is == Is::Undecided(0) => vec![Is::Absent, is],
+        _ => vec![],
+    }
+}
+
+/// What a call that was not answered would have been answered if it took effect.
+fn answer_of(what: What) -> Answer {
+    match what {
+        What::Begin | What::TakeOver => Answer::Granted(0),
+        _ => Answer::Done,
+    }
+}
+
+/// Everything that the key may be after the crash; nothing if the answers have no explanation.
+pub fn left(calls: &[Call], durability: Durability, crash: Crash) -> BTreeSet<Is> {
+    assert!(calls.len() <= 64);
+    let answered = |call: &Call| call.answer.is_some();
+    let needed = calls.iter().enumerate().filter(|(_, call)| answered(call));
+    let needed: u64 = needed.map(|(n, _)| 1 << n).sum();
+    let mut tried = HashSet::new();
+    let mut left = BTreeSet::new();
+    let mut todo = vec![(0, Is::Absent, Is::Absent)];
+    while let Some(state) = todo.pop() {
+        if !tried.insert(state) {
+            continue;
+        }
+        let (done, seen, kept): (u64, Is, Is) = state;
+        if done & needed == needed {
+            left.insert(kept);
+        }
+        for (n, call) in calls.iter().enumerate().filter(|(n, _)| done & (1 << n) == 0) {
+            let before = |other: &Call| other.answer.is_some() && other.ended < call.began;
+            let first = |(m, other): (usize, &Call)| done & (1 << m) != 0 || !before(other);
+            if !calls.iter().enumerate().all(first) {
+                continue;
+            }
+            let answer = call.answer.unwrap_or(answer_of(call.what));
+            let promised = call.answer.is_some()
+                && (call.flushed || is_promised(call.what, durability, crash));
+            // A record that others have seen is durable, where completions are.
+            let shown = matches!(answer, Answer::Replay(_))
+                && (crash == Crash::Kill || !matches!(durability, Durability::Buffered { .. }));
+            // A decision fences the holder at once, and is seen when it is durable.
+            let decides = |other: &Call| {
+                matches!(other.what, What::Decide(_))
+                    && other.answer != Some(Answer::Refused)
+                    && other.began < call.ended
+                    && call.began < other.ended
+            };
+            let mut states = after(seen, call.what, answer);
+            if states.is_empty() && answer == Answer::Fenced && calls.iter().any(decides) {
+                states.push(seen);
+            }
+            for now in states {
+                todo.push((done | 1 << n, now, if now != seen || shown { now } else { kept }));
+                if now != seen && !promised {
+                    todo.push((done | 1 << n, now, kept));
+                }
+            }
+        }
+    }
+    left
+}
