@@ -6,6 +6,8 @@
 //!     --test broken_variants
 //! ```
 //!
+//! `CATCHERS=1` lets only the first of a mistake's tests look for it.
+//!
 //! Without a chosen mistake the tests in here must pass, so that what a mistake fails by is the
 //! mistake. `ONLYONCE_BROKEN=<name>` with any test of a build like this shows how it fails.
 
@@ -39,7 +41,7 @@ use onlyonce::*;
 use std::{
     process::{Child, Command, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     thread,
@@ -149,19 +151,31 @@ fn each_mistake_is_caught() {
     if std::env::var_os("ONLYONCE_BROKEN").is_some() {
         return;
     }
-    let mut missed = Vec::new();
-    for (variant, tests) in CAUGHT_BY {
-        for test in *tests {
+    let most = std::env::var("CATCHERS").map_or(usize::MAX, |count| count.parse().unwrap());
+    let runs = CAUGHT_BY
+        .iter()
+        .flat_map(|(variant, tests)| tests.iter().take(most).map(move |test| (*variant, *test)));
+    // A test runs in one thread, mostly.
+    let (runs, missed) = (Mutex::new(runs), Mutex::new(Vec::new()));
+    let run_all = || {
+        loop {
+            let next = runs.lock().unwrap().next();
+            let Some((variant, test)) = next else { return };
             let started = Instant::now();
             match failure(variant, test) {
                 Some(how) => {
                     let took = started.elapsed().as_secs_f32();
                     println!("{variant}: {test} in {took:.1} s: {how}");
                 }
-                None => missed.push(format!("{variant} by {test}")),
+                None => missed.lock().unwrap().push(format!("{variant} by {test}")),
             }
         }
-    }
+    };
+    thread::scope(|scope| {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        (0..processors).for_each(|_| drop(scope.spawn(run_all)));
+    });
+    let missed = missed.into_inner().unwrap();
     assert!(missed.is_empty(), "not caught: {missed:#?}");
 }
 
