@@ -54,7 +54,8 @@ pub async fn run(serve: &Serve) -> anyhow::Result<()> {
     // Last, so that nobody is kept waiting meanwhile.
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
-    welcome(&listener, &backend)?;
+    let token = admin_token.as_ref().filter(|token| !token.is_empty());
+    welcome(&listener, &backend, token.is_some())?;
 
     let orders = backend.orders().clone();
     let idempotency = http::idempotency(backend.store(), orders.clone());
@@ -63,8 +64,8 @@ pub async fn run(serve: &Serve) -> anyhow::Result<()> {
     let mut routes = http::router(app, idempotency.clone());
     if let Backend::Embedded { store, .. } = &backend {
         routes = routes.merge(observe::metrics(store)?);
-        if let Some(token) = admin_token.clone().filter(|token| !token.is_empty()) {
-            routes = routes.merge(admin::routes(store, token));
+        if let Some(token) = token {
+            routes = routes.merge(admin::routes(store, token.clone()));
         }
     }
     let serving = axum::serve(listener, routes)
@@ -99,7 +100,7 @@ async fn orderly(
     Ok(())
 }
 
-fn welcome(listener: &TcpListener, backend: &Backend) -> io::Result<()> {
+fn welcome(listener: &TcpListener, backend: &Backend, has_token: bool) -> io::Result<()> {
     let at = listener.local_addr()?;
     let (kept, interrupted) = backend.found();
     let kept = kept.map_or("answers kept".into(), |kept| format!("{kept} answers kept"));
@@ -119,6 +120,14 @@ what was ordered, and (with the embedded store) what the store tells of itself:
 "#,
         pid = std::process::id()
     );
+    if matches!(backend, Backend::Embedded { .. }) {
+        let page = format!("http://{at}/admin");
+        if has_token {
+            println!("the admin page (any name, and the token as password):\n  {page}");
+        } else {
+            println!("with --admin-token TOKEN there is an admin page at {page}");
+        }
+    }
     Ok(())
 }
 
