@@ -77,7 +77,7 @@ impl Engine {
         self.resources.notify();
     }
 
-    /// Does something of housekeeping, one thread at a time; nothing on a closed store, whose files
+    /// Does one step of housekeeping, one thread at a time; nothing on a closed store, whose files
     /// may be another's by now. No waker is called in it, because one may close the store, or drop
     /// the last handle, and closing takes the same lock.
     fn keep_alone(&self, what: impl FnOnce() -> Result<(), Poisoned>) -> Result<(), Poisoned> {

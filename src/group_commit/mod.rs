@@ -97,9 +97,9 @@ struct State {
     /// expected again: a caller that was a moment late makes a small group between large ones.
     last_groups: [usize; 2],
     waiters: Queue<Waiter>,
-    /// Those of them that can lead, in their order, and some that have gone.
+    /// The waiters that can lead, in their order, and some that have gone.
     leaders: VecDeque<u64>,
-    /// To become durable though none waits for it; by a commit even if it seems to be so already.
+    /// Must become durable though none waits for it; by a commit even if it seems to be so already.
     requested: Option<u64>,
 }
 
@@ -239,7 +239,7 @@ impl GroupCommit {
         drop(gone);
     }
 
-    /// Has another lead: one of those who wait, or the store's thread.
+    /// Lets another lead: one of the waiters, or the store's thread.
     fn hand_on(&self, mut state: MutexGuard<'_, State>) {
         let next = state.next_leader();
         drop(state);
@@ -374,9 +374,9 @@ impl<C: Commit> Drop for Leading<'_, C> {
     fn drop(&mut self) {
         let Leading { of, target, callers, succeeded } = *self;
         if succeeded.is_none() {
-            // What looks on may panic again, in the middle of a panic.
+            // An observer may panic again, in the middle of a panic.
             let _ = catch_unwind(AssertUnwindSafe(|| target.broke_off()));
-            // The store's thread tells the rest of the store.
+            // The store's thread informs the rest of the store.
             of.notifier.notify();
         }
         let mut wakes = WakeList::default();

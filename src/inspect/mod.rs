@@ -175,14 +175,14 @@ pub struct Info {
     pub segment_bytes: u64,
     /// Bytes of them that hold records.
     pub record_bytes: u64,
-    /// What the largest record takes, or the largest that an undecided key may become: as far as
-    /// the files tell, another key needs as much.
+    /// The size of the largest record, or of the largest that an undecided key may become: as far
+    /// as the files show, another key needs as much.
     pub space_largest: u64,
     /// Bytes that further records may take in the segments. `space_largest` bytes at the end of
     /// each segment are not counted.
     pub space_free: u64,
-    /// How much of it is promised to the keys in flight; more than `space_free` if the store would
-    /// have to grow for it.
+    /// The bytes of it that are promised to the keys in flight; more than `space_free` if the store
+    /// would have to grow for it.
     pub space_promised: u64,
     /// Damage that was found without reading all records: see [`Inspection::verify`].
     pub problems: Vec<Problem>,

@@ -1,5 +1,5 @@
-//! What all handles of a store share: it is closed once, by the first that asks for it or with the
-//! last handle.
+//! The part that all handles of a store share: it is closed once, by the first that asks for it or
+//! with the last handle.
 
 use super::Closed;
 use crate::{
@@ -23,7 +23,7 @@ use std::{
 pub(super) struct Owner {
     pub(super) engine: Arc<Engine>,
     state: Mutex<State>,
-    /// It has been closed.
+    /// The store has been closed.
     ended: Event,
 }
 
@@ -86,7 +86,7 @@ impl Owner {
         self.close_running(running)
     }
 
-    /// What is to be closed; `None` if another closes or has closed it, and then, if the calling
+    /// The parts to close; `None` if another closes or has closed it, and then, if the calling
     /// thread can wait for that, it has been closed.
     fn begin_closing(&self) -> Option<Running> {
         let this = current().id();

@@ -1,4 +1,4 @@
-//! A queue that is left from anywhere: those who wait give up in any order, and of a hundred
+//! A queue that is left from anywhere: waiters give up in any order, and of a hundred
 //! thousand none may have to look at all others.
 
 use std::collections::VecDeque;
@@ -38,7 +38,7 @@ impl<T> Queue<T> {
         self.len() == 0
     }
 
-    /// Adds it at the end; its number, by which it is found.
+    /// Adds it at the end; returns its number, by which it is found.
     pub fn push(&mut self, entry: T) -> u64 {
         self.last += 1;
         self.entries.push_back((self.last, Some(entry)));
@@ -83,7 +83,7 @@ impl<T> Queue<T> {
         std::mem::take(&mut self.entries).into_iter().filter_map(|(_, entry)| entry)
     }
 
-    /// Takes out those of whom `leaves` says so. Looks at all.
+    /// Takes out those for which `leaves` is true. Looks at all.
     pub fn drain_if(&mut self, mut leaves: impl FnMut(&T) -> bool, mut to: impl FnMut(T)) {
         self.entries.retain_mut(|(_, entry)| {
             if !entry.as_ref().is_some_and(&mut leaves) {

@@ -45,9 +45,9 @@ impl Drop for WakeList {
     }
 }
 
-/// Wakes them all. A waker is code of others, and one that panics keeps no other waiter waiting: its
-/// panic has been told by the panic hook, and ends here, because the caller or the thread that
-/// happens to wake it has done nothing wrong.
+/// Wakes them all. A waker is code of others, and one that panics keeps no other waiter waiting:
+/// its panic has been reported by the panic hook, and ends here, because the caller or the thread
+/// that happens to wake it has done nothing wrong.
 pub(crate) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
     for waker in wakers {
         let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
@@ -185,8 +185,8 @@ impl Notifier {
         let _ = self.thread.set(thread::current());
     }
 
-    /// Whether a thread comes when it is notified; for that thread itself none does, because it is not
-    /// to wait for itself. A waker can make it a caller.
+    /// Whether a thread comes when it is notified; for that thread itself none does, because it is
+    /// not to wait for itself. A waker can make it a caller.
     pub fn has_listener(&self) -> bool {
         self.thread.get().is_some_and(|thread| thread.id() != thread::current().id())
     }

@@ -31,8 +31,8 @@ fn durability(info: &Info) -> String {
     }
 }
 
-/// What another key would find. How large the store may become is its service's option, and whether
-/// the disk has room shows when it grows.
+/// The space that another key would find. How large the store may become is its service's option,
+/// and whether the disk has room shows when it grows.
 fn space(info: &Info) -> String {
     let (free, promised) = (info.space_free, info.space_promised);
     let mut text = format!("{} free in segments", size(free));

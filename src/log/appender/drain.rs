@@ -35,8 +35,8 @@ impl Appender {
         Ok(self.drained() != drained)
     }
 
-    /// Gives what room there is to the tasks that wait for it, the first ones first. Whether some
-    /// are left, and whether something is left to drain.
+    /// Grants the free room to the tasks that wait for it, the first ones first. Returns whether
+    /// some are left, and whether something is left to drain.
     fn grant(&self) -> (bool, bool) {
         let undrained = self.reserved().saturating_sub(self.drained());
         let free = self.ring.bytes().saturating_sub(undrained);
