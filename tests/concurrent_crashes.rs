@@ -66,6 +66,8 @@ struct World {
     tasks: bool,
     /// Responses so large that segments fill.
     large: bool,
+    /// The clock moves beyond the retention, so that records expire and segments are used again.
+    expires: bool,
     /// Another retention than the store's, whose records go their own way.
     other_class: bool,
     crash: Crash,
@@ -83,6 +85,7 @@ impl World {
             operators: one_in(2),
             tasks: one_in(3),
             large: one_in(4),
+            expires: one_in(3),
             other_class: one_in(3),
             crash: if one_in(2) { Crash::Kill } else { Crash::PowerCut },
         }
@@ -290,11 +293,15 @@ fn is_among(found: Is, left: &BTreeSet<Is>) -> bool {
     left.contains(&found) || matches!(found, Is::Undecided(_)) && left.contains(&Is::Undecided(0))
 }
 
+/// Worlds of this run, this one included.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
 fn one_world() {
     let world = World::draw();
+    let count = COUNT.fetch_add(1, SeqCst) + 1;
     let mut sim = Sim::with(|options| {
         let options = options.background(true).durability(world.durability).lease(MINUTE);
-        let options = options.max_attempts(100);
+        let options = options.max_attempts(100).clock_jump_max(30 * DAY);
         options.retention(HOUR).segment_bytes(64 << 10).capacity(512 << 10)
     });
     let store = sim.open();
@@ -318,6 +325,14 @@ fn one_world() {
         if one_in(100) {
             sim.clock.advance(MINUTE);
         }
+        if world.expires && one_in(60) {
+            let tick = || sim.clock.advance(5 * HOUR);
+            let done = |()| ((), Some(Answer::Done));
+            story.call(world.callers, 0, What::Tick, || {
+                done(story.call(world.callers, 1, What::Tick, || done(tick())))
+            });
+            site("the clock went on");
+        }
     }
     story.crash();
     sim.disk = match world.crash {
@@ -327,7 +342,7 @@ fn one_world() {
     callers.into_iter().for_each(|caller| caller.join().unwrap());
     drop(store);
     let calls = story.calls();
-    let told = || format!("{world:?}\n{}", story::tell(&calls));
+    let told = || format!("world {count}: {world:?}\n{}", story::tell(&calls));
 
     sim.options = sim.options.clone().background(false);
     let store = sim.try_open().unwrap_or_else(|error| panic!("{error:?} after\n{}", told()));
@@ -408,6 +423,7 @@ fn what_a_crash_leaves_is_explained_by_what_callers_were_answered() {
         "completed",
         "a future was dropped",
         "an operator decided",
+        "the clock went on",
         "left absent",
         "left undecided",
         "left completed",

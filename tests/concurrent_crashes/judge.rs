@@ -27,6 +27,7 @@ pub enum Crash {
 fn is_promised(what: What, durability: Durability, crash: Crash) -> bool {
     match (crash, durability) {
         (Crash::Kill, _) | (_, Durability::Synced) => true,
+        (_, _) if what == What::Tick => true,
         (Crash::PowerCut, Durability::SyncedCompletions) => {
             !matches!(what, What::Begin | What::TakeOver | What::Release(_))
         }
@@ -68,6 +69,7 @@ fn after(is: Is, what: What, answer: Answer) -> Vec<Is> {
         (What::Free, Answer::Done) if undecided => vec![Is::Absent],
         (What::Decide(response), Answer::Done) if undecided => vec![Is::Completed(response)],
         (What::Forget | What::Free | What::Decide(_), Answer::Refused) => vec![is],
+        (What::Tick, _) => vec![if matches!(is, Is::Completed(_)) { Is::Absent } else { is }],
         // Of a claim that was undone before it was delivered.
         (What::Undo, Answer::Done) if is == Is::Undecided(0) => vec![Is::Absent, is],
         _ => vec![],
@@ -121,6 +123,15 @@ pub fn left(calls: &[Call], durability: Durability, crash: Crash) -> BTreeSet<Is
             let mut states = after(seen, call.what, answer);
             if states.is_empty() && answer == Answer::Fenced && calls.iter().any(decides) {
                 states.push(seen);
+            }
+            // A record is as old as its completion, which the clock may have overtaken.
+            let overtaken = |other: &Call| {
+                other.what == What::Tick && other.began < call.ended && call.began < other.ended
+            };
+            if states.iter().any(|is| *is != seen && matches!(is, Is::Completed(_)))
+                && calls.iter().any(overtaken)
+            {
+                states.push(Is::Absent);
             }
             for now in states {
                 todo.push((done | 1 << n, now, if now != seen || shown { now } else { kept }));

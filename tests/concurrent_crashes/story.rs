@@ -16,6 +16,8 @@ pub enum What {
     Decide(u64),
     /// The store may take back a claim that it could not deliver.
     Undo,
+    /// The clock moves beyond the retention.
+    Tick,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

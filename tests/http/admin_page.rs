@@ -167,10 +167,13 @@ fn elsewhere() -> u16 {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let _ = stream.read(&mut [0; 4096]);
-            let body = "<!doctype html><title>elsewhere</title>";
-            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\n";
-            let _ = write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len());
+            // A browser opens connections on which it may send nothing.
+            thread::spawn(move || {
+                let _ = stream.read(&mut [0; 4096]);
+                let body = "<!doctype html><title>elsewhere</title>";
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\n";
+                let _ = write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len());
+            });
         }
     });
     port
