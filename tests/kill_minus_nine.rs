@@ -57,9 +57,12 @@ struct Known {
     next: Next,
     /// A checkpoint may have been saved: a release no longer frees.
     history: bool,
+    /// The last attempt was released.
+    given_back: bool,
 }
 
-const UNKNOWN: Known = Known { is: Is::Absent, next: Next::Nothing, history: false };
+const UNKNOWN: Known =
+    Known { is: Is::Absent, next: Next::Nothing, history: false, given_back: false };
 
 fn durability(kind: &str) -> Durability {
     match kind {
@@ -110,6 +113,7 @@ fn known(lines: &str) -> (BTreeMap<String, Known>, BTreeSet<u64>, u64) {
                 assert!(tokens.insert(token), "token {token} was given out twice");
                 highest = highest.max(token);
                 known.is = Is::Held(token, number(1) as u32);
+                known.given_back = false;
                 known.next = Next::Nothing;
                 known.history |= number(1) > 1;
             }
@@ -123,6 +127,7 @@ fn known(lines: &str) -> (BTreeMap<String, Known>, BTreeSet<u64>, u64) {
                 if !known.history {
                     known.is = Is::Absent;
                 }
+                known.given_back = true;
                 known.next = Next::Nothing;
             }
             "CHECKPOINTED" => {
@@ -134,6 +139,7 @@ fn known(lines: &str) -> (BTreeMap<String, Known>, BTreeSet<u64>, u64) {
             "absent" => *known = UNKNOWN,
             "held" => {
                 known.is = Is::Held(number(0), number(1) as u32);
+                known.given_back = false;
                 known.next = Next::Nothing;
                 known.history |= number(1) > 1;
                 highest = highest.max(number(0));
@@ -169,8 +175,13 @@ fn check(key: &str, known: &Known, found: Option<&Entry>) -> Result<Is, String> 
             if right { Ok(Is::Done(token, number)) } else { wrong() }
         }
         (State::Interrupted { .. }, Is::Held(held, attempt), next) => {
-            let the_same = token == held && entry.attempts == attempt;
-            let taken = next == Next::TakeOver && token > held && entry.attempts == attempt + 1;
+            // An attempt that is given back doesn't count, unless it had left something.
+            let released = known.given_back || next == Next::Release;
+            let counts = |more: u32| {
+                entry.attempts == attempt + more || released && entry.attempts + 1 == attempt + more
+            };
+            let the_same = token == held && counts(0);
+            let taken = next == Next::TakeOver && token > held && counts(1);
             if the_same || taken { Ok(Is::Held(token, entry.attempts)) } else { wrong() }
         }
         (State::Interrupted { .. }, Is::Absent, Next::Begin) => Ok(Is::Held(token, entry.attempts)),
