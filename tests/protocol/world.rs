@@ -393,6 +393,12 @@ impl World {
                 state.outside.open &= !alone;
             }
             Released::Interrupted => {
+                // A takeover that is given back doesn't count, unless it has left an answer.
+                let Kept(held) = state.held.as_mut().expect("it is interrupted");
+                if held.attempt > 1 && state.failed.is_none_or(|failed| failed.token != held.token)
+                {
+                    held.attempt -= 1;
+                }
                 state.version += 1;
                 state.write();
             }
