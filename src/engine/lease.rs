@@ -3,6 +3,7 @@
 use crate::{
     engine::{CLAIMS, Engine, Step, StepResult, Wait},
     error::{ClaimError, Full},
+    index::Undecided,
     limits::{CHECKPOINT_BYTES_MAX, COUNT_MAX},
     spi::Ticket,
 };
@@ -30,35 +31,30 @@ impl Engine {
             let (what, limit) = ("the checkpoint", CHECKPOINT_BYTES_MAX);
             return Err(ClaimError::TooLong { what, len: bytes.len(), limit }.into());
         }
-        let [hash, at] = ticket.note;
-        let mut shard = self.index.shard(hash);
-        let now = self.now();
-        self.check_claim()?;
-        let Some(undecided) = shard.attempt(at as u32, ticket.token) else {
-            return self.not_held(&mut shard, ticket);
+        let change = |undecided: &mut Undecided| {
+            undecided.checkpoint = Some(bytes.into());
+            undecided.held.history = true;
         };
-        let before = (undecided.checkpoint.clone(), undecided.held.clone(), undecided.version);
-        if !undecided.next_version() {
-            return Err(no_version_left().into());
-        }
-        undecided.checkpoint = Some(bytes.into());
-        undecided.held.history = true;
-        undecided.held.renew(undecided.held.lease_ms, now);
-        let Some(chain) = self.write_cells(undecided).map_err(ClaimError::from)? else {
-            (undecided.checkpoint, undecided.held, undecided.version) = before;
-            return Err(ClaimError::StoreFull(Full::Claims).into());
-        };
-        undecided.answer = None;
-        self.cells.replace(&mut undecided.chain, chain);
-        self.rearm(&mut shard, at as u32, now);
-        drop(shard);
-        self.claims_written();
-        let wait = self.config.syncs_completions().then(|| self.claims_durable());
-        Ok(Step { value: (), wait })
+        self.rewrite(ticket, change, |_| {})
     }
 
     /// No attempt before this one had an effect: removes the key's history.
     pub fn nothing_happened(&self, ticket: &Ticket) -> StepResult<(), ClaimError> {
+        let change = |undecided: &mut Undecided| {
+            undecided.checkpoint = None;
+            undecided.held.clear_history();
+        };
+        self.rewrite(ticket, change, Undecided::attempt_counts)
+    }
+
+    /// Stores a changed claim, durable like a completion, and renews its lease. It stays as it was
+    /// if there is no room; `written` is for what follows only from success.
+    fn rewrite(
+        &self,
+        ticket: &Ticket,
+        change: impl FnOnce(&mut Undecided),
+        written: impl FnOnce(&mut Undecided),
+    ) -> StepResult<(), ClaimError> {
         let [hash, at] = ticket.note;
         let mut shard = self.index.shard(hash);
         let now = self.now();
@@ -70,15 +66,14 @@ impl Engine {
         if !undecided.next_version() {
             return Err(no_version_left().into());
         }
-        undecided.checkpoint = None;
-        undecided.held.clear_history();
+        change(undecided);
         undecided.held.renew(undecided.held.lease_ms, now);
         let Some(chain) = self.write_cells(undecided).map_err(ClaimError::from)? else {
             (undecided.checkpoint, undecided.held, undecided.version) = before;
             return Err(ClaimError::StoreFull(Full::Claims).into());
         };
         undecided.answer = None;
-        undecided.attempt_counts();
+        written(undecided);
         self.cells.replace(&mut undecided.chain, chain);
         self.rearm(&mut shard, at as u32, now);
         drop(shard);
