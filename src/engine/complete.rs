@@ -223,7 +223,7 @@ impl Engine {
             expires_ms: draft.expires_ms,
         };
         self.log.append(class, frame, listing, now).map_err(|busy| match busy {
-            Busy::Ring { class, len, drained } => Blocked::Wait(Wait::Room { class, len, drained }),
+            Busy::Ring { class, len } => Blocked::Wait(Wait::Room { class, len }),
             Busy::Segment { class, since } => Blocked::Wait(Wait::Segment { class, since }),
             Busy::NoSegment => Blocked::Wait(Wait::Resources { since }),
             Busy::Poisoned => Blocked::Fail(ClaimError::Poisoned),

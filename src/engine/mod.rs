@@ -219,8 +219,8 @@ pub(crate) enum Wait {
     Durable { group: u8, position: u64 },
     /// `class` in the kernel's hands up to `position`.
     Drained { class: u8, position: u64 },
-    /// Room for `len` bytes in the ring of `class`, which was drained up to `drained`.
-    Room { class: u8, len: u64, drained: u64 },
+    /// Room for `len` bytes in the ring of `class`.
+    Room { class: u8, len: u64 },
     /// Another segment for `class`.
     Segment { class: u8, since: u64 },
     /// Space or tokens.
@@ -441,26 +441,19 @@ impl Engine {
                 }
                 Poll::Ready(self.cells.class_drained(class, appender.drained()))
             }
-            Wait::Room { class, len, drained } => {
+            Wait::Room { class, len } => {
                 let appender = self.log.appender(class);
-                if caller == Caller::Task && appender.is_served() {
-                    let polled = appender.poll_space(len, place, context);
-                    self.poison.check()?;
-                    return match self.closed.load(Ordering::SeqCst) {
-                        // The next try says so.
-                        true => Poll::Ready(Ok(())),
-                        false => polled.map(Ok),
-                    };
+                let polled = if caller == Caller::Task && appender.is_served() {
+                    appender.poll_space(len, place, context).map(Ok)
+                } else {
+                    appender.poll_thread_space(&self.log.shared, len, context)
+                };
+                self.poison.check()?;
+                if self.closed.load(Ordering::SeqCst) {
+                    // The next try says so.
+                    return Poll::Ready(Ok(()));
                 }
-                if !appender.drain_some(&self.log.shared, drained)? {
-                    // An appender is in the middle of copying the oldest frame: not for long.
-                    if caller == Caller::Task {
-                        context.waker().wake_by_ref();
-                        return Poll::Pending;
-                    }
-                    yield_now();
-                }
-                Poll::Ready(Ok(()))
+                polled
             }
             Wait::Segment { class, since } => {
                 let appender = self.log.appender(class);

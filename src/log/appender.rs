@@ -70,6 +70,8 @@ pub(crate) struct Appender {
     room: SpaceQueue,
     /// Something was drained for a task, or a segment was taken into use.
     pub moved: Event,
+    /// A part of the ring became free, for threads ([`Appender::poll_thread_space`]).
+    roomy: Event,
 }
 
 #[derive(Debug)]
@@ -198,6 +200,7 @@ impl Appender {
             called: AtomicBool::new(false),
             room: SpaceQueue::default(),
             moved: Event::new(),
+            roomy: Event::new(),
         }
     }
 
@@ -236,7 +239,7 @@ impl Appender {
         let granted = if position > drained { self.room.granted() } else { 0 };
         let lapped = position + len + granted > drained + self.ring.bytes();
         if lapped && !broken::is(Broken::LapUndrained) {
-            return Err(Busy::Ring { class: self.class, len, drained });
+            return Err(Busy::Ring { class: self.class, len });
         }
         tail.position += len;
         let open = tail.open.as_mut().expect("rolled above");

@@ -49,11 +49,10 @@ pub(crate) fn class_of(retention_ms: u64, main_ms: u64) -> u8 {
 /// The resource that an append lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Busy {
-    /// The ring of this class, drained up to `drained`, has no room for `len` bytes.
+    /// The ring of this class has no room for `len` bytes.
     Ring {
         class: u8,
         len: u64,
-        drained: u64,
     },
     /// The open segment of this class has no room, and there is another: wait for its appender to
     /// have moved since `since`.

@@ -157,6 +157,11 @@ impl Event {
         }
     }
 
+    /// Whether some wait for it.
+    pub fn is_waited_for(&self) -> bool {
+        self.waited_for.load(Ordering::Acquire)
+    }
+
     /// Ready as soon as it has happened since the count was `since`.
     pub fn poll_since(&self, since: u64, context: &mut Context<'_>) -> Poll<()> {
         if self.count() != since {

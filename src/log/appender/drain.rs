@@ -1,5 +1,5 @@
 //! Draining: moving bytes from a ring into its segments, by the calling thread or by the draining
-//! thread, which tasks call.
+//! thread, which tasks call, and threads when another one drains.
 
 use super::{Appender, DRAIN_BYTES, Draining, MAIN_CLASS, Shared};
 use crate::{
@@ -22,25 +22,59 @@ impl Appender {
         Ok(self.drained())
     }
 
-    /// Makes room for a thread that found none when the ring was drained up to `drained`: moves a
-    /// piece, unless another caller has done so since. Returns whether more is drained now; if not,
-    /// an appender is in the middle of copying the oldest frame.
-    pub fn drain_some(&self, shared: &Shared, drained: u64) -> Result<bool, Poisoned> {
-        let mut draining = self.draining.lock();
-        let moved = self.drained() == drained && self.drain_piece(shared, &mut draining)?;
-        unlock_fair(draining);
-        if moved {
+    /// Ready when a thread that found no room for `len` bytes is to look again. One of those that
+    /// wait moves a piece at a time. The others sleep until a part of the ring is free: to queue for
+    /// the lock, which would be handed to each in turn, keeps the draining thread from it; to be
+    /// woken for each record costs more than the record.
+    pub fn poll_thread_space(
+        &self,
+        shared: &Shared,
+        len: u64,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), Poisoned>> {
+        loop {
+            let since = self.roomy.count();
+            if self.is_roomy(len) {
+                return Poll::Ready(Ok(()));
+            }
+            let draining = match self.is_served() {
+                true => self.draining.try_lock(),
+                false => Some(self.draining.lock()),
+            };
+            let Some(mut draining) = draining else {
+                let polled = self.roomy.poll_since(since, context);
+                self.call();
+                return polled.map(Ok);
+            };
+            let moved = self.drain_piece(shared, &mut draining)?;
+            drop(draining);
             self.grant();
+            if !moved {
+                // An appender is in the middle of copying the oldest frame: not for long.
+                yield_now();
+            }
         }
-        Ok(self.drained() != drained)
     }
 
-    /// Grants the free room to the tasks that wait for it, the first ones first. Returns whether
-    /// some are left, and whether something is left to drain.
+    /// Whether threads that wait are to look again: a quarter of the ring is free, so that each
+    /// finds room for several records.
+    fn is_roomy(&self, len: u64) -> bool {
+        let undrained = self.reserved().saturating_sub(self.drained());
+        let free = self.ring.bytes().saturating_sub(undrained + self.room.granted());
+        undrained == 0 || free >= len.max(self.ring.bytes() / 4)
+    }
+
+    /// Grants the free room to the tasks that wait for it, the first ones first, and wakes threads
+    /// if there is enough for them. Returns whether callers are left, and whether something is left
+    /// to drain.
     fn grant(&self) -> (bool, bool) {
         let undrained = self.reserved().saturating_sub(self.drained());
         let free = self.ring.bytes().saturating_sub(undrained);
-        (self.room.grant(free, undrained == 0), undrained > 0)
+        let tasks_wait = self.room.grant(free, undrained == 0);
+        if self.is_roomy(0) {
+            self.roomy.notify();
+        }
+        (tasks_wait || self.roomy.is_waited_for(), undrained > 0)
     }
 
     /// Moves a piece, within one segment. Returns whether there was something to do.
@@ -89,7 +123,7 @@ impl Appender {
         self.drain_notifier.has_listener()
     }
 
-    /// Has the draining thread look at what tasks wait for.
+    /// Has the draining thread look at what callers wait for.
     pub fn call(&self) {
         self.called.store(true, Ordering::SeqCst);
         self.drain_notifier.notify();
@@ -123,22 +157,22 @@ impl Appender {
         self.called.swap(false, Ordering::SeqCst)
     }
 
-    /// For the draining thread: moves a piece, and wakes tasks for which there is room now. Returns
+    /// For the draining thread: moves a piece, and wakes callers for whom there is room now. Returns
     /// whether it is to come again at once, after the other classes have had a piece too: because
-    /// more may have been written or, if it was `called`, because tasks wait for room, or an
+    /// more may have been written or, if it was `called`, because callers wait for room, or an
     /// appender is in the middle of copying the oldest frame.
     pub fn serve(&self, shared: &Shared, called: bool) -> Result<bool, Poisoned> {
         let mut draining = self.draining.lock();
         let moved = self.drain_piece(shared, &mut draining)?;
         unlock_fair(draining);
-        let (tasks_wait, undrained) = self.grant();
+        let (callers_wait, undrained) = self.grant();
         let copying = undrained && !moved;
         // A record of the main class need not be drained to be in the kernel's hands. A task that
         // waits for more than this piece calls again.
         if called && self.class != MAIN_CLASS && !copying {
             self.moved.notify();
         }
-        let again = called && (copying || tasks_wait && undrained);
+        let again = called && (copying || callers_wait && undrained);
         if again {
             self.called.store(true, Ordering::SeqCst);
         }
@@ -151,6 +185,7 @@ impl Appender {
     /// Nothing is drained any more: waiters look for the reason.
     pub fn release_waiters(&self) {
         self.room.release();
+        self.roomy.notify();
         self.moved.notify();
     }
 

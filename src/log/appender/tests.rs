@@ -9,6 +9,7 @@ use crate::{
     observe::Timings,
     poison::Poison,
     storage::{SimStorage, Storage},
+    sync::wait::Notifier,
     token::Token,
 };
 use std::task::{Context, Poll, Waker};
@@ -88,8 +89,7 @@ fn room_that_was_granted_to_a_task_is_kept_for_it() {
         |place: &mut WaiterId| log.appender.poll_space(FRAME as u64, place, &mut context);
     places.iter_mut().for_each(|place| assert_eq!(poll(place), Poll::Pending));
     // A piece is half of the ring.
-    let drained = log.appender.drained();
-    assert!(log.appender.drain_some(&log.shared, drained).unwrap());
+    assert!(log.appender.serve(&log.shared, false).unwrap());
     let ready = places.iter_mut().map(|place| poll(place).is_ready()).collect::<Vec<_>>();
     assert_eq!(ready, [true, true, false, false]);
     assert!(!log.append(), "a newcomer takes what was granted");
@@ -103,4 +103,47 @@ fn room_that_was_granted_to_a_task_is_kept_for_it() {
         log.appender.leave_space(FRAME as u64, place);
     }
     assert_eq!(log.appender.room.granted(), 0);
+}
+
+/// Of several threads that find no room one drains; the others sleep, each signals the draining
+/// thread, and each is woken when a part of the ring is free, or when there is no more draining.
+#[test]
+fn threads_sleep_until_a_part_of_the_ring_is_free() {
+    let log = Log::new();
+    let appender = &log.appender;
+    std::thread::scope(|threads| {
+        threads.spawn(|| appender.drain_notifier.answer_here());
+    });
+    assert!(appender.is_served());
+    let woken = [(); 3].map(|()| Arc::new(Notifier::default()));
+    let poll = |index: usize| {
+        let waker = Waker::from(woken[index].clone());
+        let mut context = Context::from_waker(&waker);
+        appender.poll_thread_space(&log.shared, FRAME as u64, &mut context)
+    };
+    let wakes = || woken.each_ref().map(|waker| waker.was_notified());
+
+    (0..FRAMES).for_each(|_| assert!(log.append()));
+    assert!(!log.append());
+    let draining = appender.draining.lock();
+    assert!(poll(0).is_pending() && appender.take_call());
+    assert!(poll(1).is_pending() && appender.take_call());
+    assert_eq!(wakes(), [false; 3]);
+    drop(draining);
+    assert!(poll(2).is_ready(), "no other thread drains");
+    assert_eq!(wakes(), [true, true, false]);
+    assert!(poll(0).is_ready() && poll(1).is_ready());
+
+    while log.append() {}
+    let draining = appender.draining.lock();
+    assert!(poll(0).is_pending());
+    drop(draining);
+    assert!(appender.serve(&log.shared, true).unwrap());
+    assert_eq!(wakes(), [true, false, false]);
+
+    while log.append() {}
+    let _draining = appender.draining.lock();
+    assert!(poll(1).is_pending());
+    appender.release_waiters();
+    assert_eq!(wakes(), [false, true, false]);
 }
