@@ -64,7 +64,8 @@ fn op(rng: &mut Rng) -> Op {
         23 => Op::ResolveComplete { key, body, retention: rng.below(4) as u8, force: true },
         24 => Op::Free { key, force: true },
         25 => Op::Forget { key, force: true },
-        26 => Op::Flush,
+        26 if rng.one_in(2) => Op::Flush,
+        26 => Op::Replace { key, body },
         27..30 => Op::Housekeep,
         30..33 => {
             let by = [1, 1_000, 60_000, 600_000, 3_600_000, 24 * 3_600_000];

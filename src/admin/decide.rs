@@ -2,7 +2,7 @@
 
 use super::{
     answer::Refusal,
-    keys::{bytes_of, key_of},
+    keys::{bytes_of, is_http, key_of},
 };
 use crate::{
     engine::entries::State, engine::resolve::Resolution, error::ClaimError, http::StoredAnswer,
@@ -43,19 +43,26 @@ pub(super) fn resolve(store: &Store, content: &[u8]) -> Result<Value, Refusal> {
     let resolution = match text(&asked, "decision")? {
         "free" => Resolution::Free,
         "forget" => Resolution::Forget,
-        "complete" => {
+        how @ ("complete" | "replace") => {
             let answer = answer?;
+            let replaces = how == "replace";
+            // A decision that doesn't fit the state is refused for that.
             if let Ok(Some(entry)) = store.get(key.as_ref())
-                && !matches!(entry.state, State::Completed(_))
+                && matches!(entry.state, State::Completed(_)) == replaces
             {
-                answer.fits(StoredAnswer::is_of(&entry))?;
+                answer.fits(is_http(&entry))?;
+            }
+            if replaces {
+                let (head, response) = (&*answer.head, Some(&*answer.response));
+                let replace = Resolution::Replace { head, response };
+                return decided(store.resolve_seen(key.as_ref(), replace, force, seen));
             }
             let (head, response) = (&answer.head, Some(&*answer.response));
             let completion = Completion { head, response, ..Completion::default() };
             let done = Resolution::Complete { fingerprint: None, completion };
             return decided(store.resolve_seen(key.as_ref(), done, force, seen));
         }
-        _ => return Err(Refusal::bad("decision must be complete, free or forget")),
+        _ => return Err(Refusal::bad("decision must be complete, replace, free or forget")),
     };
     decided(store.resolve_seen(key.as_ref(), resolution, force, seen))
 }

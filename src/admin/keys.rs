@@ -174,6 +174,13 @@ pub(super) fn shown_scope(scope: &[u8]) -> String {
     }
 }
 
+/// Whether a key's answers are the HTTP layer's. An answer that the layer can't read, on a key of
+/// it, is one to be replaced.
+pub(super) fn is_http(entry: &Entry) -> bool {
+    StoredAnswer::is_of(entry)
+        || matches!(entry.state, State::Completed(_)) && entry.fingerprint.scheme() != 0
+}
+
 /// A key as a list shows it.
 fn short(store: &Store, entry: &Entry, wanted: &Wanted) -> Value {
     base(store, entry, wanted.now_ms)
@@ -187,11 +194,7 @@ fn base(store: &Store, entry: &Entry, now_ms: u64) -> Value {
         }
         State::Completed(_) => ("completed", None, None),
     };
-    let layer = match (&entry.state, StoredAnswer::is_of(entry)) {
-        (State::Completed(_), _) => None,
-        (_, true) => Some("http"),
-        (_, false) => Some("own"),
-    };
+    let layer = if is_http(entry) { "http" } else { "own" };
     json!({
         "scope": names::of_scope(entry.key.scope()),
         "key": names::of_key(entry.key.key()),

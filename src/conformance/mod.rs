@@ -186,6 +186,7 @@ pub async fn run<S: Subject>(subject: &S) -> Vec<&'static str> {
             "an operator imports": operators::import,
             "an operator frees": operators::free,
             "an operator forgets": operators::forget,
+            "an operator replaces": operators::replace,
         }
     }
     ran

@@ -116,3 +116,32 @@ pub(super) async fn forget<S: Subject>(bench: &Bench<'_, S>) {
         assert_eq!(bench.is(&request).await, Is::Absent, "{by:?}");
     }
 }
+
+pub(super) async fn replace<S: Subject>(bench: &Bench<'_, S>) {
+    const RIGHT: Resolution<'static> =
+        Resolution::Replace { head: b"head", response: Some(b"the right one") };
+    for by in WAYS {
+        let (request, ticket) = bench.brought(by).await;
+        if by.state() != Is::Completed {
+            let answer = resolve(bench, &request, RIGHT, true).await;
+            assert!(not_applicable(&answer), "{by:?}: {answer:?}");
+            continue;
+        }
+        let before = replayed(bench.begin(&request).await);
+        assert_eq!(resolve(bench, &request, RIGHT, false).await, Ok(()), "{by:?}");
+        let record = replayed(bench.begin(&request).await);
+        assert_eq!(record.response(), Some(&b"the right one"[..]), "{by:?}");
+        assert_eq!(record.head(), b"head", "{by:?}");
+        assert!(record.token() > before.token(), "{by:?}");
+        let times = |record: &crate::Record| (record.completed_at(), record.expires_at());
+        assert_eq!(times(&record), times(&before), "{by:?}");
+        let late = bench.write(&ticket, super::words::complete(RESPONSE)).await;
+        assert_eq!(late, Err(ClaimError::Fenced), "{by:?}");
+        let mut other = request.clone();
+        other.fingerprint = crate::Fingerprint::of(["another request"]);
+        let mismatch = bench.begin(&other).await;
+        assert!(matches!(mismatch, crate::spi::Found::Mismatch { .. }), "{by:?}: {mismatch:?}");
+        bench.advance(HOUR).await;
+        assert_eq!(bench.is(&request).await, Is::Absent, "{by:?}");
+    }
+}

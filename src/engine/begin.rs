@@ -141,7 +141,7 @@ impl Engine {
                 }
                 self.forget_undecided(&mut shard, &mut wakes, at);
             }
-            self.end_forgetting(&mut shard, Some(begin.hash));
+            self.end_replacing(&mut shard, Some(begin.hash));
             let candidate = shard
                 .candidates_and_place(begin.hash)
                 .map(|location| (location, self.log.epoch(location.slot())))

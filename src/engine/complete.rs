@@ -273,7 +273,7 @@ impl Engine {
 
     fn decided(&self, shard: &mut Shard, ticket: &Ticket) -> Result<Decided, ClaimError> {
         let now = self.now();
-        self.end_forgetting(shard, Some(ticket.note[0]));
+        self.end_replacing(shard, Some(ticket.note[0]));
         for location in shard.candidates(ticket.note[0]) {
             match self.look_locked(location, ticket.key.as_ref(), now) {
                 Lookup::Here(frame) if frame.header.token == ticket.token.get() => {

@@ -102,7 +102,7 @@ impl Engine {
         self.check_open()?;
         let hash = self.index.hash(key);
         let mut shard = self.index.shard(hash);
-        self.end_forgetting(&mut shard, Some(hash));
+        self.end_replacing(&mut shard, Some(hash));
         // The time is asked for only where there is something to judge.
         if let Some(at) = shard.find(hash, key) {
             let undecided = shard.undecided.get(at).expect("found under this lock");
@@ -180,7 +180,7 @@ impl Engine {
     #[cfg(feature = "admin")]
     pub fn with_hash(&self, hash: u64) -> Vec<Entry> {
         let mut shard = self.index.shard(hash);
-        self.end_forgetting(&mut shard, Some(hash));
+        self.end_replacing(&mut shard, Some(hash));
         let now = self.now();
         let undecided = shard.undecided.iter().filter(|(_, u)| u.hash == hash);
         let mut entries: Vec<_> =
@@ -207,7 +207,7 @@ impl Engine {
         }
         let (now, mut entries, locations) = {
             let mut shard = self.index.shard(shard as u64);
-            self.end_forgetting(&mut shard, None);
+            self.end_replacing(&mut shard, None);
             let now = self.now();
             let undecided = shard.undecided.iter();
             let undecided = undecided.filter_map(|(_, u)| self.undecided_entry(u, now));

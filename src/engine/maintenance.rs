@@ -341,7 +341,7 @@ impl Engine {
             }));
         }
         for mut shard in self.index.shards() {
-            self.end_forgetting(&mut shard, None);
+            self.end_replacing(&mut shard, None);
         }
     }
 

@@ -81,7 +81,7 @@ impl Engine {
         let now = self.now();
         let (mut keys, locations) = {
             let mut shard = self.index.shard(shard as u64);
-            self.end_forgetting(&mut shard, None);
+            self.end_replacing(&mut shard, None);
             let undecided = shard.undecided.iter().filter_map(|(_, undecided)| {
                 let Undecided { held, terms, checkpoint, .. } = undecided;
                 let known = !held.expired(now, self.interrupted_ms(terms.remember_ms));

@@ -1,4 +1,5 @@
-//! Operators' decisions: completing, freeing or forgetting a key, under a new token.
+//! Operators' decisions: completing, freeing or forgetting a key, or replacing its answer, under a
+//! new token.
 
 use crate::{
     claim::Phase,
@@ -7,7 +8,7 @@ use crate::{
     engine::{Blocked, CLAIMS, Engine, Step, StepResult, Wait},
     error::ClaimError,
     fingerprint::Fingerprint,
-    index::{Forgetting, Shard},
+    index::{Replacing, Shard},
     key::KeyRef,
     limits::{HEAD_BYTES_MAX, RETENTION_MAX_MS},
     location::Location,
@@ -38,6 +39,15 @@ pub enum Resolution<'a> {
     /// The key is forgotten, as if it had never been used. On a completed key this needs `force`,
     /// because a retry then executes again.
     Forget,
+    /// The stored answer is wrong: a completed key gets this one, and keeps its fingerprint, its
+    /// attempts, the time of its completion and its end. Retries that have got the earlier answer
+    /// don't learn of it.
+    Replace {
+        /// The head of the new answer, at most 4 KiB.
+        head: &'a [u8],
+        /// The new answer; `None`: it is not retained.
+        response: Option<&'a [u8]>,
+    },
 }
 
 /// A completion that an operator decides.
@@ -69,7 +79,7 @@ impl Engine {
         let mut shard = self.index.shard(hash);
         let now = self.now();
         self.check_claim()?;
-        self.end_forgetting(&mut shard, Some(hash));
+        self.end_replacing(&mut shard, Some(hash));
         let present = self.present(&shard, hash, key, now)?;
         if let Some(seen) = seen {
             let state = match self.token_of(&shard, &present) {
@@ -88,6 +98,18 @@ impl Engine {
                 return Err(ClaimError::NeedsForce { state: "in flight" }.into());
             }
         }
+        if let Present::Completed(_, location) = present
+            && let Some(wait) = self.replacement_of(&shard, location)
+        {
+            match (resolution, wait) {
+                // Joins: it is forgotten once.
+                (Resolution::Forget, (wait, false)) if force => {
+                    return Ok(Step { value: (), wait: Some(wait) });
+                }
+                // Decided about what it is then.
+                (_, (wait, _)) => return Err(Blocked::Wait(wait)),
+            }
+        }
         match (resolution, present) {
             // Completing: its state is known when it is durable.
             (_, Present::Completed(_, location)) if !self.is_visible(location) => {
@@ -95,6 +117,12 @@ impl Engine {
             }
             (Resolution::Complete { .. }, Present::Completed(..)) => {
                 Err(ClaimError::AlreadyCompleted.into())
+            }
+            (Resolution::Replace { head, response }, Present::Completed(frame, location)) => {
+                self.replace(&mut shard, hash, &frame, location, (head, *response), now)
+            }
+            (Resolution::Replace { .. }, Present::Undecided(_)) => {
+                Err(ClaimError::NotApplicable { state: "not completed" }.into())
             }
             (Resolution::Complete { fingerprint, completion }, Present::Absent) => {
                 let Some(fingerprint) = *fingerprint else {
@@ -174,7 +202,7 @@ impl Engine {
         key: KeyRef<'_>,
         now: u64,
     ) -> Result<(), Blocked<ClaimError>> {
-        self.end_forgetting(shard, Some(hash));
+        self.end_replacing(shard, Some(hash));
         if !matches!(self.present(shard, hash, key, now)?, Present::Absent) {
             let state = "there already, in the store that it is to be copied to";
             return Err(ClaimError::NotApplicable { state }.into());
@@ -250,37 +278,90 @@ impl Engine {
         at: Option<u32>,
         now: u64,
     ) -> StepResult<(), ClaimError> {
+        shard.reserve(1);
+        let (appended, bytes) = self.append_unpromised(hash, draft, now)?;
+        shard.insert(hash, appended.location);
+        match at {
+            Some(at) => {
+                self.supersede(shard, at);
+                let done = shard.decide(at).expect("found under this lock");
+                let promised = Reservation { bytes, by_handle: false };
+                self.completed(done, promised, &appended, wakes);
+            }
+            None => self.log.shared.space.adjust(bytes as i64 - appended.used as i64),
+        }
+        // No claim's deadline leads to its expiry.
+        if self.index.deadline_set(draft.expires_ms) {
+            self.notifiers.expire.notify();
+        }
+        let wait = Wait::Durable { group: appended.class, position: appended.end };
+        Ok(Step { value: (), wait: Some(wait) })
+    }
+
+    /// Appends a record for which no claim has reserved space; returns also how much was taken out
+    /// of the account of free space for it, which the caller settles.
+    fn append_unpromised(
+        &self,
+        hash: u64,
+        draft: &Draft<'_>,
+        now: u64,
+    ) -> Result<(Appended, u64), Blocked<ClaimError>> {
         self.check_operator_size(draft.head, draft.body)?;
         let class = class_of(draft.expires_ms.saturating_sub(now), self.config.remember_ms);
         with_frame(|frame| {
             frame.draft(draft);
             let bytes = frame.used();
             self.reserve_space(bytes)?;
-            let promised = Reservation { bytes, by_handle: false };
-            shard.reserve(1);
-            let appended = match self.append(hash, class, frame, draft, now) {
-                Ok(appended) => appended,
+            match self.append(hash, class, frame, draft, now) {
+                Ok(appended) => Ok((appended, bytes)),
                 Err(halt) => {
-                    promised.give_back(self);
-                    return Err(halt);
+                    Reservation { bytes, by_handle: false }.give_back(self);
+                    Err(halt)
                 }
-            };
-            shard.insert(hash, appended.location);
-            match at {
-                Some(at) => {
-                    self.supersede(shard, at);
-                    let done = shard.decide(at).expect("found under this lock");
-                    self.completed(done, promised, &appended, wakes);
-                }
-                None => self.log.shared.space.adjust(bytes as i64 - appended.used as i64),
             }
-            // No claim's deadline leads to its expiry.
-            if self.index.deadline_set(draft.expires_ms) {
-                self.notifiers.expire.notify();
-            }
-            let wait = Wait::Durable { group: appended.class, position: appended.end };
-            Ok(Step { value: (), wait: Some(wait) })
         })
+    }
+
+    /// A completed key gets another answer, under a new token and with the same end. Others see
+    /// the earlier one until the new one is durable, as with a record that is forgotten: if the
+    /// sync fails, what was acknowledged is still there.
+    fn replace(
+        &self,
+        shard: &mut Shard,
+        hash: u64,
+        replaced: &Frame,
+        location: Location,
+        (head, response): (&[u8], Option<&[u8]>),
+        now: u64,
+    ) -> StepResult<(), ClaimError> {
+        let header = &replaced.header;
+        if response.is_some() && header.replay_until_ms <= now {
+            let state = "completed, and its answer is not replayed any more";
+            return Err(ClaimError::NotApplicable { state }.into());
+        }
+        let draft = Draft {
+            kind: match response {
+                Some(_) => Kind::Completed,
+                None => Kind::NotRetained,
+            },
+            key: replaced.key(),
+            fingerprint: header.fingerprint,
+            attempt: header.attempt,
+            token: self.operator_token()?,
+            time_ms: header.time_ms,
+            replay_until_ms: header.replay_until_ms,
+            expires_ms: header.expires_ms,
+            head,
+            body: response.unwrap_or_default(),
+        };
+        let (appended, bytes) = self.append_unpromised(hash, &draft, now)?;
+        self.log.shared.space.adjust(bytes as i64 - appended.used as i64);
+        let place = |at: Location| (at, self.log.epoch(at.slot()));
+        let (record, by) = (place(location), place(appended.location));
+        shard.replacing.push(Replacing { hash, record, by, is_record: true });
+        events::resolved(hash, "replace");
+        let wait = Wait::Durable { group: appended.class, position: appended.end };
+        Ok(Step { value: (), wait: Some(wait) })
     }
 
     fn check_operator_size(&self, head: &[u8], body: &[u8]) -> Result<(), ClaimError> {
@@ -314,8 +395,7 @@ impl Engine {
 
     /// A completed key is absent to all callers as soon as its tombstone is durable, and not
     /// before: otherwise a crash could bring the record back beside a claim that was granted in
-    /// between. A tombstone outlives the record that it ends. Another call that forgets the same
-    /// record joins.
+    /// between. A tombstone outlives the record that it ends.
     fn forget(
         &self,
         shard: &mut Shard,
@@ -324,17 +404,11 @@ impl Engine {
         location: Location,
         now: u64,
     ) -> StepResult<(), ClaimError> {
-        let record = (location, self.log.epoch(location.slot()));
-        if let Some(forgetting) = shard.forgetting.iter().find(|f| f.record == record) {
-            let (class, position) = self.log.position_of(forgetting.tombstone.0);
-            // Frames become durable as a whole.
-            let wait = Wait::Durable { group: class, position: position + 1 };
-            return Ok(Step { value: (), wait: Some(wait) });
-        }
         let token = self.operator_token()?;
         let appended = self.bury(hash, killed, token, now)?;
-        let tombstone = (appended.location, self.log.epoch(appended.location.slot()));
-        shard.forgetting.push(Forgetting { hash, record, tombstone });
+        let place = |at: Location| (at, self.log.epoch(at.slot()));
+        let (record, by) = (place(location), place(appended.location));
+        shard.replacing.push(Replacing { hash, record, by, is_record: false });
         events::resolved(hash, "forget");
         let wait = Wait::Durable { group: appended.class, position: appended.end };
         Ok(Step { value: (), wait: Some(wait) })
@@ -379,35 +453,51 @@ impl Engine {
         })
     }
 
-    /// Takes the entries of records out of the index whose tombstones have become durable: of this
-    /// hash, or of all. Every look for records in a shard begins with this.
+    /// The wait for the end of a record that an operator has replaced or forgotten, and whether
+    /// another record comes in its place.
+    fn replacement_of(&self, shard: &Shard, location: Location) -> Option<(Wait, bool)> {
+        let record = (location, self.log.epoch(location.slot()));
+        let replacing = shard.replacing.iter().find(|r| r.record == record)?;
+        let (group, position) = self.log.position_of(replacing.by.0);
+        // Frames become durable as a whole.
+        Some((Wait::Durable { group, position: position + 1 }, replacing.is_record))
+    }
+
+    /// Takes the entries of records out of the index whose tombstones or replacements have become
+    /// durable, and puts the replacements in: of this hash, or of all. Every look for records in a
+    /// shard begins with this.
     #[inline]
-    pub fn end_forgetting(&self, shard: &mut Shard, hash: Option<u64>) {
-        if !shard.forgetting.is_empty() {
-            self.end_forgetting_now(shard, hash);
+    pub fn end_replacing(&self, shard: &mut Shard, hash: Option<u64>) {
+        if !shard.replacing.is_empty() {
+            self.end_replacing_now(shard, hash);
         }
     }
 
     #[cold]
-    fn end_forgetting_now(&self, shard: &mut Shard, hash: Option<u64>) {
-        let mut forgetting = std::mem::take(&mut shard.forgetting);
-        forgetting.retain(|f| {
-            if hash.is_some_and(|hash| hash != f.hash) {
+    fn end_replacing_now(&self, shard: &mut Shard, hash: Option<u64>) {
+        let mut replacing = std::mem::take(&mut shard.replacing);
+        replacing.retain(|r| {
+            if hash.is_some_and(|hash| hash != r.hash) {
                 return true;
             }
             let is_there =
                 |(location, epoch): (Location, _)| self.log.epoch(location.slot()) == epoch;
-            if !is_there(f.record) {
-                // It had expired, and its segment is used again.
+            if !is_there(r.record) {
+                // It had expired, and what was to come in its place as well: its segment is used
+                // again.
                 return false;
             }
             // A segment is used again long after it was durable.
-            let durable = !is_there(f.tombstone) || self.log.is_durable(f.tombstone.0);
+            let expired = !is_there(r.by);
+            let durable = expired || self.log.is_durable(r.by.0);
             if durable {
-                shard.remove(f.hash, f.record.0);
+                shard.remove(r.hash, r.record.0);
+                if r.is_record && !expired {
+                    shard.insert(r.hash, r.by.0);
+                }
             }
             !durable
         });
-        shard.forgetting = forgetting;
+        shard.replacing = replacing;
     }
 }

@@ -13,7 +13,7 @@ impl Engine {
         let now = self.now();
         let mut stats = Stats::default();
         for mut shard in self.index.shards() {
-            self.end_forgetting(&mut shard, None);
+            self.end_replacing(&mut shard, None);
             stats.records += shard.len() as u64;
             stats.index_bytes += shard.table_bytes() as u64;
             for (_, undecided) in shard.undecided.iter() {

@@ -150,7 +150,7 @@ impl Engine {
             }
             return !runs;
         }
-        self.end_forgetting(&mut shard, Some(hash));
+        self.end_replacing(&mut shard, Some(hash));
         for location in shard.candidates(hash) {
             if self.is_visible(location) {
                 continue;

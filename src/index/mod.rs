@@ -8,7 +8,7 @@ pub(crate) use entry::Entry;
 use entry::Tag;
 pub(crate) use shard::Shard;
 pub(crate) use undecided::{
-    Answer, Before, Ended, Forgetting, HeldTerms, KEPT_IN_MEMORY, Undecided,
+    Answer, Before, Ended, HeldTerms, KEPT_IN_MEMORY, Replacing, Undecided,
 };
 
 use crate::{

@@ -2,12 +2,12 @@
 //!
 //! A key is undecided (its state is here), or has an entry (its record is in the log), or is
 //! absent. An expired record may still have an entry, beside an undecided key or a newer entry
-//! of the same key, until its segment is swept. A record that is being forgotten keeps its entry
-//! until its tombstone is durable.
+//! of the same key, until its segment is swept. A record that is being forgotten or replaced keeps
+//! its entry until its tombstone or replacement is durable; only then a replacement gets its own.
 
 use super::{
     entry::{Entry, Tag},
-    undecided::{Ended, Forgetting, Orphans, Slab, Undecided},
+    undecided::{Ended, Orphans, Replacing, Slab, Undecided},
 };
 use crate::{key::KeyRef, location::Location, token::Token, wheel::TimingWheel};
 use hashbrown::HashTable;
@@ -22,8 +22,9 @@ pub(crate) struct Shard {
     names: HashTable<u32>,
     pub undecided: Slab,
     pub orphans: Orphans,
-    /// Records whose tombstones were not durable at the last check: nearly always none.
-    pub forgetting: Vec<Forgetting>,
+    /// Records whose tombstones or replacements were not durable at the last check: nearly always
+    /// none.
+    pub replacing: Vec<Replacing>,
     wheel: TimingWheel<Due>,
 }
 
@@ -35,7 +36,7 @@ impl Shard {
             names: HashTable::new(),
             undecided: Slab::default(),
             orphans: Orphans::default(),
-            forgetting: Vec::new(),
+            replacing: Vec::new(),
             wheel: TimingWheel::new(now),
         }
     }

@@ -222,13 +222,16 @@ impl Slab {
 /// there.
 pub(crate) type Place = (Location, Option<u32>);
 
-/// A record that an operator has forgotten. Its entry stays in the index, and others see it, until
-/// its tombstone is durable.
+/// A record that an operator has forgotten or replaced. Its entry stays in the index, and others
+/// see it, until what ends it is durable.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Forgetting {
+pub(crate) struct Replacing {
     pub hash: u64,
     pub record: Place,
-    pub tombstone: Place,
+    /// What ends it.
+    pub by: Place,
+    /// Whether that is the record that comes in its place; otherwise it is a tombstone.
+    pub is_record: bool,
 }
 
 /// Space that is promised to handles which have been superseded but still exist.

@@ -36,6 +36,7 @@ enum Decision {
     Complete { head: Vec<u8>, response: Option<Vec<u8>>, retention: Option<Retention> },
     Free,
     Forget,
+    Replace { head: Vec<u8>, response: Option<Vec<u8>> },
 }
 
 impl PostgresStore {
@@ -110,6 +111,12 @@ impl PostgresStore {
             }
             Resolution::Free => (Decision::Free, None),
             Resolution::Forget => (Decision::Forget, None),
+            Resolution::Replace { head, response } => {
+                let limit = self.inner().options.max_response;
+                check_lengths(head, response.unwrap_or_default(), limit)?;
+                let response = response.map(<[u8]>::to_vec);
+                (Decision::Replace { head: head.to_vec(), response }, None)
+            }
         };
         let (inner, key) = (self.inner().clone(), key.owned());
         let fingerprint = fingerprint.map(|print| stored(&print).to_vec());
@@ -171,6 +178,21 @@ impl Inner {
                 self.decide(tries, case, Some(&row), &fingerprint).await
             }
             (_, RowState::Absent) => refused(ClaimError::NotApplicable { state: "absent" }),
+            (Decision::Replace { head, response }, RowState::Completed) => {
+                let row = row.expect("not absent");
+                if response.is_some() && row.replay_until <= row.now {
+                    let state = "completed, and its answer is not replayed any more";
+                    return refused(ClaimError::NotApplicable { state });
+                }
+                let (scope, key) = (case.key.scope(), case.key.key());
+                let (token, owner) = (row.token, case.owner.0.to_vec());
+                let params: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+                    [&scope, &key, &token, &owner, head, response];
+                changed(self.execute(tries, &self.sql.replace, &params).await?)
+            }
+            (Decision::Replace { .. }, _) => {
+                refused(ClaimError::NotApplicable { state: "not completed" })
+            }
             (Decision::Free, RowState::Completed) => {
                 refused(ClaimError::NotApplicable { state: "completed" })
             }

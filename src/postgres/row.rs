@@ -67,7 +67,7 @@ pub(super) struct Row {
     pub lease_until: i64,
     pub expires_at: i64,
     pub ended_at: i64,
-    replay_until: i64,
+    pub replay_until: i64,
     pub checkpoint: Option<Vec<u8>>,
     pub head: Option<Vec<u8>>,
     pub response: Option<Vec<u8>>,

@@ -54,6 +54,8 @@ pub(super) struct Statements {
     pub free: String,
     /// Scope, key, token before, owner after, head, response, replay, remember (ms).
     pub decide: String,
+    /// Scope, key, token, owner, head, response: another answer for a completed key.
+    pub replace: String,
     /// Scope, key, owner, fingerprint, head, response, replay, remember (ms), slot.
     pub import: String,
     /// Scope and key after which to continue, the maximum number of rows.
@@ -250,6 +252,11 @@ impl Statements {
                      expires_at = {now} + $8::bigint, checkpoint = NULL, reason = NULL, \
                      holder = false \
                  WHERE scope = $1 AND key = $2 AND token = $3"
+            ),
+            replace: format!(
+                "UPDATE {table} SET token = greatest(token + 1, {us}), owner = $4, head = $5, \
+                     response = $6 \
+                 WHERE scope = $1 AND key = $2 AND token = $3 AND state = 3"
             ),
             import: format!(
                 "INSERT INTO {table} AS t (scope, key, owner, fingerprint, lease_ms, replay_ms, \

@@ -20,6 +20,7 @@ impl Store {
     /// [`Durability`](crate::Durability). Blocks for one or more syncs.
     ///
     /// `force` is needed for a key in flight, and to forget a completed one.
+    /// [`Resolution::Replace`] is for completed keys only.
     ///
     /// # Errors
     /// [`ClaimError::NeedsForce`], [`ClaimError::NotApplicable`] or

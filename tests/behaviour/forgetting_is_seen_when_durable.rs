@@ -55,6 +55,42 @@ fn until_its_tombstone_is_durable_a_record_is_there() {
     }
 }
 
+/// Likewise an answer that is replaced: otherwise a failed sync would take away what had been
+/// acknowledged.
+#[test]
+fn until_the_new_answer_is_durable_the_earlier_one_is_there() {
+    for durability in SETTINGS {
+        let sim = Sim::with(|options| options.background(true).durability(durability));
+        let disk = Gated::new(&sim.disk);
+        let store = sim.options.open_on(Arc::new(disk.clone())).unwrap();
+        store.finish("k", b"first");
+        store.flush().unwrap();
+        sim.clock.advance(HOUR);
+        let shut = disk.shut("segment-");
+        let replace = |response| Resolution::Replace { head: b"", response: Some(response) };
+        let first = {
+            let store = store.clone();
+            thread::spawn(move || store.resolve(key("k"), replace(b"second"), false))
+        };
+        shut.until_reached();
+        assert_eq!(store.answer("k"), b"first", "{durability:?}");
+        let listed: Vec<_> = store.entries(Filter::COMPLETED).collect::<Result<_, _>>().unwrap();
+        assert_eq!((listed.len(), store.stats().records), (1, 1), "{durability:?}");
+        // Another decision is about what is there then.
+        let second = {
+            let store = store.clone();
+            thread::spawn(move || store.resolve(key("k"), replace(b"third"), false))
+        };
+        drop(shut);
+        assert_eq!(first.join().unwrap(), Ok(()));
+        assert_eq!(second.join().unwrap(), Ok(()));
+        assert_eq!(store.answer("k"), b"third", "{durability:?}");
+        assert_eq!(store.stats().records, 1);
+        let after = sim.options.open_on(Arc::new(sim.disk.power_cut())).unwrap();
+        assert_eq!(after.answer("k"), b"third");
+    }
+}
+
 type Files = BTreeMap<String, Vec<u8>>;
 
 fn files(disk: &SimStorage) -> Files {

@@ -205,3 +205,77 @@ fn a_completion_that_cannot_be_kept_is_refused() {
     assert!(matches!(refused, Err(ClaimError::Terms { .. })));
     assert_eq!(store.stuck("k").reason(), Reason::Dropped);
 }
+
+fn replace<'a>(head: &'a [u8], response: &'a [u8]) -> Resolution<'a> {
+    Resolution::Replace { head, response: Some(response) }
+}
+
+#[test]
+fn a_wrong_answer_is_replaced_and_keeps_its_key_s_end() {
+    for durability in [
+        Durability::Synced,
+        Durability::SyncedCompletions,
+        Durability::Buffered { max_delay: HOUR },
+    ] {
+        let mut sim = Sim::with(|options| options.durability(durability));
+        let store = sim.open();
+        let mut claim = store.claim("k");
+        claim.complete(b"wrong").unwrap();
+        let before = replayed(store.ask("k"));
+        sim.clock.advance(HOUR);
+        let seen = store.get(key("k")).unwrap().unwrap().token;
+        store.resolve(key("k"), replace(b"head", b"right"), false).unwrap();
+        let again = store.resolve_seen(key("k"), replace(b"", b"late"), true, seen);
+        let state = "not what it was when it was looked at";
+        assert_eq!(again, Err(ClaimError::NotApplicable { state }));
+        assert_eq!(claim.complete(b"wrong"), Err(ClaimError::Fenced));
+        let check = |store: &Store| {
+            let record = replayed(store.ask("k"));
+            assert_eq!((record.head(), record.response()), (&b"head"[..], Some(&b"right"[..])));
+            let times = |record: &Record| (record.completed_at(), record.expires_at());
+            assert_eq!(times(&record), times(&before), "{durability:?}");
+            assert!(record.token() > before.token());
+            assert_mismatch(store, "k");
+            assert_eq!(store.stats().records, 1, "{durability:?}");
+            assert_eq!(store.entries(Filter::ALL).count(), 1);
+        };
+        check(&store);
+        let store = sim.power_cut_and_open();
+        check(&store);
+        // Both are forgotten by one decision.
+        store.resolve(key("k"), Resolution::Forget, true).unwrap();
+        assert!(store.is_absent("k"));
+        assert!(sim.power_cut_and_open().is_absent("k"));
+    }
+}
+
+#[test]
+fn only_an_answer_that_is_there_is_replaced() {
+    let (store, clock) = store();
+    let not_completed = Err(ClaimError::NotApplicable { state: "not completed" });
+    drop(store.claim("stuck"));
+    assert_eq!(store.resolve(key("stuck"), replace(b"", b"x"), true), not_completed);
+    let held = store.claim("held");
+    let refused = store.resolve(key("held"), replace(b"", b"x"), false);
+    assert_eq!(refused, Err(ClaimError::NeedsForce { state: "in flight" }));
+    assert_eq!(store.resolve(key("held"), replace(b"", b"x"), true), not_completed);
+    drop(held);
+    let absent = Err(ClaimError::NotApplicable { state: "absent" });
+    assert_eq!(store.resolve(key("never"), replace(b"", b"x"), true), absent);
+    store.finish("k", b"x");
+    let too_large = store.resolve(key("k"), replace(b"", &[0; 4097]), false);
+    assert!(matches!(too_large, Err(ClaimError::ResponseTooLarge { .. })));
+    let too_long = store.resolve(key("k"), replace(&[0; 4097], b""), false);
+    assert!(matches!(too_long, Err(ClaimError::TooLong { .. })));
+    // What retries would never get is not taken.
+    let retention = Some(Retention { replay_for: MINUTE, remember_for: HOUR });
+    let completion = Completion { retention, ..by_hand(b"for a minute") };
+    store.claim("brief").complete_with(completion).unwrap();
+    clock.advance(MINUTE);
+    assert!(store.resolve(key("brief"), replace(b"", b"x"), true).is_err());
+    let gone = Resolution::Replace { head: b"done otherwise", response: None };
+    store.resolve(key("brief"), gone, false).unwrap();
+    let record = replayed(store.ask("brief"));
+    assert_eq!((record.head(), record.response()), (&b"done otherwise"[..], None));
+    assert_eq!(store.answer("k"), b"x");
+}

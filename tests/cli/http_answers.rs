@@ -213,6 +213,37 @@ fn a_running_service_refuses_it_too() {
     assert_eq!(retried(&store), (202, "made".to_owned()));
 }
 
+/// An answer that the layer can't replay is what a key of it may be completed with by its
+/// service's own code, or was by an earlier version.
+#[cfg(feature = "admin")]
+#[test]
+fn an_answer_that_makes_every_retry_fail_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path()).unwrap();
+    interrupted_request(dir.path(), &store);
+    let scope = Scope::of(["account-1"]);
+    let key = KeyRef::new(&scope, "k-1").unwrap();
+    let completion = onlyonce::Completion { response: Some(b"{}"), ..Default::default() };
+    let by_hand = onlyonce::Resolution::Complete { fingerprint: None, completion };
+    store.resolve(key, by_hand, false).unwrap();
+    assert_eq!(retried(&store).0, 500);
+    let admin = onlyonce::admin::Admin::new(&store);
+    let url = format!("http://{}/", crate::admin_client::serve(admin));
+    let replace = |how: &[&str]| {
+        let one = ["resolve", "--url", &url, "account-1", "k-1", "replace", "--response"];
+        run(&[&one[..], how].concat())
+    };
+    replace(&["{\"order\":1}"]).fails(9, "add --status");
+    replace(&["{\"order\":1}", "--status", "201"]).ok();
+    assert_eq!(retried(&store), (201, "{\"order\":1}".to_owned()));
+    store.close().unwrap();
+    let offline = ["resolve", path(dir.path()), "account-1", "k-1", "replace", "--response", "2"];
+    run(&offline).fails(9, "add --status");
+    run(&[&offline[..], &["--status", "200"]].concat()).ok();
+    let store = options().open(dir.path()).unwrap();
+    assert_eq!(retried(&store), (200, "2".to_owned()));
+}
+
 #[test]
 fn headers_that_are_none() {
     let resolve = |more: &[&str]| {

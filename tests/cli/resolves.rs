@@ -107,6 +107,34 @@ fn a_decision_is_about_the_attempt_that_was_seen() {
     }
 }
 
+#[test]
+fn a_wrong_answer_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let get = |key: &str| run(&["get", path(dir.path()), SCOPE, key, "--json"]).json();
+    let before = get("order-1");
+    let said = resolve(dir.path(), "order-1", &["replace", "--response", "right"]).ok();
+    assert_eq!(said, "order-1 is completed, with this answer\n");
+    let after = get("order-1");
+    assert_eq!(after["response"], "right");
+    for same in ["fingerprint", "expires_at", "completed_at", "attempts"] {
+        assert_eq!(after[same], before[same], "{same}");
+    }
+    assert!(after["token"].as_u64() > before["token"].as_u64());
+    let seen = before["token"].to_string();
+    resolve(dir.path(), "order-1", &["replace", "--response", "x", "--seen", &seen])
+        .fails(9, "another attempt");
+    resolve(dir.path(), "stuck", &["replace", "--response", "x"]).fails(9, "no answer to replace");
+    resolve(dir.path(), "never", &["replace", "--response", "x"]).fails(8, "no key never");
+    let many = |more: &[&str]| {
+        let all = ["resolve-many", path(dir.path()), "--prefix", "order-", "replace"];
+        run(&[&all[..], &["--response", "the same"], more].concat())
+    };
+    assert!(many(&[]).ok().contains("10 keys would become completed, with this answer"));
+    many(&["--yes"]).ok();
+    assert_eq!(get("order-7")["response"], "the same");
+}
+
 /// The command doesn't know the service's options, and lets nothing expire that these would keep.
 #[test]
 fn other_keys_are_kept_as_long_as_their_service_keeps_them() {

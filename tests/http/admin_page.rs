@@ -125,6 +125,47 @@ fn keys_are_resolved_by_hand_after_a_confirmation() {
     assert!(store.is_absent(EVIL));
 }
 
+/// Opens the dialog of a key.
+fn look_up(page: &mut Page<'_>, scope: &str, key: &str) {
+    page.eval(&format!(
+        "document.querySelector('#find [name=hash]').value = '';
+         document.querySelector('#find [name=scope]').value = '{scope}';
+         document.querySelector('#find [name=key]').value = '{key}';
+         document.querySelector('#find button').click()"
+    ));
+    page.until("document.querySelector('dialog').open");
+}
+
+#[test]
+fn a_wrong_answer_is_replaced_by_hand() {
+    let Some(mut browser) = Browser::start() else { return };
+    let (store, _) = threaded();
+    store.finish("done", b"wrong");
+    let address = serve(Admin::new(&store));
+    let mut page = loaded(&mut browser, address);
+    look_up(&mut page, "tenant/orders", "done");
+    page.eval(
+        "document.querySelector('dialog [value=replace]').click();
+         document.querySelector('dialog [name=sure]').click();
+         document.querySelector('dialog [name=http]').checked = true;
+         document.querySelector('dialog textarea').value = 'right';
+         document.querySelector('dialog button.danger').click()",
+    );
+    // The key doesn't show that its answers are the layer's.
+    page.until("document.querySelector('dialog .error').innerText.includes('layer')");
+    page.eval(
+        "document.querySelector('dialog [name=layer]').value = 'http';
+         document.querySelector('dialog button.danger').click()",
+    );
+    page.until("!document.querySelector('dialog').open");
+    let answer = store.answer("done");
+    let Some(http::StoredAnswer::Open { status, body, .. }) = http::StoredAnswer::read(&answer)
+    else {
+        panic!("{answer:?}")
+    };
+    assert_eq!((status.as_u16(), &body[..]), (200, &b"right"[..]));
+}
+
 #[test]
 fn a_key_is_found_by_its_hash() {
     let Some(mut browser) = Browser::start() else { return };

@@ -105,6 +105,10 @@ pub enum Op {
         key: usize,
         force: bool,
     },
+    Replace {
+        key: usize,
+        body: Body,
+    },
     Get {
         key: usize,
     },

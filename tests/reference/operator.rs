@@ -101,6 +101,46 @@ impl World {
         Ok(())
     }
 
+    pub fn replace(&mut self, key: usize, body: Vec<u8>) -> Outcome {
+        let now = self.now();
+        let is = self.model.keys[key].is.at(now);
+        let (scope, bytes) = (scope(), name(key));
+        let key_ref = KeyRef::new(&scope, &bytes).unwrap();
+        let resolution = Resolution::Replace { head: HEAD, response: Some(&body) };
+        let mut post = is.clone();
+        if let Is::Done(done) = &mut post {
+            // Of the new token nothing is known but that it is higher.
+            done.token = 0;
+            (done.head, done.body) = (Bytes(HEAD.to_vec()), Some(Bytes(body.clone())));
+        }
+        let result = self.store().resolve(key_ref, resolution, false);
+        self.heard(key, &result, post.clone())?;
+        let Is::Done(mut done) = post else {
+            assert!(matches!(
+                result,
+                Err(ClaimError::NotApplicable { .. } | ClaimError::NeedsForce { .. })
+            ));
+            return Ok(());
+        };
+        if done.replay_until <= now {
+            assert!(matches!(result, Err(ClaimError::NotApplicable { .. })));
+            return Ok(());
+        }
+        if HEAD.len() + body.len() > MAX_RESPONSE {
+            assert!(matches!(result, Err(ClaimError::ResponseTooLarge { .. })));
+            return Ok(());
+        }
+        if self.refused(&result) {
+            return Ok(());
+        }
+        assert_eq!(result, Ok(()));
+        let entry = self.store().get(key_ref).unwrap().expect("just replaced");
+        self.model.token(entry.token.get());
+        done.token = entry.token.get();
+        self.model.set(key, Is::Done(done), true);
+        self.get(key)
+    }
+
     pub fn get(&mut self, key: usize) -> Outcome {
         let (scope, name) = (scope(), name(key));
         let now = self.now();

@@ -224,6 +224,9 @@ pub enum How {
         #[arg(long)]
         force: bool,
     },
+    /// The key is completed with a wrong answer: its retries get this one from now on. What the
+    /// key's request was, and when it expires, stays.
+    Replace(Answer),
 }
 
 impl How {
@@ -232,6 +235,15 @@ impl How {
         match self {
             How::Complete(complete) => complete.force,
             How::Free { force } | How::Forget { force } => *force,
+            How::Replace(_) => false,
+        }
+    }
+
+    /// The answer that the operator gives.
+    pub fn answer(&self) -> Option<&Answer> {
+        match self {
+            How::Complete(Complete { answer, .. }) | How::Replace(answer) => Some(answer),
+            How::Free { .. } | How::Forget { .. } => None,
         }
     }
 
@@ -241,6 +253,7 @@ impl How {
             How::Complete(_) => "complete",
             How::Free { .. } => "free",
             How::Forget { .. } => "forget",
+            How::Replace(_) => "replace",
         }
     }
 
@@ -250,12 +263,22 @@ impl How {
             How::Complete(_) => "completed",
             How::Free { .. } => "free",
             How::Forget { .. } => "forgotten",
+            How::Replace(_) => "completed, with this answer",
         }
     }
 }
 
 #[derive(Group)]
 pub struct Complete {
+    #[command(flatten)]
+    pub answer: Answer,
+    /// In a running store: also if a holder may be working on it; it is then fenced.
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Group)]
+pub struct Answer {
     /// The answer, as text.
     #[arg(long, required_unless_present = "response_file", conflicts_with = "response_file")]
     pub response: Option<String>,
@@ -272,9 +295,6 @@ pub struct Complete {
     /// doesn't tell: a scheme of its own without the layer, or the layer with scheme 0.
     #[arg(long, value_enum)]
     pub layer: Option<Layer>,
-    /// In a running store: also if a holder may be working on it; it is then fenced.
-    #[arg(long)]
-    pub force: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -150,7 +150,7 @@ impl From<ClaimError> for Failure {
                 return Failure::new(Code::Refused, format!("the key is {state}; add --force"));
             }
             ClaimError::AlreadyCompleted => {
-                let line = "the key is already completed, and keeps its answer: see `onlyonce get`";
+                let line = "the key is already completed: see `onlyonce get`; `resolve ... replace` changes its answer";
                 return Failure::new(Code::Refused, line);
             }
             ClaimError::StoreFull(_) => {

@@ -284,7 +284,9 @@ impl Remote {
                 "its holder is silent, but may be working on it; add --force if you are sure";
             return Err(Failure::new(Code::Refused, line));
         }
-        if let Some(why) = is_http(&key).and_then(|http| decision.unfit(http)) {
+        if let Some(why) =
+            is_http(&key).and_then(|http| decision.unfit(http, key["state"] == "completed"))
+        {
             return Err(resolve::unfit(why));
         }
         self.decide(&key, &args.how, &decision.for_service())?;
@@ -305,7 +307,7 @@ impl Remote {
     }
 }
 
-/// Whether an undecided key's answers are the HTTP layer's; a service of an older version doesn't
+/// Whether a key's answers are the HTTP layer's; a service of an older version doesn't
 /// say.
 pub fn is_http(key: &Value) -> Option<bool> {
     key["layer"].as_str().map(|layer| layer == "http")

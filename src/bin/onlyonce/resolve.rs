@@ -1,7 +1,7 @@
 //! `resolve`: an operator decides.
 
 use super::{
-    args::{Complete, Header, How, Layer, Resolve},
+    args::{Answer, Header, How, Layer, Resolve},
     fail::{Code, Failure},
     names::{parse_key, parse_scope},
     out::Out,
@@ -10,7 +10,7 @@ use super::{
     transfer::read_input,
 };
 use onlyonce::{
-    ClaimError, Completion, Durability, KeyRef, Resolution, State, http::StoredAnswer,
+    ClaimError, Completion, Durability, Entry, KeyRef, Resolution, State, http::StoredAnswer,
     inspect::Inspection,
 };
 use serde_json::{Value, json};
@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 pub const ROOM: u64 = 64 << 20;
 
 /// The bytes that the operator gives as the answer.
-fn response_of(complete: &Complete) -> Result<Vec<u8>, Failure> {
-    match (&complete.response, &complete.response_file) {
+fn response_of(answer: &Answer) -> Result<Vec<u8>, Failure> {
+    match (&answer.response, &answer.response_file) {
         (Some(text), _) => Ok(text.as_bytes().to_vec()),
         (None, Some(file)) => read_input(file),
         (None, None) => Ok(Vec::new()),
@@ -38,11 +38,11 @@ pub struct Decision<'a> {
 impl<'a> Decision<'a> {
     pub fn of(how: &'a How) -> Result<Self, Failure> {
         let (mut given, mut head, mut response) = (Vec::new(), Vec::new(), Vec::new());
-        if let How::Complete(complete) = how {
-            given = response_of(complete)?;
+        if let Some(answer) = how.answer() {
+            given = response_of(answer)?;
             response.clone_from(&given);
-            if let Some(status) = complete.status {
-                let headers = complete.headers.iter().cloned().collect();
+            if let Some(status) = answer.status {
+                let headers = answer.headers.iter().cloned().collect();
                 if let Some(why) = StoredAnswer::unfit(status, &headers, &given) {
                     let line = format!("this answer can't be replayed: {why}");
                     return Err(Failure::new(Code::Misused, line));
@@ -54,11 +54,14 @@ impl<'a> Decision<'a> {
     }
 
     /// Why a key whose answers are the HTTP layer's, or are not, can't be decided so: its retries
-    /// would get what they can't read.
-    pub fn unfit(&self, http: bool) -> Option<&'static str> {
-        let How::Complete(complete) = self.how else { return None };
-        let http = complete.layer.map_or(http, |layer| layer == Layer::Http);
-        match (http, complete.status) {
+    /// would get what they can't read. A decision that doesn't fit the state is refused for that.
+    pub fn unfit(&self, http: bool, completed: bool) -> Option<&'static str> {
+        let answer = self.how.answer()?;
+        if completed != matches!(self.how, How::Replace(_)) {
+            return None;
+        }
+        let http = answer.layer.map_or(http, |layer| layer == Layer::Http);
+        match (http, answer.status) {
             (true, None) if StoredAnswer::read(&self.given).is_none() => Some(
                 "its answers are the HTTP layer's, which can't replay these bytes: every retry would \
                  get a 500; add --status, as in --status 201 (or --layer own, if the service has its \
@@ -74,14 +77,14 @@ impl<'a> Decision<'a> {
 
     /// The answer in the form of the admin API.
     pub fn for_service(&self) -> Value {
-        let How::Complete(complete) = self.how else { return Value::Null };
+        let Some(given) = self.how.answer() else { return Value::Null };
         let mut answer = json!({ "text": to_text(&self.given) });
-        if let Some(layer) = complete.layer {
+        if let Some(layer) = given.layer {
             answer["layer"] = (if layer == Layer::Http { "http" } else { "own" }).into();
         }
-        if let Some(status) = complete.status {
+        if let Some(status) = given.status {
             let line = |(name, value): &Header| json!([name.as_str(), to_text(value.as_bytes())]);
-            let headers: Vec<_> = complete.headers.iter().map(line).collect();
+            let headers: Vec<_> = given.headers.iter().map(line).collect();
             answer["http"] = json!({ "status": status.as_u16(), "headers": headers });
         }
         answer
@@ -96,6 +99,9 @@ impl<'a> Decision<'a> {
             }
             How::Free { .. } => Resolution::Free,
             How::Forget { .. } => Resolution::Forget,
+            How::Replace(_) => {
+                Resolution::Replace { head: &self.head, response: Some(&self.response) }
+            }
         }
     }
 
@@ -112,8 +118,8 @@ pub fn run(args: &Resolve, out: &mut Out) -> Result<(), Failure> {
     let inspection = Inspection::open(&args.named.of.store)?;
     // What doesn't read, the opened store says.
     if let Ok(Some(item)) = inspection.get(key_ref)
-        && !matches!(item.entry.state, State::Completed(_))
-        && let Some(why) = decision.unfit(StoredAnswer::is_of(&item.entry))
+        && let completed = matches!(item.entry.state, State::Completed(_))
+        && let Some(why) = decision.unfit(is_http(&item.entry), completed)
     {
         return Err(unfit(why));
     }
@@ -136,12 +142,23 @@ pub fn run(args: &Resolve, out: &mut Out) -> Result<(), Failure> {
     done(args, out)
 }
 
+/// Whether a key's answers are the HTTP layer's. An answer that the layer can't read, on a key of
+/// it, is one to be replaced.
+pub fn is_http(entry: &Entry) -> bool {
+    StoredAnswer::is_of(entry)
+        || matches!(entry.state, State::Completed(_)) && entry.fingerprint.scheme() != 0
+}
+
 /// Why it is not decided so.
 pub fn refused(error: ClaimError) -> Failure {
     match error {
         ClaimError::NotApplicable { state: "completed" } => {
             let line =
                 "the key is completed; `forget --force` forgets it, and a retry executes again";
+            Failure::new(Code::Refused, line)
+        }
+        ClaimError::NotApplicable { state: "not completed" } => {
+            let line = "the key has no answer to replace: `complete` gives it one";
             Failure::new(Code::Refused, line)
         }
         ClaimError::NotApplicable { state } if state.starts_with("not what it was") => another(),
@@ -184,7 +201,8 @@ pub fn done(args: &Resolve, out: &mut Out) -> Result<(), Failure> {
     let became = args.how.becomes();
     match out.json {
         true => out.value(&json!({
-            "scope": args.named.scope, "key": args.named.key, "state": became,
+            "scope": args.named.scope, "key": args.named.key,
+            "state": became.split(',').next(),
         })),
         false => out.line(format_args!("{} is {became}", args.named.key)),
     }

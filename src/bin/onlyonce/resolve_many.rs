@@ -15,7 +15,6 @@ use super::{
 };
 use onlyonce::{
     Durability, KeyRef, Reason, State, Token,
-    http::StoredAnswer,
     inspect::{Inspection, Item},
 };
 use serde_json::{Value, json};
@@ -44,7 +43,7 @@ struct Target {
     reason: Option<String>,
     /// No holder can be working on it.
     holder_gone: bool,
-    /// Its answers are the HTTP layer's; of an undecided key, as far as it is known.
+    /// Its answers are the HTTP layer's, as far as it is known.
     http: Option<bool>,
 }
 
@@ -72,7 +71,7 @@ impl Target {
             age_ms: now.saturating_sub(since(item)),
             reason,
             holder_gone,
-            http: Some(StoredAnswer::is_of(&item.entry)),
+            http: Some(resolve::is_http(&item.entry)),
         }
     }
 
@@ -110,8 +109,10 @@ impl Target {
             How::Forget { force: false } if !undecided => {
                 Some("it is completed (--force forgets it, and a retry executes again)")
             }
-            _ if undecided => self.http.and_then(|http| decision.unfit(http)),
-            _ => None,
+            How::Replace(_) if undecided => {
+                Some("it has no answer to replace: `complete` gives it one")
+            }
+            _ => self.http.and_then(|http| decision.unfit(http, !undecided)),
         }
     }
 }
@@ -158,7 +159,11 @@ impl<'a> Wish<'a> {
             None => None,
         };
         // Of keys that are named one by one, all are meant.
-        let state = args.state.or(named.is_none().then_some(Wanted::Interrupted));
+        let usual = match args.how {
+            How::Replace(_) => Wanted::Completed,
+            _ => Wanted::Interrupted,
+        };
+        let state = args.state.or(named.is_none().then_some(usual));
         let scope = scope.map(|scope| show_scope(scope.as_bytes()));
         Ok(Wish { args, decision, scope, prefix, state, reason, named })
     }
@@ -329,7 +334,7 @@ pub fn run_at(service: &Remote, args: &ResolveMany, out: &mut Out) -> Result<(),
             }
         }
         None => {
-            let state = [remote::state_name(wish.state.unwrap_or(Wanted::Interrupted))];
+            let state = [remote::state_name(wish.state.expect("set where none are named"))];
             let parameters = remote::selection(&args.scope, &args.prefix, args.older_than)?;
             let mut known = HashSet::new();
             service.keys(&state, &parameters, &mut |value| {
