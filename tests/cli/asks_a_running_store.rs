@@ -157,7 +157,10 @@ fn an_answer_for_the_http_layer() {
 #[test]
 fn what_cannot_be_asked() {
     let running = Running::new();
-    running.run(&["verify", "x"]).fails(2, "need a directory");
+    // It is offered only where it works.
+    running.run(&["verify", "x"]).misused();
+    assert!(!run(&["verify", "--help"]).ok().contains("--url"));
+    assert!(run(&["resolve", "--help"]).ok().contains("--url"));
     running.run(&["get", SCOPE, "order-1", "--raw"]).fails(2, "needs the store's directory");
     run(&["list", "--url", "127.0.0.1:1"]).fails(2, "write it as http");
     run(&["list", "--url", "http://127.0.0.1:1/"]).fails(1, "is the service running");
@@ -170,4 +173,22 @@ fn what_cannot_be_asked() {
     assert_eq!(ran.code, 9, "{ran:?}");
     running.store.clone().close().unwrap();
     running.run(&["list"]).fails(1, "");
+}
+
+/// Nothing is printed of an answer that isn't one.
+#[test]
+fn a_refused_list_has_no_header() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let service = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        let head = "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+    });
+    let listed = run(&["list", "--url", &url]);
+    service.join().unwrap();
+    assert_eq!(listed.out, "");
+    listed.fails(9, "ONLYONCE_AUTHORIZATION");
 }

@@ -95,6 +95,7 @@ fn info_of_a_store_that_becomes_full() {
     }
     let text = run(&["info", path(dir.path())]).ok();
     assert!(text.contains("all used: new keys are refused"), "{text}");
+    assert!(text.contains(&format!("{SCOPE}: {} undecided keys", held.len())), "{text}");
     assert_eq!(space(&info())[1], held.len() as u64 * promised);
     // With answers as large as they may be, the segments are used up.
     held.iter_mut().for_each(|claim| claim.complete(&[7; 8192]).unwrap());
@@ -241,4 +242,51 @@ fn a_clock_that_is_accepted_as_it_is_ends_what_would_have_ended() {
     run(&["accept-clock", path(dir.path()), "--expire"]).ok();
     assert_eq!(run(&["info", path(dir.path()), "--json"]).json()["clock_held"], false);
     assert!(!run(&["export", path(dir.path())]).ok().contains("completed_at"));
+}
+
+#[test]
+fn columns_are_aligned() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path()).unwrap();
+    for (scope, key) in [("a", "a-long-key"), ("a-longer-scope", "k"), (&"x".repeat(200), "far")] {
+        let scope = onlyonce::Scope::of([scope]);
+        drop(store.begin(onlyonce::KeyRef::new(&scope, key).unwrap(), print()).unwrap());
+    }
+    store.close().unwrap();
+    let text = run(&["list", path(dir.path())]).ok();
+    let lines: Vec<_> = text.lines().collect();
+    let at = lines[0].find("KEY").unwrap();
+    let columns: Vec<_> = ["a-long-key", "k  "]
+        .map(|key| lines.iter().find_map(|line| line.rfind(&format!(" {key}")).map(|at| at + 1)))
+        .to_vec();
+    assert_eq!(columns, [Some(at), Some(at)], "{text}");
+    let whys: std::collections::BTreeSet<_> =
+        lines[1..].iter().filter(|l| !l.contains("far")).map(|line| line.find("  (")).collect();
+    assert_eq!(whys.len(), 1, "{text}");
+}
+
+/// A terminal may take U+009B for the beginning of a sequence.
+#[test]
+fn json_rules_no_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path()).unwrap();
+    let evil = "\u{9b}31m\u{202e}red";
+    claim(&store, "k").complete(evil.as_bytes()).unwrap();
+    store.close().unwrap();
+    for args in [&["list", path(dir.path()), "--json"][..], &["export", path(dir.path())]] {
+        let ran = run(args);
+        assert!(!ran.out.contains(['\u{9b}', '\u{202e}']), "{}", ran.out);
+        assert_eq!(ran.lines()[0]["response"], evil);
+    }
+}
+
+#[test]
+fn help_can_be_copied_into_a_shell() {
+    let words = ["info", "list", "get", "resolve", "resolve-many", "verify", "backup", "restore"];
+    let more = ["salvage", "export", "import", "accept-clock", "bench", "completions"];
+    for word in words.iter().chain(&more) {
+        let text = run(&[word, "--help"]).ok();
+        assert!(!text.contains('\\'), "{text}");
+    }
+    assert!(!run(&["--help"]).ok().contains('\\'));
 }

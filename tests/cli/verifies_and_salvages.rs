@@ -65,7 +65,14 @@ fn salvage_makes_a_store_of_what_is_left() {
     let new = dir.path().join("new");
     let text = run(&["salvage", path(&store), path(&new)]).ok();
     assert!(text.contains("ring") && text.contains("segment-000001"), "{text}");
-    assert_eq!(run(&["list", path(&new)]).out.lines().count(), 12);
+    let listed = run(&["list", path(&new)]);
+    assert_eq!(listed.out.lines().count(), 12);
+    // The copy has the damaged record too, and says so until it has expired.
+    listed.fails(5, "verify");
+    assert_eq!(run(&["verify", path(&new)]).code, 5);
+    assert_eq!(run(&["export", path(&new)]).code, 5);
+    run(&["get", path(&new), SCOPE, "order-6"]).ok();
+    run(&["info", path(&new)]).ok();
     let opened = options().open(&new).unwrap();
     let scope = scope();
     let key = |name| onlyonce::KeyRef::new(&scope, name).unwrap();

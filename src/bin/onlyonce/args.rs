@@ -26,17 +26,22 @@ pub struct Args {
     /// Answer in JSON: one object, or one object a line.
     #[arg(long, global = true)]
     pub json: bool,
+    /// Colours: on terminals, always, or never.
+    #[arg(long, global = true, value_enum, default_value = "auto")]
+    pub color: Color,
+}
+
+/// Whom to ask, if not the store's directory.
+#[derive(Group)]
+pub struct Ask {
     /// Ask the admin service of a running store at this address, instead of naming STORE:
-    /// http://127.0.0.1:8080/admin. With info, list, get, resolve and resolve-many.
+    /// http://127.0.0.1:8080/admin.
     #[arg(long, global = true, value_name = "URL")]
     pub url: Option<String>,
     /// A line to send to it, as "Authorization: Bearer ...". May be given several times.
     /// $ONLYONCE_AUTHORIZATION is sent as Authorization, and is not seen by other users.
     #[arg(long = "url-header", global = true, value_name = "LINE")]
     pub url_headers: Vec<String>,
-    /// Colours: on terminals, always, or never.
-    #[arg(long, global = true, value_enum, default_value = "auto")]
-    pub color: Color,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -59,7 +64,7 @@ impl Color {
 #[derive(Subcommand)]
 pub enum Command {
     /// Shows sizes, keys by state, the format, and which process has the store open.
-    Info(Of),
+    Info(Info),
     /// Lists the keys, undecided ones first.
     List(List),
     /// Shows everything that is known of one key.
@@ -91,6 +96,28 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whom to ask, where a running store can be asked.
+    pub fn ask(&self) -> Option<&Ask> {
+        match self {
+            Command::Info(info) => Some(&info.ask),
+            Command::List(list) => Some(&list.ask),
+            Command::Get(get) => Some(&get.ask),
+            Command::Resolve(resolve) => Some(&resolve.ask),
+            Command::ResolveMany(many) => Some(&many.ask),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Group)]
+pub struct Info {
+    #[command(flatten)]
+    pub of: Of,
+    #[command(flatten)]
+    pub ask: Ask,
+}
+
 #[derive(Group)]
 pub struct Of {
     /// The store's directory.
@@ -110,6 +137,8 @@ pub enum Wanted {
 pub struct List {
     #[command(flatten)]
     pub of: Of,
+    #[command(flatten)]
+    pub ask: Ask,
     /// Only keys in this state.
     #[arg(long, value_enum)]
     pub state: Option<Wanted>,
@@ -141,6 +170,8 @@ pub struct Named {
 pub struct Get {
     #[command(flatten)]
     pub named: Named,
+    #[command(flatten)]
+    pub ask: Ask,
     /// Write the response as it is stored, and nothing else.
     #[arg(long, conflicts_with = "json")]
     pub raw: bool,
@@ -151,6 +182,8 @@ pub struct Get {
 pub struct Resolve {
     #[command(flatten)]
     pub named: Named,
+    #[command(flatten)]
+    pub ask: Ask,
     /// Only if the key's last attempt is still the one with this token, which `get` prints. Without
     /// it another attempt may have had an effect since you looked.
     #[arg(long, global = true, value_name = "TOKEN", value_parser = parse_token)]
@@ -183,6 +216,8 @@ pub enum Why {
 pub struct ResolveMany {
     #[command(flatten)]
     pub of: Of,
+    #[command(flatten)]
+    pub ask: Ask,
     /// Only keys that are in this file, a line each as `list --json` prints them; - for stdin.
     #[arg(long, global = true, value_name = "FILE")]
     pub keys: Option<PathBuf>,

@@ -1,11 +1,17 @@
 //! `accept-clock`: an operator says what a clock that the store holds means.
 
-use super::{args::AcceptClock as Args, fail::Failure, out::Out, owner, units::date};
-use onlyonce::{AcceptClock, Durability, inspect::Inspection};
+use super::{
+    args::AcceptClock as Args,
+    fail::Failure,
+    out::{Out, inspect},
+    owner,
+    units::date,
+};
+use onlyonce::{AcceptClock, Durability};
 use serde_json::json;
 
 pub fn accept(args: &Args, out: &mut Out) -> Result<(), Failure> {
-    let info = Inspection::open(&args.of.store)?.info();
+    let info = inspect(&args.of.store)?.info();
     let accept = match args.how.keep_windows {
         true => AcceptClock::KeepingWindows,
         false => AcceptClock::AsIs,

@@ -3,13 +3,10 @@
 use super::{
     args::{Backup, FromTo},
     fail::Failure,
-    out::{BAD, Out},
+    out::{BAD, Busy, Out, inspect},
     units::{date, many, size},
 };
-use onlyonce::{
-    backup::{self, BackupOptions},
-    inspect::Inspection,
-};
+use onlyonce::backup::{self, BackupOptions};
 use serde_json::json;
 
 pub fn backup(args: &Backup, out: &mut Out) -> Result<(), Failure> {
@@ -18,14 +15,19 @@ pub fn backup(args: &Backup, out: &mut Out) -> Result<(), Failure> {
     if let Some(earlier) = &args.since {
         options = options.since(earlier);
     }
-    let done = Inspection::open(from)?.backup(to, &options)?;
+    let inspection = inspect(from)?;
+    let copying = Busy::with("copying the store");
+    let done = inspection.backup(to, &options)?;
+    drop(copying);
     say(&done, args.from_to.to.display(), out)?;
     super::list::told(from, &done.problems)
 }
 
 pub fn salvage(args: &FromTo, out: &mut Out) -> Result<(), Failure> {
-    let inspection = Inspection::open(&args.from)?;
+    let inspection = inspect(&args.from)?;
+    let copying = Busy::with("copying what can be read");
     let done = inspection.salvage(&args.to)?;
+    drop(copying);
     if !out.json {
         for problem in &done.problems {
             out.line(format_args!("{BAD}lost or damaged{BAD:#} {problem}"))?;
@@ -60,7 +62,9 @@ fn say(done: &backup::Backup, to: impl std::fmt::Display, out: &mut Out) -> Resu
 }
 
 pub fn restore(args: &FromTo, out: &mut Out) -> Result<(), Failure> {
+    let copying = Busy::with("copying and checking the backup");
     let bytes = backup::restore(&args.from, &args.to)?;
+    drop(copying);
     let to = args.to.display();
     match out.json {
         true => out.value(&json!({ "to": to.to_string(), "copied_bytes": bytes })),

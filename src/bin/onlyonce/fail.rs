@@ -1,6 +1,7 @@
 //! How a command fails: one line that says what to do next, and an exit code.
 
-use onlyonce::{BeginError, ClaimError, OpenError, backup::BackupError, inspect::Problem};
+use super::out::escaped;
+use onlyonce::{BeginError, ClaimError, Full, OpenError, backup::BackupError, inspect::Problem};
 use serde_json::json;
 use std::{fmt::Display, io, process::ExitCode};
 
@@ -50,7 +51,7 @@ impl Failure {
         // One line, whatever an operating system or a file's name has put into it.
         let line = line.replace('\n', " ");
         if json {
-            eprintln!("{}", json!({ "error": line, "code": code as u8 }));
+            eprintln!("{}", escaped(&json!({ "error": line, "code": code as u8 })));
         } else {
             let style = anstyle::AnsiColor::Red.on_default().bold();
             anstream::eprintln!("{style}onlyonce:{style:#} {line}");
@@ -150,12 +151,17 @@ impl From<ClaimError> for Failure {
                 return Failure::new(Code::Refused, format!("the key is {state}; add --force"));
             }
             ClaimError::AlreadyCompleted => {
-                let line = "the key is already completed: see `onlyonce get`; `resolve ... replace` changes its answer";
+                let line = "the key is already completed: see `onlyonce get`; `resolve ... replace` \
+                            changes its answer";
                 return Failure::new(Code::Refused, line);
             }
-            ClaimError::StoreFull(_) => {
-                let line = format!("{error}; let records expire, or open it with more capacity");
-                return Failure::new(Code::NoRoom, line);
+            ClaimError::StoreFull(full) => {
+                let next = match full {
+                    Full::Disk => "free some, or let records expire",
+                    Full::Claims => "decide some, or open it with larger max_claims",
+                    _ => "let records expire, or open it with more capacity",
+                };
+                return Failure::new(Code::NoRoom, format!("{error}; {next}"));
             }
             ClaimError::Damaged => {
                 let line = "the key's record is damaged; `onlyonce verify` says where, and `onlyonce \

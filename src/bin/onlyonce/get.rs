@@ -5,20 +5,16 @@ use super::{
     fail::{Code, Failure},
     item::{state_of, to_json},
     names::{parse_key, parse_scope, show_key, show_scope, visible},
-    out::{DIM, Out},
+    out::{DIM, Out, inspect},
     resolve::read_by,
     units::{date, size, span},
 };
-use onlyonce::{
-    KeyRef, State,
-    http::StoredAnswer,
-    inspect::{Inspection, Item},
-};
+use onlyonce::{KeyRef, State, http::StoredAnswer, inspect::Item};
 
 pub fn run(get: &Get, out: &mut Out) -> Result<(), Failure> {
     let (scope, key) = (parse_scope(&get.named.scope)?, parse_key(&get.named.key)?);
     let key_ref = KeyRef::new(&scope, &key).expect("parsed");
-    let inspection = Inspection::open(&get.named.of.store)?;
+    let inspection = inspect(&get.named.of.store)?;
     let now = inspection.info().now_ms;
     let Some(item) = inspection.get(key_ref)? else {
         let line = format!(

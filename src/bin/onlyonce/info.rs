@@ -3,7 +3,8 @@
 use super::{
     args::Of,
     fail::Failure,
-    out::{BAD, GOOD, Out, WARN},
+    names::show_scope,
+    out::{BAD, GOOD, Out, WARN, inspect},
     units::{count, date, many, size, span},
 };
 use onlyonce::{
@@ -11,13 +12,27 @@ use onlyonce::{
     inspect::{Info, Inspection},
 };
 use serde_json::json;
+use std::collections::BTreeMap;
 
 pub fn run(of: &Of, out: &mut Out) -> Result<(), Failure> {
-    let info = Inspection::open(&of.store)?.info();
+    let inspection = inspect(&of.store)?;
+    let info = inspection.info();
     match out.json {
         true => as_json(&info, out),
-        false => as_text(&info, out),
+        false => as_text(&info, &inspection, out),
     }
+}
+
+/// The scopes with the most undecided keys, most first.
+fn most_undecided(inspection: &Inspection) -> Vec<(String, u64)> {
+    let mut scopes: BTreeMap<String, u64> = BTreeMap::new();
+    for item in inspection.undecided() {
+        *scopes.entry(show_scope(item.entry.key.scope())).or_default() += 1;
+    }
+    let mut scopes: Vec<_> = scopes.into_iter().collect();
+    scopes.sort_by_key(|(_, keys)| std::cmp::Reverse(*keys));
+    scopes.truncate(8);
+    scopes
 }
 
 fn durability(info: &Info) -> String {
@@ -48,7 +63,7 @@ fn space(info: &Info) -> String {
     text
 }
 
-fn as_text(info: &Info, out: &mut Out) -> Result<(), Failure> {
+fn as_text(info: &Info, inspection: &Inspection, out: &mut Out) -> Result<(), Failure> {
     out.row("store", &info.place)?;
     match info.owner {
         Some(process) => out.row("open", format_args!("by process {process}"))?,
@@ -96,13 +111,21 @@ fn as_text(info: &Info, out: &mut Out) -> Result<(), Failure> {
         ),
     )?;
     out.row("space", space(info))?;
-    let all_used = if info.in_flight + info.interrupted < info.claims_max {
-        String::new()
-    } else {
+    let used = info.in_flight + info.interrupted;
+    let how_full = if used >= info.claims_max {
         format!("; {BAD}all used{BAD:#}: new keys are refused until some are decided")
+    } else if used * 5 >= info.claims_max * 4 {
+        format!("; {WARN}nearly used up{WARN:#}: {} keys are undecided", count(used))
+    } else {
+        String::new()
     };
     let claims = (size(info.claims_bytes), count(info.claims_max));
-    out.row("claims", format_args!("{}, room for {}{all_used}", claims.0, claims.1))?;
+    out.row("claims", format_args!("{}, room for {}{how_full}", claims.0, claims.1))?;
+    if !how_full.is_empty() {
+        for (scope, keys) in most_undecided(inspection) {
+            out.line(format_args!("            {scope}: {}", many(keys, "undecided key")))?;
+        }
+    }
     if info.torn_claims > 0 {
         let torn = info.torn_claims;
         out.row(

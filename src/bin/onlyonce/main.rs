@@ -40,7 +40,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// With `--url` no STORE is named: the address takes its place, so that the others keep theirs.
+/// With `--url` no STORE is named: the address takes its place, so that the others keep theirs. The
+/// options that say whom to ask are the subcommand's, and may be given before it, too.
 fn with_store(mut words: Vec<OsString>) -> Vec<OsString> {
     let url = words.iter().enumerate().find_map(|(at, word)| match word.to_str()? {
         "--url" => words.get(at + 1).cloned(),
@@ -48,18 +49,39 @@ fn with_store(mut words: Vec<OsString>) -> Vec<OsString> {
     });
     let asks = ["info", "list", "get", "resolve", "resolve-many"];
     let at = words.iter().skip(1).position(|word| asks.iter().any(|asked| word == asked));
-    if let (Some(url), Some(at)) = (url, at) {
-        words.insert(at + 2, url);
+    let Some(at) = at.map(|at| at + 1) else { return words };
+    let mut before: Vec<OsString> = Vec::new();
+    let mut moved: Vec<OsString> = Vec::new();
+    let mut rest = words.drain(..at);
+    while let Some(word) = rest.next() {
+        match word.to_str() {
+            Some("--url" | "--url-header") => {
+                moved.push(word);
+                moved.extend(rest.next());
+            }
+            Some(joined) if joined.starts_with("--url=") || joined.starts_with("--url-header=") => {
+                moved.push(word);
+            }
+            _ => before.push(word),
+        }
     }
-    words
+    drop(rest);
+    let asked = words.remove(0);
+    before.push(asked);
+    before.extend(url);
+    before.extend(moved);
+    before.extend(words);
+    before
 }
 
 fn run(args: Args, out: &mut Out) -> Result<(), Failure> {
-    if let Some(url) = &args.url {
-        return remote::run(url, &args, out);
+    if let Some(ask) = args.command.ask()
+        && let Some(url) = &ask.url
+    {
+        return remote::run(url, ask, &args.command, out);
     }
     match args.command {
-        Command::Info(of) => info::run(&of, out),
+        Command::Info(info) => info::run(&info.of, out),
         Command::List(list) => list::run(&list, out),
         Command::Get(get) => get::run(&get, out),
         Command::Resolve(resolve) => resolve::run(&resolve, out),

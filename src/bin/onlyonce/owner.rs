@@ -1,6 +1,6 @@
 //! Opening a store to change it.
 
-use super::fail::Failure;
+use super::{fail::Failure, out::Busy};
 use onlyonce::{AcceptClock, Durability, Options, Store, inspect::Info};
 use std::{path::Path, time::Duration};
 
@@ -39,6 +39,7 @@ pub fn open_at(
     if info.jump_max_ms > 0 {
         options = options.clock_jump_max(Duration::from_millis(info.jump_max_ms));
     }
+    let _busy = Busy::with("opening the store");
     Ok(options.open(&info.place)?)
 }
 

@@ -1,10 +1,11 @@
 //! `--url`: the same questions, put to the admin service of a running store.
 
 use super::{
-    args::{Args, Command, Get, How, List, Resolve, Wanted, parse_header},
+    args::{Ask, Command, Get, How, List, Resolve, Wanted, parse_header},
     fail::{Code, Failure},
+    list::{Row, Table, style_of},
     names::{parse_key, parse_scope, visible},
-    out::{BAD, BOLD, DIM, GOOD, Out, WARN},
+    out::{BAD, DIM, GOOD, Out},
     resolve::{self, Decision},
     resolve_many,
     units::{date, many, size, span},
@@ -24,19 +25,15 @@ pub struct Remote {
     agent: ureq::Agent,
 }
 
-pub fn run(url: &str, args: &Args, out: &mut Out) -> Result<(), Failure> {
-    let remote = Remote::new(url, args)?;
-    match &args.command {
+pub fn run(url: &str, ask: &Ask, command: &Command, out: &mut Out) -> Result<(), Failure> {
+    let remote = Remote::new(url, ask)?;
+    match command {
         Command::Info(_) => remote.info(out),
         Command::List(list) => remote.list(list, out),
         Command::Get(get) => remote.get_key(get, out),
         Command::Resolve(resolve) => remote.resolve(resolve, out),
         Command::ResolveMany(many) => resolve_many::run_at(&remote, many, out),
-        _ => {
-            let line = "--url goes with info, list, get, resolve and resolve-many; the others need a \
-                        directory";
-            Err(Failure::new(Code::Misused, line))
-        }
+        _ => unreachable!("the others have no --url"),
     }
 }
 
@@ -71,13 +68,13 @@ fn to_bytes(text: &str) -> Vec<u8> {
 }
 
 impl Remote {
-    fn new(url: &str, args: &Args) -> Result<Self, Failure> {
+    fn new(url: &str, ask: &Ask) -> Result<Self, Failure> {
         if !url.starts_with("http://") && !url.starts_with("https://") {
             let line = format!("{url} is not an address; write it as http://127.0.0.1:8080/admin");
             return Err(Failure::new(Code::Misused, line));
         }
         let mut headers = Vec::new();
-        for line in &args.url_headers {
+        for line in &ask.url_headers {
             let (name, value) = parse_header(line)
                 .map_err(|why| Failure::new(Code::Misused, format!("--url-header: {why}")))?;
             let value = value.to_str().unwrap_or_default().to_owned();
@@ -232,17 +229,16 @@ impl Remote {
             Some(state) => &[state_name(state)],
         };
         let parameters = selection(&list.scope, &list.prefix, list.older_than)?;
-        if !out.json {
-            let (state, age, attempts) = ("STATE", "FOR", "ATTEMPTS");
-            out.line(format_args!("{BOLD}{state:<12}{age:>8} {attempts:>9}  SCOPE KEY{BOLD:#}"))?;
-        }
-        let mut listed = 0;
+        let mut table = Table::default();
         let done = self.keys(states, &parameters, &mut |key| {
-            listed += 1;
-            show_line(key, out)
+            let key = renamed(key);
+            match out.json {
+                true => out.value(&key),
+                false => table.add(row(&key), out),
+            }
         });
-        if !out.json && listed == 0 {
-            out.line(format_args!("{DIM}no keys{DIM:#}"))?;
+        if !out.json && (done.is_ok() || !table.is_empty()) {
+            table.end(out)?;
         }
         done
     }
@@ -354,25 +350,17 @@ fn renamed(key: &Value) -> Value {
     key
 }
 
-fn show_line(key: &Value, out: &mut Out) -> Result<(), Failure> {
-    let key = renamed(key);
-    if out.json {
-        return out.value(&key);
+fn row(key: &Value) -> Row {
+    let state = text_of(key, "state");
+    Row {
+        style: style_of(state),
+        state: visible(state),
+        age: span(key["age_ms"].as_u64().unwrap_or(0)),
+        attempts: key["attempts"].to_string(),
+        scope: visible(text_of(key, "scope")),
+        key: visible(text_of(key, "key")),
+        more: key["reason"].as_str().map(visible),
     }
-    let state = text_of(&key, "state");
-    let style = match state {
-        "completed" => GOOD,
-        "in-flight" => WARN,
-        _ => BAD,
-    };
-    let (age, attempts) = (span(key["age_ms"].as_u64().unwrap_or(0)), &key["attempts"]);
-    let (scope, name) = (visible(text_of(&key, "scope")), visible(text_of(&key, "key")));
-    let why = key["reason"].as_str().map(|why| format!("  ({})", visible(why)));
-    let why = why.unwrap_or_default();
-    out.line(format_args!(
-        "{style}{:<12}{style:#}{age:>8} {attempts:>9}  {scope} {name}{DIM}{why}{DIM:#}",
-        visible(state)
-    ))
 }
 
 fn show(key: &Value, out: &mut Out) -> Result<(), Failure> {

@@ -4,14 +4,13 @@ use super::{
     args::{Answer, Header, How, Layer, Resolve},
     fail::{Code, Failure},
     names::{parse_key, parse_scope},
-    out::Out,
+    out::{Out, inspect},
     owner,
     remote::to_text,
     transfer::read_input,
 };
 use onlyonce::{
     ClaimError, Completion, Durability, Entry, KeyRef, Resolution, State, http::StoredAnswer,
-    inspect::Inspection,
 };
 use serde_json::{Value, json};
 
@@ -115,7 +114,7 @@ pub fn run(args: &Resolve, out: &mut Out) -> Result<(), Failure> {
     let (scope, key) = (parse_scope(&args.named.scope)?, parse_key(&args.named.key)?);
     let key_ref = KeyRef::new(&scope, &key).expect("parsed");
     let decision = Decision::of(&args.how)?;
-    let inspection = Inspection::open(&args.named.of.store)?;
+    let inspection = inspect(&args.named.of.store)?;
     // What doesn't read, the opened store says.
     if let Ok(Some(item)) = inspection.get(key_ref)
         && let completed = matches!(item.entry.state, State::Completed(_))

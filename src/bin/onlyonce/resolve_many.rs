@@ -6,7 +6,7 @@ use super::{
     item::since,
     list::told,
     names::{parse_key, parse_scope, show_key, show_scope, visible},
-    out::{BAD, DIM, Out, WARN},
+    out::{BAD, DIM, Out, WARN, inspect},
     owner,
     remote::{self, Remote},
     resolve::{self, Decision},
@@ -247,7 +247,7 @@ const ANOTHER: &str = "another attempt has been made since it was listed";
 pub fn run(args: &ResolveMany, out: &mut Out) -> Result<(), Failure> {
     let decision = Decision::of(&args.how)?;
     let wish = Wish::of(args, &decision)?;
-    let inspection = Inspection::open(&args.of.store)?;
+    let inspection = inspect(&args.of.store)?;
     let info = inspection.info();
     let plan = select(&wish, &inspection, info.now_ms)?;
     drop(inspection);

@@ -6,18 +6,18 @@ use super::{
     item::to_json,
     list::told,
     names::{parse_key, parse_scope, take_bytes, unhex},
-    out::Out,
+    out::{Busy, Out, inspect},
     owner,
     units::count,
 };
 use onlyonce::{
     Begin, Clock, Completion, Durability, Fingerprint, KeyRef, OpenError, Resolution, Retention,
-    Scope, Store, SystemClock, inspect::Inspection,
+    Scope, Store, SystemClock,
 };
 use serde_json::{Map, Value, json};
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader, IsTerminal, Read},
     path::Path,
     time::Duration,
 };
@@ -26,7 +26,7 @@ use std::{
 const CAPACITY: u64 = 8 << 30;
 
 pub fn export(of: &Of, out: &mut Out) -> Result<(), Failure> {
-    let inspection = Inspection::open(&of.store)?;
+    let inspection = inspect(&of.store)?;
     let mut damaged = inspection.problems().to_vec();
     // Of a store that doesn't believe the wall clock, times are written by the wall clock, which
     // `import` compares them with.
@@ -35,6 +35,8 @@ pub fn export(of: &Of, out: &mut Out) -> Result<(), Failure> {
         true => SystemClock.wall_ms().saturating_sub(info.now_ms),
         false => 0,
     };
+    // Lines on a terminal are progress enough.
+    let exporting = (!io::stdout().is_terminal()).then(|| Busy::with("exporting"));
     for item in inspection.items() {
         match item {
             Ok(item) => {
@@ -50,6 +52,7 @@ pub fn export(of: &Of, out: &mut Out) -> Result<(), Failure> {
         }
     }
     out.finish()?;
+    drop(exporting);
     told(&of.store, &damaged)
 }
 
@@ -97,7 +100,7 @@ enum What {
 pub fn import(args: &Import, out: &mut Out) -> Result<(), Failure> {
     let lines = input(&args.file)?;
     let durability = Durability::Buffered { max_delay: Duration::from_secs(1) };
-    let store = match Inspection::open(&args.of.store) {
+    let store = match inspect(&args.of.store) {
         Err(OpenError::NoStore { .. }) if args.create => owner::create(&args.of.store, durability)?,
         Err(OpenError::NoStore { place }) => {
             let line = format!("{place} holds no store; --create creates one");
@@ -111,9 +114,11 @@ pub fn import(args: &Import, out: &mut Out) -> Result<(), Failure> {
         }
     };
     let mut counts = Counts::default();
+    let importing = Busy::with("importing");
     let done = import_lines(&store, lines, &mut counts, args);
     // The imported records are durable from here on.
     let closed = store.close();
+    drop(importing);
     done?;
     closed?;
     let Counts { imported, known, expired } = counts;

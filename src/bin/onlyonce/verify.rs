@@ -4,14 +4,14 @@ use super::{
     args::Of,
     fail::{Code, Failure},
     names::{show_key, show_scope},
-    out::{BAD, GOOD, Out, progress},
+    out::{BAD, GOOD, Out, inspect, progress},
     units::{many, size},
 };
-use onlyonce::inspect::{Inspection, Problem};
+use onlyonce::inspect::Problem;
 use serde_json::json;
 
 pub fn run(of: &Of, out: &mut Out) -> Result<(), Failure> {
-    let inspection = Inspection::open(&of.store)?;
+    let inspection = inspect(&of.store)?;
     let bar = progress(0);
     let report = inspection.verify(|progress| {
         bar.set_length(progress.total);
