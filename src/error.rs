@@ -238,8 +238,12 @@ pub enum Retry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Full {
-    /// Space in segments: the largest response that the claim may store doesn't fit.
+    /// `Options::capacity`: the largest response that the claim may store doesn't fit the segments,
+    /// which take all that it allows.
     Space,
+    /// The disk, a quota, or the largest file that the system allows: another segment is needed,
+    /// and there is no room for it. Records that expire make room too.
+    Disk,
     /// The claims file: as many keys are undecided as it has room for.
     Claims,
     /// The scope's share of the keys that can be undecided or interrupted, or of the space that can
@@ -250,9 +254,10 @@ pub enum Full {
 impl std::fmt::Display for Full {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Full::Space => "no space is left for another response",
-            Full::Claims => "too many keys are undecided",
-            Full::Scope => "too many keys of this scope are undecided",
+            Full::Space => "the capacity has no room for another response",
+            Full::Disk => "the disk has no room for another segment",
+            Full::Claims => "the claims file has no room: too many keys are undecided",
+            Full::Scope => "this scope has its share: too many of its keys are undecided",
         })
     }
 }
@@ -290,8 +295,8 @@ pub enum BeginError {
     /// The claim's terms are out of bounds.
     #[error("{what}")]
     Terms {
-        /// The term, and the values that are allowed.
-        what: &'static str,
+        /// The term with its value, and the values that are allowed.
+        what: String,
     },
     /// This process was forked after the store was opened, so the store is its parent's. The call
     /// changed nothing.
@@ -365,8 +370,8 @@ pub enum ClaimError {
     /// The retention of a completion is out of bounds. The claim is still held.
     #[error("{what}")]
     Terms {
-        /// The term, and the values that are allowed.
-        what: &'static str,
+        /// The term with its value, and the values that are allowed.
+        what: String,
     },
     /// There is no room for a checkpoint or for the answer of a failure. The claim is still held.
     #[error("the store is full: {0}")]

@@ -138,7 +138,7 @@ pub use limits::RESPONSE_BYTES_MAX;
 pub use options::{Durability, Options, Recovery};
 pub use record::{Reason, Record, Retention};
 pub use spi::{Completion, IdempotencyStore, Terms};
-pub use stats::Stats;
+pub use stats::{ScopeUse, Stats};
 pub use store::any::AnyStore;
 pub use store::async_store::AsyncStore;
 pub use store::claim::{Begin, Claim, Interrupted, Pending};

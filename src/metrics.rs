@@ -18,6 +18,7 @@
 //! nothing happens. Times are measured from the first `Publisher::new` on.
 
 use crate::{
+    error::Full,
     observe::{Counts, Timed},
     stats::Stats,
     store::{Store, WeakStore},
@@ -47,7 +48,7 @@ enum Kind {
 use Kind::*;
 
 /// Every name, with its kind, unit and what it means.
-const NAMES: [(&str, Kind, Unit, &str); 26] = [
+const NAMES: [(&str, Kind, Unit, &str); 30] = [
     ("onlyonce_begins_total", Counter, Unit::Count, "Begins, by outcome."),
     ("onlyonce_ends_total", Counter, Unit::Count, "Ends of attempts, by how."),
     ("onlyonce_fenced_total", Counter, Unit::Count, "Holders fenced: perhaps executed twice."),
@@ -92,6 +93,10 @@ const NAMES: [(&str, Kind, Unit, &str); 26] = [
     ),
     ("onlyonce_claim_cells_free", Gauge, Unit::Count, "Cells of the claims file that are free."),
     ("onlyonce_index_bytes", Gauge, Unit::Bytes, "Memory that the index takes."),
+    ("onlyonce_full_of", Gauge, Unit::Count, "1: the store is full of this."),
+    ("onlyonce_full_seconds", Gauge, Unit::Seconds, "How long the store has been full."),
+    ("onlyonce_claims_max", Gauge, Unit::Count, "Keys that can be undecided at a time."),
+    ("onlyonce_exhausted_keys", Gauge, Unit::Count, "Interrupted keys without attempts left."),
     ("onlyonce_poisoned", Gauge, Unit::Count, "1: a write or sync failed, open the store again."),
     ("onlyonce_clock_held", Gauge, Unit::Count, "1: the wall clock is not believed."),
     ("onlyonce_damaged_places", Gauge, Unit::Count, "Damage that the opening passed over."),
@@ -250,6 +255,19 @@ impl Publisher {
         show("onlyonce_claim_cells_free", stats.cells_free as f64);
         show("onlyonce_index_bytes", stats.index_bytes as f64);
         show("onlyonce_full", f64::from(u8::from(stats.full.is_some())));
+        let full = stats.full.is_some();
+        for (what, is) in [
+            ("capacity", stats.full_of == Some(Full::Space)),
+            ("disk", stats.full_of == Some(Full::Disk)),
+            ("claims", stats.full_of == Some(Full::Claims)),
+            ("system", full && stats.full_of.is_none()),
+        ] {
+            gauge!("onlyonce_full_of", self.labelled("what", what)).set(f64::from(u8::from(is)));
+        }
+        let full_ms = stats.now_ms.saturating_sub(stats.full_since_ms);
+        show("onlyonce_full_seconds", if full { full_ms as f64 / 1e3 } else { 0.0 });
+        show("onlyonce_claims_max", stats.claims_max as f64);
+        show("onlyonce_exhausted_keys", stats.exhausted_keys as f64);
         show("onlyonce_poisoned", f64::from(u8::from(stats.poisoned.is_some())));
         show("onlyonce_clock_held", f64::from(u8::from(stats.clock_held)));
         show("onlyonce_damaged_places", stats.damaged_places as f64);

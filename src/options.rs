@@ -334,7 +334,7 @@ impl Options {
         let ms = |d: Duration| d.as_millis().min(u64::MAX as u128) as u64;
         let lease = ms(self.lease);
         if !(1..=LEASE_MAX_MS).contains(&lease) {
-            return Err(OpenError::options("the lease must be 1 ms to 30 days"));
+            return Err(OpenError::options(lease_out_of_bounds(self.lease)));
         }
         check_retention(self.retention, lease).map_err(OpenError::options)?;
         if let Some(window) = self.interrupted_retention
@@ -343,7 +343,10 @@ impl Options {
             return Err(OpenError::options("interrupted_retention must be 1 ms to ten years"));
         }
         if self.execution_limit < self.lease {
-            return Err(OpenError::options("execution_limit must be at least the lease"));
+            return Err(OpenError::options(format!(
+                "execution_limit must be at least the lease: it is {:?}, the lease is {:?}",
+                self.execution_limit, self.lease
+            )));
         }
         if ms(self.execution_limit) > LEASE_MAX_MS {
             return Err(OpenError::options("execution_limit must be at most 30 days"));
@@ -383,7 +386,8 @@ impl Options {
         if self.capacity < segment_min {
             return Err(OpenError::options(format!(
                 "the capacity must be at least one segment, {segment_min} bytes with this \
-                 max_response",
+                 max_response, and it is {}",
+                self.capacity
             )));
         }
         let ring = self.ring_bytes.unwrap_or(4 * MIB).max(four);
@@ -416,16 +420,40 @@ pub(crate) struct Sizes {
 }
 
 /// The rule for every retention, of a store, a claim or a completion.
-pub(crate) fn check_retention(retention: Retention, lease_ms: u64) -> Result<(), &'static str> {
-    let (replay, remember) = (retention.replay_for.as_millis(), retention.remember_for.as_millis());
-    if replay < 1 || replay < u128::from(lease_ms) {
-        return Err("a retention must be at least 1 ms and at least the lease");
+pub(crate) fn check_retention(retention: Retention, lease_ms: u64) -> Result<(), String> {
+    let Retention { replay_for, remember_for } = retention;
+    let (replay, remember) = (replay_for.as_millis(), remember_for.as_millis());
+    if replay < 1 {
+        return Err(format!("a retention must be at least 1 ms, and replay_for is {replay_for:?}"));
+    }
+    if replay < u128::from(lease_ms) {
+        let lease = Duration::from_millis(lease_ms);
+        return Err(format!(
+            "a retention must be at least the lease: replay_for is {replay_for:?}, the lease is \
+             {lease:?}"
+        ));
     }
     if remember < replay {
-        return Err("remember_for must be at least replay_for");
+        return Err(format!(
+            "remember_for must be at least replay_for: it is {remember_for:?}, and replay_for is \
+             {replay_for:?}"
+        ));
     }
     if remember > u128::from(RETENTION_MAX_MS) {
-        return Err("a retention is at most ten years");
+        let most = Duration::from_millis(RETENTION_MAX_MS);
+        return Err(format!(
+            "a retention is at most ten years ({most:?}), and remember_for is {remember_for:?}"
+        ));
     }
     Ok(())
+}
+
+/// The message for a lease that is out of bounds.
+pub(crate) fn lease_out_of_bounds(lease: Duration) -> String {
+    format!("a lease is 1 ms to 30 days, and this one is {lease:?}")
+}
+
+/// The message for a reserve that no response of the store takes.
+pub(crate) fn reserve_too_large(reserve: u32, max_response: usize) -> String {
+    format!("reserve is {reserve} bytes, more than max_response, which is {max_response}")
 }

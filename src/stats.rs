@@ -1,6 +1,6 @@
 //! Counters, and the figures that a store shows.
 
-use crate::{limits::SHARDS, sync};
+use crate::{error::Full, limits::SHARDS, sync};
 use crossbeam_utils::CachePadded;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -82,6 +82,23 @@ impl Holders {
     }
 }
 
+/// The claims file is nearly used up below this part of it.
+pub(crate) const CLAIMS_LOW: u64 = 5;
+/// The number of scopes that are named.
+pub(crate) const SCOPES_SHOWN: usize = 8;
+
+/// The undecided keys of one scope.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ScopeUse {
+    /// The scope's hash under a secret of the store, as events have it.
+    pub scope: u64,
+    /// Keys in flight or interrupted.
+    pub undecided: u64,
+    /// Those of them that are interrupted.
+    pub interrupted: u64,
+}
+
 /// The figures of a store at one moment. Counts are since it was opened; sizes are in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -98,6 +115,8 @@ pub struct Stats {
     /// How long the oldest interrupted key has been interrupted, in milliseconds; 0 if there is
     /// none.
     pub oldest_interrupted_ms: u64,
+    /// Interrupted keys whose attempts are used up: they stay so until an operator decides.
+    pub exhausted_keys: u64,
     /// Handles of claims that exist.
     pub holders: u64,
     /// Callers that wait for a key in flight (not for the sync of its completion).
@@ -150,6 +169,9 @@ pub struct Stats {
     /// no room, the system refuses another file (its message), or undecided keys take all cells of
     /// the claims file. `None` if one can be granted.
     pub full: Option<String>,
+    /// Of what it is full; `None` if it isn't, or if the system refuses another file for another
+    /// reason than room.
+    pub full_of: Option<Full>,
     /// Since when the store has been full, in milliseconds since 1970; 0 if it isn't.
     pub full_since_ms: u64,
 
@@ -175,6 +197,12 @@ pub struct Stats {
     pub claims_max: u64,
     /// Cells of the claims file that are free.
     pub cells_free: u64,
+    /// Less than a fifth of the claims file is left. At a thousand new keys a second that stay
+    /// undecided, the rest of the default size lasts three seconds.
+    pub claims_low: bool,
+    /// The scopes with the most undecided keys, most first, at most eight; empty unless
+    /// [`claims_low`](Self::claims_low).
+    pub scopes: Vec<ScopeUse>,
     /// Bytes of memory that the index's tables take.
     pub index_bytes: u64,
     /// The duration of the opening, in milliseconds.

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     display as names,
+    error::Full,
     observe::{Counts, Timed, alarms::Alarm, events::KeyHash},
     stats::{Count, Stats},
     store::Store,
@@ -13,7 +14,7 @@ use crate::{
 };
 use http::StatusCode;
 use serde_json::{Value, json};
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 /// Everything that the page shows beside keys.
 pub(super) fn stats(store: &Store, config: &Config) -> Value {
@@ -49,10 +50,26 @@ pub(super) fn stats(store: &Store, config: &Config) -> Value {
         "health": troubles(&stats, engine.draining.load(Ordering::Acquire)),
         "counts": counts(&stats),
         "now": sizes(&stats),
+        "scopes": scopes(store, &stats),
         "times": times,
         "alarms": alarms,
         "mismatches": mismatches,
     })
+}
+
+/// The scopes with the most undecided keys, by name, where claims are nearly used up.
+fn scopes(store: &Store, stats: &Stats) -> Vec<Value> {
+    if !stats.claims_low {
+        return Vec::new();
+    }
+    let shown = |(scope, of): (Box<[u8]>, crate::stats::ScopeUse)| {
+        let hash = KeyHash(store.same_engine().index.hasher().scope(&scope)).to_string();
+        json!({
+            "scope": names::of_scope(&scope), "shown": shown_scope(&scope), "hash": hash,
+            "undecided": of.undecided, "interrupted": of.interrupted,
+        })
+    };
+    store.same_engine().scopes_by_use().into_iter().map(shown).collect()
 }
 
 const STEPS: [(Timed, &str); 7] = [
@@ -129,7 +146,11 @@ fn sizes(stats: &Stats) -> Value {
         "damaged_places": stats.damaged_places,
         "clock_held": stats.clock_held,
         "full": stats.full,
+        "full_of": full_of(stats),
         "full_since_ms": stats.full_since_ms,
+        "claims_max": stats.claims_max,
+        "claims_low": stats.claims_low,
+        "exhausted_keys": stats.exhausted_keys,
         "poisoned": stats.poisoned,
     })
 }
@@ -152,6 +173,46 @@ fn alarm(alarm: &Alarm) -> Value {
     })
 }
 
+/// Of what a store is full, in a word.
+fn full_of(stats: &Stats) -> &'static str {
+    match (&stats.full, stats.full_of) {
+        (None, _) => "",
+        (_, Some(Full::Claims)) => "claims",
+        (_, Some(Full::Disk)) => "disk",
+        (_, Some(_)) => "capacity",
+        (_, None) => "system",
+    }
+}
+
+/// What a probe or a script may want to tell apart; scopes by their hashes only.
+fn facts(stats: &Stats) -> Value {
+    let scopes: Vec<_> = stats
+        .scopes
+        .iter()
+        .map(|of| {
+            let hash = KeyHash(of.scope).to_string();
+            json!({ "hash": hash, "undecided": of.undecided, "interrupted": of.interrupted })
+        })
+        .collect();
+    let full = stats.full.as_ref().map(|why| {
+        json!({
+            "of": full_of(stats), "since_ms": stats.full_since_ms,
+            "refused": stats.refused_full, "why": why,
+        })
+    });
+    json!({
+        "full": full,
+        "claims": {
+            "max": stats.claims_max, "undecided": stats.in_flight + stats.interrupted,
+            "cells_free": stats.cells_free, "low": stats.claims_low, "scopes": scopes,
+        },
+        "exhausted_keys": stats.exhausted_keys,
+        "clock_held": stats.clock_held,
+        "poisoned": stats.poisoned,
+        "damaged_places": stats.damaged_places,
+    })
+}
+
 /// The troubles of a store, worst first.
 fn troubles(stats: &Stats, draining: bool) -> Vec<String> {
     let mut troubles = Vec::new();
@@ -159,8 +220,27 @@ fn troubles(stats: &Stats, draining: bool) -> Vec<String> {
         troubles.push(format!("poisoned; open the store again: {why}"));
     }
     if let Some(why) = &stats.full {
-        let refused = stats.refused_full;
-        troubles.push(format!("full; {refused} claims were refused: {why}"));
+        let (refused, of) = (stats.refused_full, full_of(stats));
+        let since = Duration::from_millis(stats.now_ms.saturating_sub(stats.full_since_ms));
+        let since = since.as_secs();
+        troubles.push(format!(
+            "full ({of}) for {since} s; {refused} begins were refused since the opening: {why}"
+        ));
+    } else if stats.claims_low {
+        let used = stats.in_flight + stats.interrupted;
+        let most = stats.scopes.first().map(|most| {
+            let (n, stuck) = (most.undecided, most.interrupted);
+            format!("; scope {} has {n}, of them {stuck} interrupted", KeyHash(most.scope))
+        });
+        troubles.push(format!(
+            "claims nearly used up: {used} keys are undecided, {} cells are left{}",
+            stats.cells_free,
+            most.unwrap_or_default()
+        ));
+    }
+    if stats.exhausted_keys > 0 {
+        let keys = stats.exhausted_keys;
+        troubles.push(format!("attempts used up at {keys} keys: only an operator can end them"));
     }
     if stats.damaged_places > 0 {
         troubles.push(format!("opened in spite of {} damaged places", stats.damaged_places));
@@ -186,5 +266,8 @@ pub(super) fn health(store: &Store) -> (StatusCode, Value) {
         troubles.push("closed".into());
     }
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, json!({ "ready": ready, "troubles": troubles }))
+    let mut answer = facts(&stats);
+    answer["ready"] = ready.into();
+    answer["troubles"] = troubles.into();
+    (status, answer)
 }

@@ -10,7 +10,7 @@ use crate::{
     index::{Before, HeldTerms, Shard, Undecided},
     limits::LEASE_MAX_MS,
     observe::Timed,
-    options::check_retention,
+    options::{check_retention, lease_out_of_bounds, reserve_too_large},
     record::Retention,
     spi::{Abandon, Found, Grant, Interruption, Request, Running, Terms, Ticket},
     stats::Count,
@@ -90,7 +90,9 @@ impl Engine {
             .lease
             .map_or(self.config.lease_ms, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
         if !(1..=LEASE_MAX_MS).contains(&lease_ms) {
-            return Err(BeginError::Terms { what: "a lease is 1 ms to 30 days" });
+            return Err(BeginError::Terms {
+                what: lease_out_of_bounds(Duration::from_millis(lease_ms)),
+            });
         }
         let retention = terms.retention.unwrap_or(Retention {
             replay_for: Duration::from_millis(self.config.replay_ms),
@@ -99,7 +101,8 @@ impl Engine {
         check_retention(retention, lease_ms).map_err(|what| BeginError::Terms { what })?;
         let reserve = terms.reserve.unwrap_or(self.config.max_response as u32);
         if reserve as usize > self.config.max_response {
-            return Err(BeginError::Terms { what: "reserve is more than max_response" });
+            let what = reserve_too_large(reserve, self.config.max_response);
+            return Err(BeginError::Terms { what });
         }
         let kept_ms = if terms.keep_alive { self.config.execution_ms } else { 0 };
         Ok(GrantTerms {
@@ -395,7 +398,7 @@ impl Engine {
                 self.count(begin.hash, Count::RefusedFull);
                 return Err(match self.refuse_for_space() {
                     Some(what) => BeginError::Unavailable { what },
-                    None => BeginError::StoreFull(Full::Space),
+                    None => BeginError::StoreFull(self.full_of_space()),
                 }
                 .into());
             }

@@ -149,7 +149,7 @@ impl Engine {
             self.notifiers.keep.notify();
             return Err(match self.refuse_for_space() {
                 Some(what) => ClaimError::Unavailable { what },
-                None => ClaimError::StoreFull(Full::Space),
+                None => ClaimError::StoreFull(self.full_of_space()),
             }
             .into());
         }

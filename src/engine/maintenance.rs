@@ -4,6 +4,7 @@
 use crate::{
     broken::{self, Broken},
     engine::Engine,
+    error::Full as FullOf,
     location::Location,
     log::{Full, Retired, Slot, Use},
     observe::events,
@@ -199,34 +200,44 @@ impl Engine {
         lacking.filter(|lacking| !lacking.no_room).map(|lacking| lacking.to_string())
     }
 
+    /// What there is too little of when no segment has room.
+    pub fn full_of_space(&self) -> FullOf {
+        if self.can_grow() { FullOf::Disk } else { FullOf::Space }
+    }
+
     /// The store is known to be full from now on, if it wasn't.
     pub fn refused_full(&self) {
         let now = self.now().max(1);
         let _ = self.full_since.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// Since when, and why, no claim of the largest response can be granted.
-    pub fn why_full(&self) -> Option<(u64, String)> {
+    /// Since when, of what, and why, no claim of the largest response can be granted. Of nothing
+    /// that has a name where the system refuses another file for another reason than room.
+    pub fn why_full(&self) -> Option<(u64, Option<FullOf>, String)> {
         let bytes = Engine::claim_bytes(self.config.max_response as u32) as i64;
         let why = match (self.can_grow(), self.why_starved()) {
             _ if self.cells.free() == 0 => {
                 let claims = crate::claims::Cells::claims_in(self.cells.bytes());
-                Some(format!(
+                let why = format!(
                     "undecided keys take all cells of the claims file, which has room for {claims} \
                      claims"
-                ))
+                );
+                Some((Some(FullOf::Claims), why))
             }
             _ if self.log.shared.space.free() >= bytes => None,
-            (true, lacking) => lacking.map(|lacking| lacking.to_string()),
-            (false, _) => Some(format!(
-                "the segments take all that the capacity of {} bytes allows",
-                self.config.capacity
-            )),
+            (true, lacking) => lacking
+                .map(|lacking| (lacking.no_room.then_some(FullOf::Disk), lacking.to_string())),
+            (false, _) => {
+                let capacity = self.config.capacity;
+                let why =
+                    format!("the segments take all that the capacity of {capacity} bytes allows");
+                Some((Some(FullOf::Space), why))
+            }
         };
         match why {
-            Some(why) => {
+            Some((of, why)) => {
                 self.refused_full();
-                Some((self.full_since.load(Ordering::Acquire), why))
+                Some((self.full_since.load(Ordering::Acquire), of, why))
             }
             None => {
                 self.full_since.store(0, Ordering::Release);

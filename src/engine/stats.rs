@@ -3,9 +3,9 @@
 use crate::{
     claim::Phase,
     engine::Engine,
-    stats::{Count, Stats},
+    stats::{CLAIMS_LOW, Count, SCOPES_SHOWN, ScopeUse, Stats},
 };
-use std::sync::atomic::Ordering;
+use std::{collections::HashMap, sync::atomic::Ordering};
 
 impl Engine {
     /// The figures now.
@@ -25,6 +25,8 @@ impl Engine {
                         stats.oldest_in_flight_ms = stats.oldest_in_flight_ms.max(age);
                     }
                     Phase::Interrupted { at, .. } => {
+                        let used_up = undecided.held.attempt >= self.config.max_attempts;
+                        stats.exhausted_keys += u64::from(used_up);
                         let age = now.saturating_sub(at);
                         stats.interrupted += 1;
                         stats.oldest_interrupted_ms = stats.oldest_interrupted_ms.max(age);
@@ -46,6 +48,17 @@ impl Engine {
             }
         }
         let full = self.why_full();
+        let claims_max = crate::claims::Cells::claims_in(self.cells.bytes());
+        let cells_free = self.cells.free() as u64;
+        let claims_low = cells_free < claims_max / CLAIMS_LOW;
+        let mut scopes = Vec::new();
+        if claims_low {
+            let of = |(scope, scope_use): (Box<[u8]>, ScopeUse)| ScopeUse {
+                scope: self.index.hasher().scope(&scope),
+                ..scope_use
+            };
+            scopes = self.scopes_by_use().into_iter().map(of).collect();
+        }
         Stats {
             holders: self.holders.count(),
             granted: count(Count::Granted),
@@ -67,14 +80,17 @@ impl Engine {
             began_after_expiry: count(Count::BeganAfterExpiry),
             refused_full: count(Count::RefusedFull),
             refused_scope: count(Count::RefusedScope),
-            full_since_ms: full.as_ref().map_or(0, |(since, _)| *since),
-            full: full.map(|(_, why)| why),
+            full_since_ms: full.as_ref().map_or(0, |(since, ..)| *since),
+            full_of: full.as_ref().and_then(|(_, of, _)| *of),
+            full: full.map(|(.., why)| why),
+            claims_low,
+            scopes,
             segments_free: free.len() as u64,
             segments_recycled: count(Count::Recycled),
             capacity: self.config.capacity,
             space_free: space.free().max(0) as u64,
-            claims_max: crate::claims::Cells::claims_in(self.cells.bytes()),
-            cells_free: self.cells.free() as u64,
+            claims_max,
+            cells_free,
             recovery_ms: self.recovery_ms.load(Ordering::Relaxed),
             life: self.log.shared.life,
             created: self.log.shared.life == 1,
@@ -85,5 +101,27 @@ impl Engine {
             poisoned: self.poison.why(),
             ..stats
         }
+    }
+
+    /// The scopes that have the most undecided keys, most first.
+    pub fn scopes_by_use(&self) -> Vec<(Box<[u8]>, ScopeUse)> {
+        let now = self.now();
+        let mut scopes: HashMap<Box<[u8]>, ScopeUse> = HashMap::new();
+        for shard in self.index.shards() {
+            for (_, undecided) in shard.undecided.iter() {
+                let scope = undecided.key.scope();
+                if !scopes.contains_key(scope) {
+                    scopes.insert(scope.into(), ScopeUse::default());
+                }
+                let scope = scopes.get_mut(scope).expect("it is there now");
+                scope.undecided += 1;
+                let phase = undecided.held.phase_at(now);
+                scope.interrupted += u64::from(matches!(phase, Phase::Interrupted { .. }));
+            }
+        }
+        let mut scopes: Vec<_> = scopes.into_iter().collect();
+        scopes.sort_by(|a, b| b.1.undecided.cmp(&a.1.undecided).then_with(|| a.0.cmp(&b.0)));
+        scopes.truncate(SCOPES_SHOWN);
+        scopes
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     error::BeginError,
     key::{KeyRef, OwnedKey},
     limits::LEASE_MAX_MS,
-    options::check_retention,
+    options::{check_retention, lease_out_of_bounds, reserve_too_large},
     record::Retention,
     spi::{Terms, Ticket},
 };
@@ -130,14 +130,16 @@ impl Inner {
         let options = &self.options;
         let lease = millis(terms.lease.unwrap_or(options.lease));
         if !(1..=LEASE_MAX_MS as i64).contains(&lease) {
-            return Err(BeginError::Terms { what: "a lease is 1 ms to 30 days" });
+            let what = lease_out_of_bounds(terms.lease.unwrap_or(options.lease));
+            return Err(BeginError::Terms { what });
         }
         let retention = terms.retention.unwrap_or(options.retention);
         check_retention(retention, lease as u64).map_err(|what| BeginError::Terms { what })?;
         let most = options.max_response as u32;
         let reserve = terms.reserve.unwrap_or(most);
         if reserve > most {
-            return Err(BeginError::Terms { what: "reserve is more than max_response" });
+            let what = reserve_too_large(reserve, options.max_response);
+            return Err(BeginError::Terms { what });
         }
         Ok(GrantTerms {
             lease,

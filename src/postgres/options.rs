@@ -3,7 +3,7 @@
 use crate::{
     error::OpenError,
     limits::{LEASE_MAX_MS, RESPONSE_BYTES_MAX, RETENTION_MAX_MS},
-    options::check_retention,
+    options::{check_retention, lease_out_of_bounds},
     record::Retention,
 };
 use std::{sync::Arc, time::Duration};
@@ -268,7 +268,7 @@ impl PostgresOptions {
         let ms = |d: Duration| d.as_millis().min(u128::from(u64::MAX)) as u64;
         let lease = ms(self.lease);
         if !(1..=LEASE_MAX_MS).contains(&lease) {
-            return Err(OpenError::options("the lease must be 1 ms to 30 days"));
+            return Err(OpenError::options(lease_out_of_bounds(self.lease)));
         }
         check_retention(self.retention, lease).map_err(OpenError::options)?;
         if let Some(window) = self.interrupted_retention

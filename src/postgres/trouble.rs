@@ -133,7 +133,7 @@ fn spelled(error: &dyn std::error::Error) -> String {
 impl From<DbError> for BeginError {
     fn from(trouble: DbError) -> Self {
         match trouble {
-            DbError::Full => BeginError::StoreFull(Full::Space),
+            DbError::Full => BeginError::StoreFull(Full::Disk),
             DbError::Closed => BeginError::Closed,
             trouble => BeginError::Unavailable { what: trouble.what() },
         }
@@ -143,7 +143,7 @@ impl From<DbError> for BeginError {
 impl From<DbError> for ClaimError {
     fn from(trouble: DbError) -> Self {
         match trouble {
-            DbError::Full => ClaimError::StoreFull(Full::Space),
+            DbError::Full => ClaimError::StoreFull(Full::Disk),
             DbError::Closed => ClaimError::Closed,
             trouble => ClaimError::Unavailable { what: trouble.what() },
         }

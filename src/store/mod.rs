@@ -29,7 +29,7 @@ use crate::{
     recover,
     spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
     stats::Stats,
-    storage::{DiskStorage, Storage},
+    storage::{DiskStorage, SimStorage, Storage},
     store::claim::Begin,
     store::once::Once,
     store::owner::{Owner, Running},
@@ -130,6 +130,17 @@ impl Options {
         self.open_on(Arc::new(storage))
     }
 
+    /// Makes a new, empty store with these options in the memory of this process; see
+    /// [`Store::in_memory`]. To open it again, as after a crash, keep a
+    /// [`SimStorage`](crate::storage::SimStorage) and give it to [`open_on`](Self::open_on).
+    ///
+    /// # Errors
+    /// [`OpenError::Options`] if an option is out of bounds, and [`OpenError::Io`] if the store's
+    /// threads can't be started.
+    pub fn open_in_memory(&self) -> Result<Store, OpenError> {
+        self.clone().create(true).open_on(Arc::new(SimStorage::new(0)))
+    }
+
     /// Opens (or, unless [`create`](Self::create) says otherwise, creates) the store in `storage`.
     ///
     /// # Errors
@@ -155,6 +166,26 @@ impl Store {
     /// As with [`Options::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         Options::new().open(path)
+    }
+
+    /// Makes a new, empty store in the memory of this process, for tests: it needs no directory,
+    /// nothing waits for a disk, and nothing of it is left when its last handle is dropped. It
+    /// is the whole store over a disk that is simulated, with small sizes (64 MiB of capacity, a
+    /// thousand claims); [`Options::open_in_memory`] takes others.
+    ///
+    /// # Errors
+    /// [`OpenError::Io`] if its threads can't be started.
+    ///
+    /// ```
+    /// use onlyonce::{Begin, Fingerprint, KeyRef, Scope, Store};
+    ///
+    /// let (store, scope) = (Store::in_memory()?, Scope::global());
+    /// let begin = store.begin(KeyRef::new(&scope, "k")?, Fingerprint::of(["book"]))?;
+    /// assert!(matches!(begin, Begin::Execute(_)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn in_memory() -> Result<Self, OpenError> {
+        Options::new().max_claims(1000).capacity(64 << 20).open_in_memory()
     }
 
     /// A handle that doesn't keep the store open.

@@ -84,3 +84,18 @@ fn of_racing_callers_one_executes_key_after_key() {
         assert_eq!((executed.len(), rounds.len(), tokens.len()), (500, 500, 500));
     });
 }
+
+#[test]
+fn a_store_in_memory_is_a_whole_one() {
+    let store = Store::in_memory().unwrap();
+    store.finish("k", b"order 1");
+    assert_eq!(store.answer("k"), b"order 1");
+    // Each is one of its own.
+    let other = Store::in_memory().unwrap();
+    assert!(other.is_absent("k"));
+    let refused = Options::new().retention(MS).open_in_memory();
+    assert!(matches!(refused, Err(OpenError::Options { .. })));
+    drop(store.claim("stuck"));
+    assert_eq!(store.stuck("stuck").reason(), Reason::Dropped);
+    store.close().unwrap();
+}

@@ -96,7 +96,7 @@ fn a_place_without_room_for_answers() {
     sim.disk.set_capacity(Some(200 << 10));
     let store = sim.open();
     let full = store.begin(key("k"), print()).unwrap_err();
-    assert_eq!(full, BeginError::StoreFull(Full::Space));
+    assert_eq!(full, BeginError::StoreFull(Full::Disk));
     sim.disk.set_capacity(None);
     store.finish("k", b"order 1");
     assert_eq!(store.answer("k"), b"order 1");

@@ -123,3 +123,28 @@ fn waiting_for_ever_is_no_overflow() {
         });
     });
 }
+
+/// Which of two values is wrong is the caller's to say, so both are named.
+#[test]
+fn a_message_gives_both_values() {
+    let (store, _) = store();
+    let begin = |terms| store.begin_with(key("k"), print(), terms).unwrap_err().to_string();
+    let said = [
+        (begin(lease(DAY + SECOND)), ["86400s", "86401s"]),
+        (begin(retention(HOUR, MINUTE)), ["3600s", "60s"]),
+        (begin(retention(HOUR, TEN_YEARS + SECOND)), ["316224000s", "316224001s"]),
+        (begin(lease(31 * DAY)), ["30 days", "2678400s"]),
+        (begin(Terms { reserve: Some(5000), ..Terms::default() }), ["5000", "4096"]),
+    ];
+    for (line, values) in said {
+        assert!(values.iter().all(|value| line.contains(value)), "{line}");
+    }
+    let refused =
+        |change: fn(Options) -> Options| Sim::with(change).try_open().unwrap_err().to_string();
+    let line = refused(|options| options.retention(SECOND));
+    assert!(line.contains("1s") && line.contains("60s"), "{line}");
+    let line = refused(|options| options.execution_limit(SECOND));
+    assert!(line.contains("1s") && line.contains("60s"), "{line}");
+    let line = refused(|options| options.capacity(4096));
+    assert!(line.contains("4096") && line.contains("1048576"), "{line}");
+}

@@ -17,7 +17,7 @@ fn fill(store: &Store, from: usize, len: usize) -> usize {
     for number in from..from + 100_000 {
         match begin(store, &key(number)) {
             Ok(Begin::Execute(mut claim)) => claim.complete(&response(number, len)).unwrap(),
-            Err(error @ BeginError::StoreFull(Full::Space)) => {
+            Err(error @ BeginError::StoreFull(Full::Disk)) => {
                 assert!(matches!(error.retry(), onlyonce::Retry::After(_)));
                 return number;
             }
@@ -46,7 +46,7 @@ fn claims_are_refused_and_space_is_welcome() {
     }
     // Refused as long as it lasts, and each time.
     for _ in 0..3 {
-        assert!(matches!(begin(&store, "more"), Err(BeginError::StoreFull(Full::Space))));
+        assert!(matches!(begin(&store, "more"), Err(BeginError::StoreFull(Full::Disk))));
     }
     disk.set_capacity(Some(disk.len_total() + (64 << 10)));
     let fuller_at = fill(&store, full_at, 1500);
@@ -144,7 +144,7 @@ fn what_the_system_said_is_told_and_failed_syncs_are_not_retried() {
                     );
                     told += 1;
                 }
-                Err(BeginError::StoreFull(Full::Space)) => {
+                Err(BeginError::StoreFull(Full::Disk)) => {
                     assert_eq!(kind, std::io::ErrorKind::StorageFull);
                     assert!(store.stats().full.is_some_and(|why| why.contains("no room")));
                     assert_eq!(store.stats().full_since_ms, crate::reference::T0);

@@ -418,17 +418,18 @@ fn a_full_store_is_not_ready_and_says_why() {
         let answer = health();
         assert_eq!((answer.status, answer.json()["ready"].clone()), (503, json!(false)));
         let trouble = answer.json()["troubles"][0].as_str().unwrap().to_owned();
-        assert!(
-            trouble.starts_with("full; 1 claims were refused") && trouble.contains(why),
-            "{trouble}"
-        );
+        assert!(trouble.starts_with("full (") && trouble.contains(why), "{trouble}");
         let stats = get(address, "/api/stats").json();
         assert!(stats["now"]["full"].as_str().unwrap().contains(why), "{stats}");
         assert_eq!(stats["now"]["full_since_ms"], T0);
         assert_eq!(stats["health"][0], trouble);
+        let facts = answer.json()["full"].clone();
+        let of = if full == Full::Claims { "claims" } else { "capacity" };
+        assert_eq!((&facts["of"], &facts["refused"]), (&json!(of), &json!(1)), "{facts}");
+        assert_eq!(facts["since_ms"], T0);
         // One of them ends: another key can be taken.
         held.pop().unwrap().release().unwrap();
-        assert_eq!((health().status, health().json()["troubles"].clone()), (200, json!([])));
+        assert_eq!((health().status, health().json()["full"].clone()), (200, json!(null)));
         assert_eq!(get(address, "/api/stats").json()["now"]["full"], json!(null));
     }
 }
@@ -464,4 +465,42 @@ fn the_page_allows_nothing_but_itself() {
             assert!(!page.body.contains(outside), "{outside}");
         }
     }
+}
+
+/// Before it is full, and whose keys they are.
+#[test]
+fn claims_that_are_nearly_used_up_are_told_with_their_scopes() {
+    let sim = Sim::with(|options| options.background(true).max_claims(16).max_attempts(1));
+    let store = sim.open();
+    let address = serve(Admin::new(&store));
+    let health = || get(address, "/api/health").json();
+    let max = store.stats().claims_max;
+    let loud = Scope::of(["loud <b>tenant</b>"]);
+    let mut held = vec![store.claim("quiet")];
+    while !store.stats().claims_low {
+        assert_eq!(health()["troubles"], json!([]));
+        let name = held.len().to_string();
+        held.push(granted(store.begin(KeyRef::new(&loud, &name).unwrap(), print()).unwrap()));
+        assert!((held.len() as u64) < max, "never told");
+    }
+    let told = health();
+    assert_eq!((&told["ready"], &told["claims"]["low"]), (&json!(true), &json!(true)), "{told}");
+    assert!(told["troubles"][0].as_str().unwrap().starts_with("claims nearly used up"), "{told}");
+    let first = &told["claims"]["scopes"][0];
+    assert_eq!(first["undecided"], held.len() - 1);
+    assert_eq!(told["claims"]["scopes"].as_array().unwrap().len(), 2);
+    // Its name only where all names are shown.
+    assert!(!told.to_string().contains("loud"), "{told}");
+    let stats = get(address, "/api/stats").json();
+    assert_eq!(stats["scopes"][0]["hash"], first["hash"]);
+    assert!(stats["scopes"][0]["shown"].as_str().unwrap().contains("loud"), "{stats}");
+    // Its only attempt is over.
+    drop(held.pop());
+    let told = health();
+    assert_eq!((&told["ready"], &told["exhausted_keys"]), (&json!(true), &json!(1)));
+    let troubles = told["troubles"].to_string();
+    assert!(troubles.contains("attempts used up at 1 keys"), "{troubles}");
+    held.into_iter().for_each(|claim| claim.release().unwrap());
+    assert_eq!(health()["claims"]["low"], false);
+    assert_eq!(get(address, "/api/stats").json()["scopes"], json!([]));
 }

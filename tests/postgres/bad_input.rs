@@ -282,7 +282,7 @@ fn a_full_disk() {
             match claim.complete(&response).await {
                 Ok(()) => completed += 1,
                 Err(error) => {
-                    assert_eq!(error, ClaimError::StoreFull(Full::Space));
+                    assert_eq!(error, ClaimError::StoreFull(Full::Disk));
                     break claim;
                 }
             }
@@ -299,7 +299,7 @@ fn a_full_disk() {
             }
             assert!(claims.len() < 20_000, "the disk is not small");
         };
-        assert_eq!(full, BeginError::StoreFull(Full::Space));
+        assert_eq!(full, BeginError::StoreFull(Full::Disk));
         assert_eq!(full.key_state(), KeyState::Unchanged);
         // Nothing is lost, and the refused completion goes through when there is room.
         for n in 0..completed {
