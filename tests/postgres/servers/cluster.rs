@@ -61,6 +61,14 @@ impl Cluster {
         }
     }
 
+    /// The standbys hear the primary again.
+    pub async fn rejoin(&self) {
+        for i in (0..3).filter(|&i| i != self.primary) {
+            let conninfo = self.primary().conninfo(NAMES[i]);
+            self.nodes[i].configure("primary_conninfo", &conninfo).await;
+        }
+    }
+
     /// The primary is dead. Once no standby hears it any more, the one that has received most has
     /// every acknowledged commit: it becomes the primary. It replicates to nobody yet.
     pub async fn promote(&mut self) {

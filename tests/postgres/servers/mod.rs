@@ -8,6 +8,7 @@
 pub mod cluster;
 pub mod load;
 pub mod patroni;
+pub mod pooler;
 pub mod proxy;
 
 use onlyonce::{

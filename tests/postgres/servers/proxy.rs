@@ -11,7 +11,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::oneshot,
+    sync::{Notify, oneshot},
     task::AbortHandle,
 };
 
@@ -22,6 +22,8 @@ pub enum Lose {
     Request,
     /// It arrives, and the server's answer does not.
     Answer,
+    /// It arrives when the proxy is told to [`release`](Proxy::release) it.
+    Late,
 }
 
 #[derive(Debug)]
@@ -30,6 +32,10 @@ struct Plan {
     seen: AtomicU64,
     strike: Mutex<Option<(u64, Lose)>>,
     struck: AtomicU64,
+    /// What is held back is passed on.
+    released: Notify,
+    /// How many were passed on so, and answered.
+    arrived: AtomicU64,
 }
 
 /// A running proxy.
@@ -49,6 +55,8 @@ impl Proxy {
             seen: AtomicU64::new(0),
             strike: Mutex::new(None),
             struck: AtomicU64::new(0),
+            released: Notify::new(),
+            arrived: AtomicU64::new(0),
         });
         let shared = plan.clone();
         let accepting = tokio::spawn(async move {
@@ -75,6 +83,13 @@ impl Proxy {
         self.plan.struck.load(Ordering::SeqCst)
     }
 
+    /// What was held back reaches the server; returns when it has answered.
+    pub async fn release(&self) {
+        let before = self.plan.arrived.load(Ordering::SeqCst);
+        self.plan.released.notify_one();
+        super::until(async || self.plan.arrived.load(Ordering::SeqCst) > before).await;
+    }
+
     pub fn calm(&self) {
         *self.plan.strike.lock().unwrap() = None;
     }
@@ -91,6 +106,7 @@ enum Next {
     Pass,
     LoseRequest,
     LoseAnswer,
+    Hold,
 }
 
 impl Plan {
@@ -108,6 +124,7 @@ impl Plan {
                 match lose {
                     Lose::Request => Next::LoseRequest,
                     Lose::Answer => Next::LoseAnswer,
+                    Lose::Late => Next::Hold,
                 }
             }
             _ => Next::Pass,
@@ -122,6 +139,7 @@ async fn pass(client: TcpStream, server: TcpStream, plan: Arc<Plan>) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let (silence, mut silenced) = oneshot::channel::<()>();
+    let answered = plan.clone();
     let back = tokio::spawn(async move {
         let mut bytes = vec![0; 64 << 10];
         loop {
@@ -130,6 +148,7 @@ async fn pass(client: TcpStream, server: TcpStream, plan: Arc<Plan>) {
                 Ok(()) = &mut silenced => {
                     // The server goes on undisturbed until it has answered; nobody hears it.
                     let _ = from_server.read(&mut bytes).await;
+                    answered.arrived.fetch_add(1, Ordering::SeqCst);
                     return;
                 }
                 read = from_server.read(&mut bytes) => read,
@@ -179,6 +198,11 @@ async fn forward(
             match plan.next(kind) {
                 Next::Pass => {}
                 Next::LoseRequest => return,
+                Next::Hold => {
+                    plan.released.notified().await;
+                    let _ = silence.take().expect("once a connection").send(());
+                    lose_after_sync = true;
+                }
                 Next::LoseAnswer => {
                     let _ = silence.take().expect("once a connection").send(());
                     lose_after_sync = true;
