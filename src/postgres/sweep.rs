@@ -38,7 +38,10 @@ impl Inner {
             swept.postponed += later as u64;
             // Rows that other transactions have locked were skipped.
             if due < BATCH || gone + later == 0 {
-                session.batch_execute(&self.sql.sweep_sessions).await.map_err(of)?;
+                // The server may notice the end of the session only after the next sweep has begun.
+                let unlock = format!("; SELECT pg_advisory_unlock({lock})");
+                let last = self.sql.sweep_sessions.clone() + &unlock;
+                session.batch_execute(&last).await.map_err(of)?;
                 return Ok(Some(swept));
             }
         }
