@@ -399,6 +399,15 @@ pub enum ClaimError {
         /// The key's state.
         state: &'static str,
     },
+    /// What was written in the claim's transaction can't be committed: a statement in it has failed,
+    /// or a deferred constraint does not hold. The claim is still held. Undo the effects
+    /// (`undo_effects`) and complete, which keeps the answer alone, or end the claim otherwise,
+    /// which undoes both.
+    #[error("the effects can't be committed: {what}")]
+    EffectsFailed {
+        /// The error of the database.
+        what: String,
+    },
     /// This process was forked after the store was opened. The claim is its parent's, which still
     /// holds it; the call changed nothing.
     #[error("this store was opened before a fork; its claims are the parent's")]

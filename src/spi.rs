@@ -164,6 +164,10 @@ pub enum ClaimOp<'a> {
     Renew,
     /// Makes the claim itself survive a loss of power.
     EnsureDurable,
+    /// Undoes what the holder has written in the claim's own transaction, where claims are
+    /// transactions; the claim is still held. Elsewhere there is nothing to undo, and this does
+    /// nothing.
+    UndoEffects,
 }
 
 impl ClaimOp<'_> {
@@ -178,6 +182,7 @@ impl ClaimOp<'_> {
             ClaimOp::Checkpoint(_) => "checkpoint",
             ClaimOp::Renew => "renew",
             ClaimOp::EnsureDurable => "ensure_durable",
+            ClaimOp::UndoEffects => "undo_effects",
         }
     }
 }

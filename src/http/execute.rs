@@ -210,8 +210,17 @@ impl<S: IdempotencyStore> Core<S> {
             return self.standing(key, &claim).await;
         }
         tracing::error!(token = claim.token().get(), %error, "an answer could not be recorded");
-        drop(claim);
-        let why = "the request was executed, and its outcome could not be recorded";
+        let why = match error {
+            ClaimError::EffectsFailed { .. } => {
+                // Undone before the client can try again.
+                let _ = claim.release().await;
+                "what the request has written could not be committed, and is undone"
+            }
+            _ => {
+                drop(claim);
+                "the request was executed, and its outcome could not be recorded"
+            }
+        };
         self.say(Problem::NotRecorded.because(why))
     }
 }

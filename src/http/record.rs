@@ -11,7 +11,8 @@ use super::{
     verdict::{Verdict, is_bodiless},
 };
 use crate::{
-    error::ClaimError, spi::IdempotencyStore, store::async_store::AsyncStore, store::claim::Claim,
+    error::ClaimError, spi::Completion, spi::IdempotencyStore, store::async_store::AsyncStore,
+    store::claim::Claim,
 };
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, response::Parts};
@@ -23,7 +24,7 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
     /// Records the answer as the verdict says, and returns the answer for the client.
     pub async fn record<R: Body<Data = Bytes>>(
         &self,
-        claim: Claim<AsyncStore<S>>,
+        mut claim: Claim<AsyncStore<S>>,
         answer: Response<R>,
     ) -> Answer<R> {
         let (mut parts, body) = answer.into_parts();
@@ -39,18 +40,31 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
             }
             Verdict::Unknown => self.fail(claim, parts, body).await,
             Verdict::NotRetained => self.without_body(claim, parts, body).await,
-            Verdict::Final if parts.status == StatusCode::SWITCHING_PROTOCOLS => {
-                let why =
-                    "an upgrade can't be replayed; leave its route out of the idempotency layer";
-                tracing::error!("{why}");
-                self.without_body(claim, parts, body).await
-            }
-            Verdict::Final => match parts.extensions.get::<StoreReference>().cloned() {
-                Some(StoreReference(reference)) => {
-                    self.by_reference(claim, parts, body, reference).await
-                }
-                None => self.complete(claim, parts, body).await,
+            Verdict::FinalWithoutEffects => match claim.undo_effects().await {
+                Ok(()) => self.ended(claim, parts, body).await,
+                Err(error) => Box::pin(self.core.unrecorded(self.key, claim, &error)).await,
             },
+            Verdict::Final => self.ended(claim, parts, body).await,
+        }
+    }
+
+    /// The operation has ended, and this is its answer.
+    async fn ended<R: Body<Data = Bytes>>(
+        &self,
+        claim: Claim<AsyncStore<S>>,
+        parts: Parts,
+        body: R,
+    ) -> Answer<R> {
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            let why = "an upgrade can't be replayed; leave its route out of the idempotency layer";
+            tracing::error!("{why}");
+            return self.without_body(claim, parts, body).await;
+        }
+        match parts.extensions.get::<StoreReference>().cloned() {
+            Some(StoreReference(reference)) => {
+                self.by_reference(claim, parts, body, reference).await
+            }
+            None => self.complete(claim, parts, body).await,
         }
     }
 
@@ -126,7 +140,7 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
             return self.head_only(claim, head).await;
         };
         let short = config.pack_head(self.key, head, false);
-        match claim.complete_with(completion(&short, Some(&packed))).await {
+        match self.keep(claim, head, completion(&short, Some(&packed))).await {
             Err(ClaimError::ResponseTooLarge { .. }) => self.head_only(claim, head).await,
             done => done,
         }
@@ -146,7 +160,7 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         let done = match packed {
             Some(packed) => {
                 let short = config.pack_head(self.key, &head, false);
-                claim.complete_with(completion(&short, Some(&packed))).await
+                self.keep(&mut claim, &head, completion(&short, Some(&packed))).await
             }
             None => self.head_only(&mut claim, &head).await,
         };
@@ -171,7 +185,28 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         claim: &mut Claim<AsyncStore<S>>,
         head: &Head<'_>,
     ) -> Result<(), ClaimError> {
-        claim.complete_without_response(&self.core.config.pack_head(self.key, head, true)).await
+        let short = self.core.config.pack_head(self.key, head, true);
+        self.keep(claim, head, completion(&short, None)).await
+    }
+
+    /// Completes the key. A refusal by a handler whose effects can't be committed (its own statement
+    /// has failed, which it most probably refuses for) is kept, and they are undone. Any other
+    /// answer would be untrue without them.
+    async fn keep(
+        &self,
+        claim: &mut Claim<AsyncStore<S>>,
+        head: &Head<'_>,
+        completion: Completion<'_>,
+    ) -> Result<(), ClaimError> {
+        match claim.complete_with(completion).await {
+            Err(ClaimError::EffectsFailed { .. })
+                if head.status.is_client_error() || head.status.is_server_error() =>
+            {
+                claim.undo_effects().await?;
+                claim.complete_with(completion).await
+            }
+            done => done,
+        }
     }
 
     /// Sends an answer only when it is recorded.

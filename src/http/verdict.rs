@@ -20,6 +20,11 @@ use tower::load_shed::error::Overloaded;
 pub enum Verdict {
     /// The operation has ended, and this is its answer: every retry gets it.
     Final,
+    /// The operation has ended with this answer, and without an effect: every retry gets the answer,
+    /// and what the handler has written in its attempt's transaction
+    /// (`postgres::TransactionStore`) is undone. For a refusal that is found after the first write.
+    /// With stores whose claims are no transactions the same as [`Final`](Self::Final).
+    FinalWithoutEffects,
     /// The operation has ended. Only this client gets the answer; retries learn that it is done.
     NotRetained,
     /// This attempt did nothing. At a first attempt without a checkpoint the key is free again, and

@@ -1,7 +1,7 @@
 //! `begin`: claims a key, takes it over, or returns its state.
 
 use super::{
-    inner::{GrantTerms, Inner},
+    inner::{GrantTerms, Inner, hash},
     row::{Owner, Row, first_grant, stored},
     tries::Backoff,
     trouble::DbError,
@@ -47,53 +47,76 @@ impl Inner {
         seen: Option<Token>,
     ) -> Result<Found, BeginError> {
         let terms = self.resolve(&request.terms)?;
-        let mut owner = Owner::new();
+        if let Some(running) = self.here.running(&request.key) {
+            self.check_open()?;
+            return Ok(Found::InFlight(running));
+        }
         let mut tries = self.tries();
+        let mut asking = Asking { request, terms, owner: Owner::new(), undoing: false };
+        match self.begin_by(&mut tries, &mut asking, seen).await {
+            Ok(found) => self.answer(request, found, seen),
+            Err(trouble) => {
+                if tries.unknown {
+                    self.undo_by(request, &asking, seen);
+                }
+                Err(trouble.into())
+            }
+        }
+    }
+
+    /// Undoes the claim that may exist, or come to exist, by tries of a call that has given up. The
+    /// same call is repeated until it has an answer: if that is the claim, the claim is undone, and
+    /// the row that stays refuses a try that arrives later.
+    fn undo_by(self: &Arc<Self>, request: &Request, asking: &Asking<'_>, seen: Option<Token>) {
+        let (request, terms, owner) = (request.clone(), asking.terms, asking.owner);
+        self.end_for_sure(None, move |inner| {
+            let request = request.clone();
+            async move {
+                let mut asking = Asking { request: &request, terms, owner, undoing: true };
+                let mut tries = inner.tries();
+                // An earlier try may hold the key's lock.
+                tries.unknown = true;
+                match inner.begin_by(&mut tries, &mut asking, seen).await {
+                    Ok(Found::Granted(grant)) => inner.undo(&grant.ticket).await,
+                    Ok(_) => true,
+                    Err(trouble) => !trouble.may_pass(),
+                }
+            }
+        });
+    }
+
+    async fn begin_by(
+        &self,
+        tries: &mut Backoff,
+        asking: &mut Asking<'_>,
+        seen: Option<Token>,
+    ) -> Result<Found, DbError> {
+        let request = asking.request;
+        let hash = hash(request.key.as_ref());
+        let mut patience = self.crowds.patience(hash, self.options.lock_timeout);
         let mut taking = seen;
         let mut fresh = seen.is_none();
         loop {
-            if fresh {
-                match self.try_claim(&tries, request, &terms, owner).await {
-                    Ok(Some(found)) => return self.answer(request, found, seen),
-                    // The key has a row: read its state.
-                    Ok(None) => match self.look(&tries, request.key.as_ref()).await {
-                        Ok(row) => {
-                            if let Some(found) = row.and_then(|row| row.found(request, owner)) {
-                                return self.answer(request, found, seen);
-                            }
-                            fresh = false;
-                        }
-                        Err(trouble) => tries.again(trouble).await?,
-                    },
-                    Err(DbError::Locked) if !tries.unknown => {
-                        match self.locked(&tries, request, owner).await {
-                            Ok(found) => return self.answer(request, found, seen),
-                            Err(trouble) => tries.again(trouble).await?,
-                        }
-                    }
-                    Err(trouble) => tries.again(trouble).await?,
-                }
-                continue;
+            if !patience.turn().await && !tries.unknown {
+                return self.locked(tries, asking).await;
             }
-            let trouble = match self.try_begin(&tries, request, &terms, owner, taking).await {
-                // The key is no longer as it was seen: read its present state.
+            let trouble = match self.try_any(tries, asking, taking, &mut fresh).await {
+                Ok(Some(found)) => {
+                    if let Found::Granted(_) = found {
+                        self.confirm(tries).await?;
+                    }
+                    return Ok(found);
+                }
+                // The key is no longer as it was seen: its present state is read.
                 Ok(None) if taking.take().is_some() => continue,
                 Ok(None) => DbError::Again("the key changed while it was asked for".into()),
-                Ok(Some(row)) => {
-                    let ended = row.is_by(owner) && row.state != 1;
-                    if let Some(found) = row.found(request, owner) {
-                        return self.answer(request, found, seen);
-                    }
-                    if ended {
-                        // An operator has freed the claim that an earlier try was granted.
-                        owner = Owner::new();
-                    }
-                    DbError::Again("the key changed while it was asked for".into())
-                }
-                // An earlier try of this call may hold the lock: wait for its end.
+                // An earlier try of this call may hold the lock: its end is waited for.
                 Err(DbError::Locked) if !tries.unknown => {
-                    match self.locked(&tries, request, owner).await {
-                        Ok(found) => return self.answer(request, found, seen),
+                    if patience.locked().await {
+                        continue;
+                    }
+                    match self.locked(tries, asking).await {
+                        Ok(found) => return Ok(found),
                         Err(trouble) => trouble,
                     }
                 }
@@ -101,6 +124,39 @@ impl Inner {
             };
             tries.again(trouble).await?;
         }
+    }
+
+    /// One try. `fresh`: the key most probably has no row.
+    async fn try_any(
+        &self,
+        tries: &Backoff,
+        asking: &mut Asking<'_>,
+        taking: Option<Token>,
+        fresh: &mut bool,
+    ) -> Result<Option<Found>, DbError> {
+        let Asking { request, owner, .. } = *asking;
+        if *fresh {
+            if let Some(found) = self.try_claim(tries, asking).await? {
+                return Ok(Some(found));
+            }
+            // The key has a row: its state is read, and if it is absent it is begun.
+            let row = self.look(tries, request.key.as_ref()).await?;
+            if let Some(found) = row.and_then(|row| row.found(request, owner)) {
+                return Ok(Some(found));
+            }
+            *fresh = false;
+        }
+        let Some(row) = self.try_begin(tries, asking, taking).await? else { return Ok(None) };
+        let ended = row.is_by(owner) && row.state != 1;
+        let found = row.found(request, owner);
+        if found.is_none() && ended {
+            if asking.undoing {
+                return Err(DbError::Refused("it is undone".into()));
+            }
+            // An operator has freed the claim that an earlier try was granted.
+            asking.owner = Owner::new();
+        }
+        Ok(found)
     }
 
     fn answer(
@@ -127,26 +183,24 @@ impl Inner {
     async fn try_claim(
         &self,
         tries: &Backoff,
-        request: &Request,
-        terms: &GrantTerms,
-        owner: Owner,
+        asking: &Asking<'_>,
     ) -> Result<Option<Found>, DbError> {
-        let ask = Ask::new(request, terms, owner, None, 0);
+        let Asking { request, terms, owner, .. } = asking;
+        let ask = Ask::new(request, terms, *owner, None, 0);
         let rows = self.query(tries, &self.sql.claim, &ask.to_begin()).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let token = row.try_get(0).map_err(|error| DbError::Refused(error.to_string()))?;
-        Ok(first_grant(token, request, owner, terms).map(Found::Granted))
+        Ok(first_grant(token, request, *owner, terms).map(Found::Granted))
     }
 
     async fn try_begin(
         &self,
         tries: &Backoff,
-        request: &Request,
-        terms: &GrantTerms,
-        owner: Owner,
+        asking: &Asking<'_>,
         taking: Option<Token>,
     ) -> Result<Option<Row>, DbError> {
-        let ask = Ask::new(request, terms, owner, taking, self.options.max_attempts);
+        let Asking { request, terms, owner, .. } = asking;
+        let ask = Ask::new(request, terms, *owner, taking, self.options.max_attempts);
         let rows = match taking {
             None => self.query(tries, &self.sql.begin, &ask.to_begin()).await?,
             Some(_) => self.query(tries, &self.sql.take_over, &ask.to_take_over()).await?,
@@ -155,15 +209,20 @@ impl Inner {
     }
 
     /// Another transaction has locked the key.
-    async fn locked(
-        &self,
-        tries: &Backoff,
-        request: &Request,
-        owner: Owner,
-    ) -> Result<Found, DbError> {
+    async fn locked(&self, tries: &Backoff, asking: &Asking<'_>) -> Result<Found, DbError> {
+        let Asking { request, owner, .. } = asking;
         let row = self.look(tries, request.key.as_ref()).await?;
-        Ok(row.and_then(|row| row.found(request, owner)).unwrap_or_else(hidden))
+        Ok(row.and_then(|row| row.found(request, *owner)).unwrap_or_else(hidden))
     }
+}
+
+/// What one call asks for.
+struct Asking<'a> {
+    request: &'a Request,
+    terms: GrantTerms,
+    owner: Owner,
+    /// The claim is only wanted to be undone.
+    undoing: bool,
 }
 
 /// Only an operator can go on.

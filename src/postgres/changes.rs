@@ -20,7 +20,7 @@ use std::{
 };
 use tokio::{
     sync::{Notify, mpsc},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 /// How long changes are gathered before they are announced.
@@ -121,6 +121,9 @@ impl Inner {
         at_most: Duration,
     ) -> bool {
         let until = Instant::now() + at_most.min(Duration::from_secs(30 * 24 * 3600));
+        if self.here.running(&request.key).is_some() {
+            return timeout_at(until, self.here.ended(&request.key)).await.is_ok();
+        }
         if seen == hidden_token() {
             // The holder is a transaction: asking again waits for its lock.
             sleep(at_most.min(LOOK_FIRST)).await;

@@ -3,6 +3,7 @@
 use super::{
     begin::first,
     changes::Changes,
+    crowd::{Crowds, OpenHere},
     keep_alive::KeptAlive,
     options::PostgresOptions,
     pool::Pool,
@@ -21,17 +22,27 @@ use crate::{
     options::{check_retention, lease_out_of_bounds, reserve_too_large},
     record::Retention,
     spi::{Terms, Ticket},
+    token::Token,
 };
 use parking_lot::Mutex;
 use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
-use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, Semaphore},
+    task::AbortHandle,
+};
+
+/// How many ends that were tried in vain are tried again at a time.
+const ENDS_AT_A_TIME: usize = 2;
+/// The number of ends under way beyond which one that was tried in vain is left to its lease.
+const ENDS_MAX: u64 = 10_000;
 
 /// A store's connections, statements, waiters and tasks.
 pub(super) struct Inner {
@@ -43,6 +54,10 @@ pub(super) struct Inner {
     pub changes: Changes,
     pub kept: KeptAlive,
     pub unsure: Unsure,
+    pub crowds: Crowds,
+    pub here: Arc<OpenHere>,
+    /// Ends that were tried in vain are tried again a few at a time.
+    pub ends: Semaphore,
     /// The session that shows that this store is alive.
     pub standing: Option<Standing>,
     closed: AtomicBool,
@@ -77,6 +92,9 @@ impl Inner {
             changes: Changes::default(),
             kept: KeptAlive::default(),
             unsure: Unsure::default(),
+            crowds: Crowds::default(),
+            here: Arc::default(),
+            ends: Semaphore::new(ENDS_AT_A_TIME),
             closed: AtomicBool::new(false),
             ending: AtomicU64::new(0),
             ended: Notify::new(),
@@ -97,6 +115,36 @@ impl Inner {
         self.pool.close();
         self.tasks.lock().drain(..).for_each(|task| task.abort());
         self.changes.wake_all();
+    }
+
+    /// Runs an end of a claim until its outcome is known, however long the server is away, as long
+    /// as the store is open. `one` is one try, within a call's deadline; it returns whether the
+    /// outcome is known.
+    pub fn end_for_sure<F>(
+        self: &Arc<Self>,
+        token: Option<Token>,
+        one: impl Fn(Arc<Self>) -> F + Send + Sync + 'static,
+    ) where
+        F: Future<Output = bool> + Send,
+    {
+        let inner = self.clone();
+        self.end_behind(async move {
+            if one(inner.clone()).await {
+                return;
+            }
+            // Without a bound a long outage would fill the memory.
+            while inner.check_open().is_ok() && inner.ending() <= ENDS_MAX {
+                let Ok(_turn) = inner.ends.acquire().await else { break };
+                if one(inner.clone()).await {
+                    return;
+                }
+            }
+            let token = token.map(Token::get);
+            tracing::warn!(
+                token,
+                "the end of a claim is not known to the server: its lease ends it"
+            );
+        });
     }
 
     /// Runs `ending` to its end, although no caller waits for it.
@@ -174,6 +222,13 @@ impl Inner {
     pub fn let_go(&self, ticket: &Ticket) {
         self.kept.remove(ticket.token, Owner::of(ticket));
     }
+}
+
+/// The number of a holder's call: later calls have higher ones, in all stores of the process, since
+/// a claim can move from one to another.
+pub(super) fn next_step() -> i64 {
+    static NEXT: AtomicI64 = AtomicI64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Milliseconds, as many as a column takes.

@@ -22,8 +22,9 @@
 //! - Leases are renewed on the server (`Terms::keep_alive` renews them in the background), so a
 //!   claim outlives the connection it was made on.
 //! - Space is not reserved: a full disk can refuse a completion, which can then be tried again.
-//! - The end of a dropped claim is sent to the server in the background, and may be lost: then the
-//!   lease ends the claim. See [`PostgresStore::drain`].
+//! - The end of a dropped claim is sent to the server in the background, again and again until it is
+//!   known to be there. If the process ends before, the lease ends the claim. See
+//!   [`PostgresStore::drain`].
 //! - There are no `stats`, metrics, admin page, command or backup: use those of the database. The
 //!   only events are about connections and sessions, under the target `onlyonce::postgres`.
 //!
@@ -42,9 +43,10 @@
 //! cluster is [`Replication::Replicated`], the commit has also waited for the standbys that
 //! `synchronous_standby_names` names. `remote_write` is accepted: a standby has the commit then,
 //! but may lose it if its operating system crashes. A call whose answer is lost is repeated, and
-//! returns what its first try did. Where that can't be found out before the deadline, the error
-//! says so ([`BeginError::Unavailable`], [`ClaimError::Unavailable`]), and a later call for the key
-//! shows its state.
+//! returns what its first try did. A commit whose wait for the standbys was cancelled on the
+//! server, which reports it as a success, is confirmed by a further one. Where that can't be found
+//! out before the deadline, the error says so ([`BeginError::Unavailable`],
+//! [`ClaimError::Unavailable`]), and a later call for the key shows its state.
 //!
 //! `docs/backends.md` compares this backend with the embedded store, case by case.
 //!
@@ -53,6 +55,8 @@
 
 mod begin;
 mod changes;
+mod commit;
+mod crowd;
 mod in_order;
 mod inner;
 mod keep_alive;

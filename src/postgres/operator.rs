@@ -18,6 +18,7 @@ use crate::{
     record::Retention,
     spi::Completion,
     store::sharded::slot_of,
+    token::Token,
 };
 use std::sync::Arc;
 
@@ -101,6 +102,33 @@ impl PostgresStore {
         resolution: Resolution<'_>,
         force: bool,
     ) -> Result<(), ClaimError> {
+        self.resolve_if(key, resolution, force, None).await
+    }
+
+    /// The same, if the key is still as it was when it was looked at: under the token `seen`, which
+    /// every attempt and every decision changes. So a decision about one attempt is not taken for
+    /// another one, which has begun meanwhile.
+    ///
+    /// # Errors
+    /// As with [`resolve`](Self::resolve), and [`ClaimError::NotApplicable`] if the key has another
+    /// token by now, or is absent.
+    pub async fn resolve_seen(
+        &self,
+        key: KeyRef<'_>,
+        resolution: Resolution<'_>,
+        force: bool,
+        seen: Token,
+    ) -> Result<(), ClaimError> {
+        self.resolve_if(key, resolution, force, Some(seen)).await
+    }
+
+    async fn resolve_if(
+        &self,
+        key: KeyRef<'_>,
+        resolution: Resolution<'_>,
+        force: bool,
+        seen: Option<Token>,
+    ) -> Result<(), ClaimError> {
         let (decision, fingerprint) = match resolution {
             Resolution::Complete { fingerprint, completion } => {
                 let Completion { head, response, retention } = completion;
@@ -123,9 +151,10 @@ impl PostgresStore {
         let decided = async move {
             let (owner, mut tries) = (Owner::new(), inner.tries());
             loop {
-                let case = Case { key: &key, decision: &decision, owner };
+                let case = Case { key: &key, decision: &decision, owner, seen };
                 match inner.try_resolve(&tries, &case, fingerprint.as_deref(), force).await {
                     Ok(answer) => {
+                        inner.confirm(&mut tries).await?;
                         inner.told(&key);
                         return answer;
                     }
@@ -142,6 +171,8 @@ struct Case<'a> {
     key: &'a OwnedKey,
     decision: &'a Decision,
     owner: Owner,
+    /// The token under which it was looked at.
+    seen: Option<Token>,
 }
 
 impl Inner {
@@ -160,6 +191,16 @@ impl Inner {
         }
         let says = row.as_ref().map_or(RowState::Absent, Row::says);
         let refused = |error| Ok(Err(error));
+        if let Some(seen) = case.seen {
+            let state = match (&says, row.as_ref().and_then(Row::token)) {
+                (RowState::Absent, _) | (_, None) => Some("absent"),
+                (_, Some(token)) if token == seen => None,
+                _ => Some("not what it was when it was looked at"),
+            };
+            if let Some(state) = state {
+                return refused(ClaimError::NotApplicable { state });
+            }
+        }
         match (case.decision, says) {
             (_, RowState::Held) if !force => refused(ClaimError::NeedsForce { state: "in flight" }),
             (Decision::Complete { .. }, RowState::Completed) => {
@@ -263,7 +304,7 @@ fn page(rows: &[tokio_postgres::Row], filter: &Filter, most: i64) -> Result<Page
     let mut last = None;
     for listed in rows {
         let (scope, key): (&[u8], &[u8]) =
-            (listed.try_get(24).map_err(bad)?, listed.try_get(25).map_err(bad)?);
+            (listed.try_get(25).map_err(bad)?, listed.try_get(26).map_err(bad)?);
         let key = KeyRef::from_parts(scope, key);
         let key = key.map_err(|error| BeginError::Unavailable { what: error.to_string() })?;
         let row = first(std::slice::from_ref(listed))?.expect("there is one");

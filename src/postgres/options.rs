@@ -1,5 +1,6 @@
 //! The options of a store on a cluster: how to reach it, and the terms of its claims.
 
+use super::trouble::spelled;
 use crate::{
     error::OpenError,
     limits::{LEASE_MAX_MS, RESPONSE_BYTES_MAX, RETENTION_MAX_MS},
@@ -20,6 +21,22 @@ pub enum Replication {
     /// own settings say, and is lost with its disk; a failover to an asynchronous standby can lose
     /// records and grant keys twice.
     SingleServer,
+}
+
+impl Replication {
+    /// SQL: this transaction's commit is as durable as promised, whatever was set in it before.
+    pub(super) fn raise_commit(self) -> &'static str {
+        match self {
+            Replication::Replicated => {
+                "SELECT set_config('synchronous_commit', 'on', true) \
+                 WHERE current_setting('synchronous_commit') IN ('off', 'local')"
+            }
+            Replication::SingleServer => {
+                "SELECT set_config('synchronous_commit', 'on', true) \
+                 WHERE current_setting('synchronous_commit') = 'off'"
+            }
+        }
+    }
 }
 
 /// The options with which a store on a PostgreSQL cluster is opened. Tested with PostgreSQL 15.
@@ -68,10 +85,10 @@ impl PostgresOptions {
     /// port=5432 user=… dbname=…`) or as a URL, with all hosts of the cluster: the one that accepts
     /// writes is found. The other defaults are named at each method.
     ///
-    /// Used are `host`, `hostaddr`, `port`, `user`, `password`, `dbname`, `options`,
-    /// `application_name`, `sslmode`, `sslnegotiation` and `channel_binding`. Other parameters, such
-    /// as `connect_timeout`, `keepalives` and `target_session_attrs`, have no effect: the store sets
-    /// them itself.
+    /// An unknown parameter, or an unknown `sslmode`, is refused. Used are `host`, `hostaddr`,
+    /// `port`, `user`, `password`, `dbname`, `options`, `application_name`, `sslmode`,
+    /// `sslnegotiation` and `channel_binding`. Other parameters, such as `connect_timeout`,
+    /// `keepalives` and `target_session_attrs`, have no effect: the store sets them itself.
     pub fn new(dsn: impl Into<String>, replication: Replication) -> Self {
         PostgresOptions {
             dsn: dsn.into(),
@@ -112,8 +129,10 @@ impl PostgresOptions {
         self
     }
 
-    /// Sets the TLS of connections, where the connection string's `sslmode` is `prefer` or
-    /// `require`. Without this and [`tls_roots`](Self::tls_roots), `prefer` means no TLS.
+    /// Sets the TLS of connections. It is required then, unless the connection string says
+    /// otherwise: with `sslmode=prefer` a server that offers none gets the password all the same,
+    /// with `disable` there is none. Without this and [`tls_roots`](Self::tls_roots) there is no TLS,
+    /// and `require` and `verify-full` are refused.
     pub fn tls(mut self, config: Arc<rustls::ClientConfig>) -> Self {
         self.tls = Some(config);
         self
@@ -184,8 +203,8 @@ impl PostgresOptions {
     }
 
     /// Sets how long `once` and the HTTP layer keep a claim alive by themselves. Default: 15 min;
-    /// from the lease to 30 days. With [`TransactionStore`](super::TransactionStore) at most 24
-    /// days: the server doesn't accept a longer time-out of a transaction.
+    /// from the lease to 30 days. With [`TransactionStore`](super::TransactionStore) also how long a
+    /// transaction may stay open.
     pub fn execution_limit(mut self, limit: Duration) -> Self {
         self.execution_limit = limit;
         self
@@ -309,10 +328,25 @@ impl PostgresOptions {
     }
 
     fn hosts(&self) -> Result<Hosts, OpenError> {
-        let whole: tokio_postgres::Config = self
-            .dsn
-            .parse()
-            .map_err(|error| OpenError::options(format!("the connection string: {error}")))?;
+        let given = sslmode(&self.dsn);
+        let dsn = match given {
+            None | Some("disable" | "prefer" | "require") => self.dsn.clone(),
+            // The name in the certificate is checked whenever there is TLS.
+            Some(mode @ "verify-full") => {
+                let at = mode.as_ptr() as usize - self.dsn.as_ptr() as usize;
+                format!("{}require{}", &self.dsn[..at], &self.dsn[at + mode.len()..])
+            }
+            Some(mode) => {
+                return Err(OpenError::options(format!(
+                    "the connection string: sslmode={mode} is not offered; there are disable, \
+                     prefer, require and verify-full (with TLS the server's certificate and name \
+                     are always checked)"
+                )));
+            }
+        };
+        let whole: tokio_postgres::Config = dsn.parse().map_err(|error| {
+            OpenError::options(format!("the connection string: {}", spelled(&error)))
+        })?;
         let (names, addresses) = (whole.get_hosts(), whole.get_hostaddrs());
         let count = names.len().max(addresses.len());
         if count == 0 || (!names.is_empty() && !addresses.is_empty() && names.len() != count) {
@@ -325,10 +359,13 @@ impl PostgresOptions {
         let tls = self.tls_config()?;
         let mode = match (&tls, whole.get_ssl_mode()) {
             (None, SslMode::Require) => {
-                let what = "sslmode=require needs tls or tls_roots";
+                let what = "sslmode=require and verify-full need tls or tls_roots";
                 return Err(OpenError::options(what));
             }
             (None, _) => SslMode::Disable,
+            // Without TLS any machine on the way could answer as the server, and be given the
+            // password.
+            (Some(_), _) if given.is_none() => SslMode::Require,
             (Some(_), mode) => mode,
         };
         let mut place = String::new();
@@ -411,6 +448,44 @@ impl std::fmt::Debug for PostgresOptions {
     }
 }
 
+/// The `sslmode` in a connection string.
+fn sslmode(dsn: &str) -> Option<&str> {
+    const NAME: &str = "sslmode";
+    if dsn.starts_with("postgres://") || dsn.starts_with("postgresql://") {
+        let (_, query) = dsn.split_once('?')?;
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        return pairs.find(|(name, _)| *name == NAME).map(|(_, value)| value);
+    }
+    // Words with an equals sign between them, and values in quotes, in which a backslash hides the
+    // next character.
+    let mut rest = dsn;
+    loop {
+        let (name, after) = rest.split_once('=')?;
+        let value = after.trim_start();
+        let quoted = value.starts_with('\'');
+        let (mut end, mut hidden) = (value.len(), false);
+        for (i, c) in value.char_indices().skip(usize::from(quoted)) {
+            match c {
+                _ if hidden => hidden = false,
+                '\\' => hidden = true,
+                '\'' if quoted => {
+                    end = i;
+                    break;
+                }
+                c if !quoted && c.is_whitespace() => {
+                    end = i;
+                    break;
+                }
+                _ => {}
+            }
+        }
+        if name.trim() == NAME {
+            return Some(&value[usize::from(quoted)..end]);
+        }
+        rest = value.get(end + usize::from(quoted)..)?;
+    }
+}
+
 /// The hosts of a cluster, each as a configuration of its own.
 #[derive(Clone)]
 pub(super) struct Hosts {
@@ -418,4 +493,26 @@ pub(super) struct Hosts {
     /// Their names, without secrets.
     pub place: String,
     pub tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sslmode;
+
+    #[test]
+    fn the_mode_is_found_where_it_is_one() {
+        for (dsn, mode) in [
+            ("host=a sslmode=require user=b", Some("require")),
+            ("host=a sslmode = 'verify-full'", Some("verify-full")),
+            ("host=a password='x sslmode=disable' user=b", None),
+            ("password='it\\'s sslmode=disable' sslmode=prefer", Some("prefer")),
+            ("password=sslmode sslmode=prefer", Some("prefer")),
+            ("postgres://u:p@h/db?sslmode=require", Some("require")),
+            ("postgresql://u:sslmode=disable@h/db?x=1&sslmode=prefer", Some("prefer")),
+            ("postgres://u:p@h/db", None),
+            ("host=a", None),
+        ] {
+            assert_eq!(sslmode(dsn), mode, "{dsn}");
+        }
+    }
 }

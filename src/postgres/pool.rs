@@ -6,6 +6,7 @@
 //! closed instead, and the statement is repeated on another one.
 
 use super::{
+    crowd::LOCK_FIRST,
     options::{Hosts, PostgresOptions, Replication},
     trouble::DbError,
 };
@@ -16,20 +17,32 @@ use std::{
     ops::Deref,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_postgres::{AsyncMessage, NoTls, SimpleQueryMessage, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Called with each notification's payload.
 pub(super) type Heard = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// The query for a server's settings of replication.
+/// The query for a server's settings of replication, and for what tells sessions apart.
 const SETTINGS: &str = "SELECT current_setting('synchronous_standby_names'), \
-    current_setting('synchronous_commit'), pg_is_in_recovery()";
+    current_setting('synchronous_commit'), pg_is_in_recovery(), pg_backend_pid(), \
+    current_setting('onlyonce.session', true), \
+    EXISTS (SELECT FROM pg_prepared_statements WHERE from_sql)";
+/// Ends all that a caller's statements can have left in a session, but for the statements that the
+/// driver has prepared.
+const RESET: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; \
+    UNLISTEN *; SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES; ";
+/// The place in the server from which it warns that a commit does not wait for the standbys any
+/// longer. The text of the warning is translated, and its code can be a general one.
+const WAIT_CANCELLED: &str = "SyncRepWaitForLSN";
 /// How long a check of a connection's server is relied on.
 const BELIEVED: Duration = Duration::from_secs(5);
 
@@ -43,15 +56,53 @@ pub(super) struct Sessions {
     first: AtomicUsize,
 }
 
-/// A connection.
-pub(super) type Session = ClientWrapper;
+/// A connection, and what its server has said beside its answers.
+pub(super) struct Session {
+    client: ClientWrapper,
+    /// A random name, which the server keeps for the session.
+    mark: String,
+    /// The server's process.
+    pid: AtomicI32,
+    /// A commit has not waited for the standbys to the end.
+    unsynced: Arc<AtomicBool>,
+    driver: AbortHandle,
+}
+
+impl Session {
+    /// Whether a commit since the last call of this was made without waiting for the standbys to
+    /// the end, because the wait was cancelled. The server reports such a commit as a success.
+    pub fn take_unsynced(&self) -> bool {
+        self.unsynced.load(Ordering::SeqCst) && self.unsynced.swap(false, Ordering::SeqCst)
+    }
+
+    /// Ends the connection under a statement that may be running on it.
+    pub fn cut(&self) -> AbortHandle {
+        self.driver.clone()
+    }
+}
+
+impl Deref for Session {
+    type Target = ClientWrapper;
+
+    fn deref(&self) -> &ClientWrapper {
+        &self.client
+    }
+}
 
 impl Sessions {
     pub fn new(options: &PostgresOptions) -> Result<Self, OpenError> {
+        // Whatever a single server's setting is: what is acknowledged is on its disk.
+        let commit = match options.replication {
+            Replication::SingleServer => {
+                "SELECT set_config('synchronous_commit', 'on', false) \
+                 WHERE current_setting('synchronous_commit') = 'off'; "
+            }
+            Replication::Replicated => "",
+        };
         let setup = format!(
-            "SET lock_timeout = {}; SET statement_timeout = 0; \
-             SET default_transaction_isolation = 'read committed'; {SETTINGS}",
-            options.lock_timeout.as_millis()
+            "SET lock_timeout = {}; SET statement_timeout = 0; {commit}\
+             SET default_transaction_isolation = 'read committed'; ",
+            options.lock_timeout.min(LOCK_FIRST).as_millis()
         );
         Ok(Sessions {
             hosts: options.check()?,
@@ -99,27 +150,87 @@ impl Sessions {
 
     /// A call has failed on the host in use: another one is tried first from now on.
     pub fn suspect(&self) {
-        let first = self.first.load(Ordering::Relaxed);
+        self.suspect_host(self.first.load(Ordering::Relaxed));
+    }
+
+    fn suspect_host(&self, first: usize) {
         self.first.store((first + 1) % self.hosts.hosts.len(), Ordering::Relaxed);
     }
 
-    /// Checks that a connection in use still leads to a server that replicates as declared, because
-    /// its configuration can change under its connections.
+    /// A connection as by [`connect`](Self::connect), if connections lead to one session each.
+    ///
+    /// A pooler that gives a session of the server to one transaction at a time would run the
+    /// statements that another client has prepared under the same name, under its settings.
+    pub async fn connect_unshared(&self) -> Result<Session, DbError> {
+        let (a, b) = (self.connect().await?, self.connect().await?);
+        // The second has overwritten the first one's mark if both have the same session.
+        self.check_again(&a).await?;
+        // Two transactions at a time need two sessions, which are free again in this order: a pool
+        // gives the one or the other of them out first.
+        let both = async {
+            for session in [&a, &b] {
+                session.batch_execute("BEGIN").await?;
+            }
+            for session in [&a, &b] {
+                session.batch_execute("COMMIT").await?;
+            }
+            Ok::<_, tokio_postgres::Error>(())
+        };
+        match timeout(self.connect_timeout, both).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(DbError::of_connecting(&error)),
+            Err(_) => {
+                let what = "two connections cannot have a transaction each at the same time";
+                return Err(DbError::Unreachable(what.into()));
+            }
+        }
+        self.check_again(&b).await?;
+        self.check_again(&a).await?;
+        Ok(a)
+    }
+
+    /// Checks that a connection in use is the session that it was, on a server that replicates as
+    /// declared: its configuration can change under its connections.
     async fn check_again(&self, session: &Session) -> Result<(), DbError> {
         let checked = timeout(self.connect_timeout, session.simple_query(SETTINGS)).await;
         let answers = checked.map_err(|_| DbError::Unreachable("no answer in time".into()))?;
         let answers = answers.map_err(|error| DbError::of_connecting(&error))?;
-        self.check_all(answers)
+        self.check_all(session, answers)
     }
 
-    fn check_all(&self, answers: Vec<SimpleQueryMessage>) -> Result<(), DbError> {
-        for answer in answers {
-            if let SimpleQueryMessage::Row(row) = answer {
-                let column = |i| row.get(i).unwrap_or_default().to_owned();
-                self.check(&column(0), &column(1), &column(2))?;
-            }
+    /// Makes a session in which statements of a caller's have run as it was when it was new; an
+    /// error if that can't be done.
+    pub async fn reset(&self, session: &Session) -> Result<(), DbError> {
+        let Session { mark, .. } = session;
+        let reset = format!("{RESET}{}{}", self.setup, marked(mark));
+        let answers = session.simple_query(&reset).await;
+        let answers = answers.map_err(|error| DbError::of_connecting(&error))?;
+        self.check_all(session, answers)
+    }
+
+    /// Judges the answer to [`SETTINGS`], the last row that there is.
+    fn check_all(
+        &self,
+        session: &Session,
+        answers: Vec<SimpleQueryMessage>,
+    ) -> Result<(), DbError> {
+        let rows = answers.into_iter().filter_map(|answer| match answer {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        let row = rows.last().ok_or_else(|| DbError::Unreachable("no settings".into()))?;
+        let column = |i| row.try_get(i).ok().flatten().unwrap_or_default();
+        self.check(column(0), column(1), column(2))?;
+        let pid = column(3).parse().unwrap_or_default();
+        let known = session.pid.load(Ordering::Relaxed);
+        if (known != 0 && known != pid) || column(4) != session.mark {
+            return Err(pooled());
         }
-        Ok(())
+        session.pid.store(pid, Ordering::Relaxed);
+        match column(5) {
+            "t" => Err(DbError::Again("a caller's prepared statement is left".into())),
+            _ => Ok(()),
+        }
     }
 
     async fn connect_to(&self, host: usize, heard: Option<Heard>) -> Result<Session, DbError> {
@@ -129,15 +240,10 @@ impl Sessions {
             None => connect(config, NoTls, heard).await,
         };
         let session = session.map_err(|error| DbError::of_connecting(&error))?;
-        let answers = session.simple_query(&self.setup).await;
+        let setup = format!("{}{}", self.setup, marked(&session.mark));
+        let answers = session.simple_query(&setup).await;
         let answers = answers.map_err(|error| DbError::of_connecting(&error))?;
-        self.check_all(answers)?;
-        if self.replication == Replication::SingleServer {
-            // Whatever the server's setting: what is acknowledged is on its disk.
-            let on = "SELECT set_config('synchronous_commit', 'on', false) \
-                      WHERE current_setting('synchronous_commit') = 'off'";
-            session.batch_execute(on).await.map_err(|error| DbError::of_connecting(&error))?;
-        }
+        self.check_all(&session, answers)?;
         Ok(session)
     }
 
@@ -161,6 +267,18 @@ impl Sessions {
     }
 }
 
+/// SQL: sets a session's mark, and reads its settings.
+fn marked(mark: &str) -> String {
+    format!("SELECT set_config('onlyonce.session', '{mark}', false); {SETTINGS}")
+}
+
+/// A connection does not lead to a session of its own.
+pub(super) fn pooled() -> DbError {
+    let what = "the connection is not one session of the server: a pooler in between shares \
+        sessions between transactions; connect directly, or through one that keeps sessions";
+    DbError::Unreachable(what.into())
+}
+
 /// Connects to one host, and drives the connection on a task of its own.
 async fn connect<T>(
     config: &tokio_postgres::Config,
@@ -172,6 +290,8 @@ where
     T::Stream: Send + 'static,
 {
     let (client, mut connection) = config.connect(tls).await?;
+    let unsynced = Arc::new(AtomicBool::new(false));
+    let seen = unsynced.clone();
     let driver = tokio::spawn(async move {
         loop {
             match std::future::poll_fn(|context| connection.poll_message(context)).await {
@@ -181,6 +301,10 @@ where
                     }
                 }
                 Some(Ok(AsyncMessage::Notice(notice))) => {
+                    // It comes before the answer that it is about has ended.
+                    if notice.routine() == Some(WAIT_CANCELLED) {
+                        seen.store(true, Ordering::SeqCst);
+                    }
                     tracing::debug!(%notice, "notice of the server");
                 }
                 Some(Ok(_)) => {}
@@ -195,7 +319,11 @@ where
             heard("");
         }
     });
-    Ok(ClientWrapper::new(client, driver))
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).expect("the system gives random bytes");
+    let mark = format!("{:016x}", u64::from_le_bytes(random));
+    let (abort, pid) = (driver.abort_handle(), AtomicI32::new(0));
+    Ok(Session { client: ClientWrapper::new(client, driver), mark, pid, unsynced, driver: abort })
 }
 
 /// Keeps connections for the pool.
@@ -221,7 +349,7 @@ impl managed::Manager for Keeper {
         if kept.session.is_closed() {
             return Err(RecycleError::message("closed"));
         }
-        if self.0.replication == Replication::Replicated && kept.checked.elapsed() > BELIEVED {
+        if kept.checked.elapsed() > BELIEVED {
             let checked = Box::pin(self.0.check_again(&kept.session)).await;
             checked.map_err(RecycleError::Backend)?;
             kept.checked = Instant::now();
@@ -234,6 +362,8 @@ impl managed::Manager for Keeper {
 pub(super) struct Pool {
     pub sessions: Arc<Sessions>,
     pool: managed::Pool<Keeper>,
+    /// Whether the server is silent is being found out.
+    asking: Arc<AtomicBool>,
 }
 
 impl Pool {
@@ -243,7 +373,7 @@ impl Pool {
             .max_size(connections)
             .build()
             .expect("without time-outs of its own a pool needs no runtime");
-        Pool { sessions, pool }
+        Pool { sessions, pool, asking: Arc::default() }
     }
 
     /// A connection, waited for until `until`.
@@ -256,6 +386,25 @@ impl Pool {
             Ok(Err(error)) => Err(DbError::Unreachable(format!("{error:?}"))),
             Err(_) => Err(DbError::Unreachable("no connection was free in time".into())),
         }
+    }
+
+    /// A statement had no answer in time. A server that is cut off is silent on all connections,
+    /// one that waits (for a standby, a disk) is not: a new connection tells them apart.
+    pub fn ask_again(&self) {
+        if self.asking.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (sessions, pool, asking) =
+            (self.sessions.clone(), self.pool.clone(), self.asking.clone());
+        tokio::spawn(async move {
+            let first = sessions.first.load(Ordering::Relaxed);
+            let asked = timeout(sessions.connect_timeout, sessions.connect_to(first, None)).await;
+            if !matches!(asked, Ok(Ok(_))) {
+                pool.retain(|_, _| false);
+                sessions.suspect_host(first);
+            }
+            asking.store(false, Ordering::SeqCst);
+        });
     }
 
     /// Closes the connections that are not in use: they lead to a server on which a call has

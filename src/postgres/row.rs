@@ -71,6 +71,8 @@ pub(super) struct Row {
     pub checkpoint: Option<Vec<u8>>,
     pub head: Option<Vec<u8>>,
     pub response: Option<Vec<u8>>,
+    /// The number of the holder's last call.
+    pub step: i64,
     /// When it was read, by the server's clock.
     pub now: i64,
     /// The statement granted the claim that it shows.
@@ -133,9 +135,10 @@ impl Row {
             checkpoint: row.try_get(17)?,
             head: row.try_get(18)?,
             response: row.try_get(19)?,
-            now: row.try_get(20)?,
-            granted: row.try_get(21)?,
-            life: Life::of(row.try_get(22)?),
+            step: row.try_get(20)?,
+            now: row.try_get(21)?,
+            granted: row.try_get(22)?,
+            life: Life::of(row.try_get(23)?),
         })
     }
 
@@ -157,6 +160,11 @@ impl Row {
 
     pub fn is_by(&self, owner: Owner) -> bool {
         self.owner == owner.0
+    }
+
+    /// It shows this claim.
+    pub fn is_of(&self, ticket: &Ticket) -> bool {
+        self.token == ticket.token.get() as i64 && self.is_by(Owner::of(ticket))
     }
 
     pub fn token(&self) -> Option<Token> {
@@ -279,6 +287,7 @@ mod tests {
             checkpoint: None,
             head: None,
             response: None,
+            step: 0,
             now: 0,
             granted: false,
             life: Life::Unknown,

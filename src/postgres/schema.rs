@@ -6,13 +6,25 @@ use super::{
     trouble::DbError,
 };
 use crate::error::OpenError;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use tokio_postgres::error::SqlState;
 
-/// The version of the tables that this code uses.
-pub(super) const VERSION: i32 = 2;
+/// The version that a program must know to use the tables.
+const VERSION: i32 = 2;
+/// The revision of the tables that this code uses. It also uses later ones of its version, which
+/// only add to it: so a program and its next one run side by side while one replaces the other.
+const REVISION: i32 = 3;
 
 const CREATE: &str = include_str!("schema.sql");
 /// The scripts that bring each version to the next, from the first.
-const UPGRADES: [&str; 1] = [include_str!("upgrade_2.sql")];
+const UPGRADES: [&str; 2] = [include_str!("upgrade_2.sql"), include_str!("upgrade_3.sql")];
+/// How long a migration waits for the lock of a table at a time: all other callers wait behind it.
+const LOCK_MS: u32 = 300;
+/// How long it pauses before it tries again.
+const PAUSE: Duration = Duration::from_millis(700);
+/// How long it tries.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The tables' names, quoted.
 #[derive(Clone, Debug)]
@@ -61,74 +73,116 @@ impl Names {
             .replace("onlyonce ", &format!("{} ", self.table))
     }
 
-    /// The version of the tables, `None` if there are none.
-    async fn found(&self, session: &Session) -> Result<Option<i32>, DbError> {
+    /// The version of the tables and their revision, `None` if there are none.
+    async fn found(&self, session: &Session) -> Result<Option<(i32, i32)>, DbError> {
         let exists = "SELECT to_regclass($1) IS NOT NULL AND to_regclass($2) IS NOT NULL";
         let row = session.query_one(exists, &[&self.table, &self.version]).await;
         if !row.map_err(|error| DbError::of(&error))?.get::<_, bool>(0) {
             return Ok(None);
         }
-        let version = format!("SELECT max(version) FROM {}", self.version);
+        // Tables of before there were revisions have no such column.
+        let version = format!(
+            "SELECT max(version), \
+             max(coalesce((to_jsonb(s) ->> 'revision')::integer, version)) FROM {} AS s",
+            self.version
+        );
         let row = session.query_one(&version, &[]).await;
-        Ok(row.map_err(|error| DbError::of(&error))?.get(0))
+        let row = row.map_err(|error| DbError::of(&error))?;
+        let (version, revision): (Option<i32>, Option<i32>) = (row.get(0), row.get(1));
+        Ok(version.zip(revision))
     }
 
-    /// Checks that the tables exist in the version that this code uses.
+    /// Checks that the tables exist, in a revision that this code uses.
     pub async fn check(&self, session: &Session, place: &str) -> Result<(), OpenError> {
         let found = self.found(session).await.map_err(|trouble| trouble.opening(place))?;
         let file = format!("table {}", self.table);
+        let known = REVISION as u32;
         match found {
-            Some(VERSION) => Ok(()),
-            None => Err(OpenError::NotMigrated { file, found: 0, known: VERSION as u32 }),
-            Some(found) if found < VERSION => Err(OpenError::NotMigrated {
-                file,
-                found: found.max(0) as u32,
-                known: VERSION as u32,
-            }),
-            Some(found) => {
-                Err(OpenError::Newer { file, found: found as u32, known: VERSION as u32 })
+            None => Err(OpenError::NotMigrated { file, found: 0, known }),
+            Some((version, revision)) if version > VERSION => {
+                Err(OpenError::Newer { file, found: revision.max(version) as u32, known })
             }
+            Some((_, revision)) if revision < REVISION => {
+                Err(OpenError::NotMigrated { file, found: revision.max(0) as u32, known })
+            }
+            Some(_) => Ok(()),
         }
     }
 }
 
 impl PostgresOptions {
-    /// Creates the tables, or brings them to this version, in one transaction under an advisory
-    /// lock: any number of processes may call it at their start, and it can be repeated.
+    /// Creates the tables, or brings them to this version, under an advisory lock: any number of
+    /// processes may call it at their start, and it can be repeated.
+    ///
+    /// Run it before the first process of a new version starts. Processes of the version before
+    /// continue, and can be started again, beside it (`docs/backends.md`).
+    ///
+    /// It waits for other transactions that use the table (a report, a dump, a session that was left
+    /// open) for moments only, and lets the store's calls pass in between, for two minutes in all. A
+    /// dropped future leaves nothing that waits.
     ///
     /// # Errors
     /// [`OpenError::Denied`] for a database role that may not create tables: run
     /// [`schema_sql`](Self::schema_sql) (or `src/postgres/schema.sql`) by other means then.
-    /// [`OpenError::Newer`] if the tables have a later version.
+    /// [`OpenError::Newer`] if the tables have a later version. [`OpenError::Unreachable`] if no
+    /// server answers, or the table was in use all the time.
     pub async fn migrate(&self) -> Result<(), OpenError> {
         let names = Names::of(self);
         let sessions = Sessions::new(self)?;
         let place = sessions.place().to_owned();
-        let session = sessions.connect().await.map_err(|trouble| trouble.opening(&place))?;
+        let session = sessions.connect_unshared().await;
+        let session = session.map_err(|trouble| trouble.opening(&place))?;
         migrate(&names, &session).await.map_err(|trouble| trouble.opening(&place))?;
         names.check(&session, &place).await
     }
 }
 
 async fn migrate(names: &Names, session: &Session) -> Result<(), DbError> {
-    let run = async |sql: &str| {
-        session.batch_execute(sql).await.map_err(|error| match error.code() {
-            Some(code) if *code == tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE => {
-                DbError::Denied(error.as_db_error().map_or(String::new(), |e| e.message().into()))
-            }
-            _ => DbError::of(&error),
-        })
-    };
-    // Waits as long as another migration takes; ends with the connection at the latest.
-    run(&format!("SET lock_timeout = 0; SELECT pg_advisory_lock({})", names.lock)).await?;
+    // A session that waits on the server would do so after its client is gone. Another migration
+    // ends, or its session does.
+    let lock = format!("SELECT pg_try_advisory_lock({})", names.lock);
+    loop {
+        let row = session.query_one(&lock, &[]).await;
+        if row.map_err(|error| DbError::of(&error))?.get(0) {
+            break;
+        }
+        sleep(PAUSE).await;
+    }
     match names.found(session).await? {
-        None => run(&format!("BEGIN; {} COMMIT", names.create())).await?,
-        Some(version @ 1..VERSION) => {
-            for upgrade in &UPGRADES[version as usize - 1..] {
-                run(&format!("BEGIN; {} COMMIT", names.named(upgrade))).await?;
+        None => change(session, &names.create()).await?,
+        Some((version, revision)) if version <= VERSION && revision >= 1 => {
+            for upgrade in UPGRADES.iter().skip(revision as usize - 1) {
+                change(session, &names.named(upgrade)).await?;
             }
         }
         Some(_) => {}
     }
-    run(&format!("SELECT pg_advisory_unlock({})", names.lock)).await
+    let unlock = format!("SELECT pg_advisory_unlock({})", names.lock);
+    session.batch_execute(&unlock).await.map_err(|error| DbError::of(&error))
+}
+
+/// Runs statements in one transaction. While it waits for a lock on the table, all others wait
+/// behind it: so it waits for moments only, again and again.
+async fn change(session: &Session, sql: &str) -> Result<(), DbError> {
+    let until = Instant::now() + PATIENCE;
+    let change = format!("BEGIN; SET LOCAL lock_timeout = {LOCK_MS}; {sql} COMMIT");
+    loop {
+        let Err(error) = session.batch_execute(&change).await else { return Ok(()) };
+        let trouble = match error.code() {
+            Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
+                DbError::Denied(error.as_db_error().map_or(String::new(), |e| e.message().into()))
+            }
+            _ => DbError::of(&error),
+        };
+        if !matches!(trouble, DbError::Locked) {
+            return Err(trouble);
+        }
+        if Instant::now() >= until {
+            let what = "the table is in use by other transactions all the time";
+            return Err(DbError::Unreachable(what.into()));
+        }
+        tracing::info!("the table is in use: its change is tried again");
+        session.batch_execute("ROLLBACK").await.map_err(|error| DbError::of(&error))?;
+        sleep(PAUSE).await;
+    }
 }

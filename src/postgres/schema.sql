@@ -1,5 +1,6 @@
--- The tables of onlyonce, schema version 2 (upgrade_2.sql brings version 1 to it). `PostgresOptions::migrate` runs this file with the names
--- that were chosen; run it by hand (psql -1 -f schema.sql) where migrations are done by others.
+-- The tables of onlyonce, revision 3 (upgrade_2.sql and upgrade_3.sql bring earlier ones to it).
+-- `PostgresOptions::migrate` runs this file with the names that were chosen; run it by hand
+-- (psql -1 -f schema.sql) where migrations are done by others.
 --
 -- Times are milliseconds since 1970 by the server's clock, windows are milliseconds.
 
@@ -45,12 +46,21 @@ CREATE TABLE onlyonce (
     -- Taken over, or checkpointed, at least once: a release no longer frees the key.
     history boolean NOT NULL DEFAULT false,
     checkpoint bytea,
+    -- The number of the holder's last call: an earlier one that arrives late changes nothing.
+    step bigint NOT NULL DEFAULT 0,
     -- Of a key in flight that was taken over: the answer that its failed holder had left.
     head bytea,
     -- Of a completed key the response (NULL: done, not retained), of a failed one its answer.
     response bytea,
     PRIMARY KEY (scope, key)
-) WITH (fillfactor = 50);
+) WITH (
+    -- Room beside each row for its next version.
+    fillfactor = 50,
+    -- Rows live for a day or so: dead ones are removed when they are a fiftieth, not a fifth.
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_insert_scale_factor = 0.05,
+    autovacuum_analyze_scale_factor = 0.05
+);
 
 CREATE INDEX onlyonce_due ON onlyonce (sweep_hour);
 
@@ -62,5 +72,7 @@ CREATE TABLE onlyonce_sessions (
     ended_at bigint
 );
 
-CREATE TABLE onlyonce_schema (version integer NOT NULL);
-INSERT INTO onlyonce_schema VALUES (2);
+-- The version that a program must know to use the tables, and the revision that they have: programs
+-- of this version that know only an earlier revision can use them, too.
+CREATE TABLE onlyonce_schema (version integer NOT NULL, revision integer);
+INSERT INTO onlyonce_schema VALUES (2, 3);

@@ -17,7 +17,11 @@
 //! A store whose session ends makes another one under the same number at once, wherever the
 //! writable server is then.
 
-use super::{inner::Inner, pool::Session, trouble::DbError};
+use super::{
+    inner::Inner,
+    pool::{Session, pooled},
+    trouble::DbError,
+};
 use std::{
     sync::{
         Arc, Weak,
@@ -199,11 +203,6 @@ impl SessionState {
         let row = self.session.query_one(has, &[&id, &self.pid]).await;
         Ok(row.map_err(|error| DbError::of(&error))?.get(0))
     }
-}
-
-fn pooled() -> DbError {
-    let what = "the holder's session is not one session: is there a pooler in between?";
-    DbError::Unreachable(what.into())
 }
 
 /// Checks the session at intervals, and makes another one when it has ended.

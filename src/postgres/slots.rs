@@ -66,6 +66,7 @@ async fn copy(from: &Inner, to: &Inner, slots: RangeInclusive<u16>) -> Result<u6
                 Err(trouble) => tries.again(trouble).await?,
             }
         }
+        to.confirm(&mut tries).await?;
         copied += rows.len() as u64;
         (scope, key) = next;
     }
@@ -83,6 +84,7 @@ async fn delete(inner: &Inner, slots: RangeInclusive<u16>) -> Result<u64, BeginE
             }
         };
         if rows == 0 {
+            inner.confirm(&mut tries).await?;
             return Ok(deleted);
         }
         deleted += rows;

@@ -10,12 +10,12 @@ use super::{options::PostgresOptions, schema::Names, session};
 /// What `row` decodes, in this order.
 const COLUMNS: &str = "state, token, owner, fingerprint, attempt, reason, after, holder, lease_ms, \
     replay_ms, remember_ms, reserve, started_at, lease_until, expires_at, ended_at, replay_until, \
-    checkpoint, head, response";
+    checkpoint, head, response, step";
 
 /// All columns.
 const ALL: &str = "scope, key, owner, fingerprint, token, lease_ms, replay_ms, remember_ms, \
     keep_ms, started_at, lease_until, ended_at, replay_until, expires_at, reserve, attempt, \
-    sweep_hour, slot, state, reason, after, holder, session, history, checkpoint, head, response";
+    sweep_hour, slot, state, reason, after, holder, session, history, checkpoint, step, head, response";
 
 /// The statements for one table.
 #[derive(Debug)]
@@ -34,17 +34,17 @@ pub(super) struct Statements {
     pub look: String,
     /// Scope, key, token, owner, head, response, replay, remember (ms).
     pub complete: String,
-    /// Scope, key, token, owner, answer, keep (ms).
+    /// Scope, key, token, owner, answer, keep (ms), step.
     pub fail: String,
-    /// Scope, key, token, owner.
+    /// Scope, key, token, owner, step.
     pub release: String,
-    /// Scope, key, token, owner: what was taken over is as it was; what was not is released.
+    /// Scope, key, token, owner, step: what was taken over is as it was; what was not is released.
     pub undo: String,
-    /// Scope, key, token, owner, lease (ms): no attempt before this one had an effect.
+    /// Scope, key, token, owner, lease (ms), step: no attempt before this one had an effect.
     pub first: String,
-    /// Scope, key, token, owner, checkpoint (NULL: renew), lease (ms).
+    /// Scope, key, token, owner, checkpoint (NULL: renew), lease (ms), step.
     pub renew: String,
-    /// Scope, key, token, owner, reason.
+    /// Scope, key, token, owner, reason, step.
     pub abandon: String,
     /// Arrays of scopes, keys, tokens, owners, leases (ms).
     pub keep_alive: String,
@@ -135,7 +135,7 @@ impl Statements {
                      WHERE NOT EXISTS (SELECT FROM seen WHERE expires_at > {now} OR life = 1) \
                      ON CONFLICT (scope, key) DO UPDATE SET {kept} {fresh}, \
                          ended_at = 0, replay_until = 0, attempt = 1, state = 1, reason = NULL, \
-                         after = NULL, holder = true, history = false, checkpoint = NULL, \
+                         after = NULL, holder = true, history = false, step = 0, checkpoint = NULL, \
                          head = NULL, response = NULL \
                      WHERE t.expires_at <= {now} AND t.owner <> excluded.owner AND {life} <> 1 \
                      RETURNING *\
@@ -146,7 +146,7 @@ impl Statements {
             ),
             take_over: format!(
                 "UPDATE {table} AS t SET token = greatest(token + 1, {us}), owner = $3, \
-                     attempt = attempt + 1, history = true, holder = true, \
+                     attempt = attempt + 1, history = true, holder = true, step = 0, \
                      session = {session}, started_at = {now}, \
                      lease_until = {now} + lease_ms, expires_at = {now} + lease_ms + keep_ms, \
                      after = CASE state WHEN 2 THEN reason ELSE 4 END, \
@@ -169,14 +169,15 @@ impl Statements {
             fail: format!(
                 "{held} state = 2, reason = 6, response = $5, after = NULL, head = NULL, \
                      ended_at = {now}, \
-                     expires_at = {now} + $6::bigint {ours} AND response IS NULL"
+                     expires_at = {now} + $6::bigint, step = $7 {ours} AND response IS NULL \
+                     AND step <= $7::bigint"
             ),
             release: format!(
                 "{held} state = CASE WHEN history THEN 2 ELSE 0 END, reason = 5, holder = false, \
                      attempt = attempt - CASE WHEN after IS NULL THEN 0 ELSE 1 END, \
                      head = NULL, after = NULL, \
                      ended_at = {now}, expires_at = CASE WHEN history THEN {now} + keep_ms ELSE 0 \
-                     END {ours}"
+                     END, step = $5 {ours} AND step <= $5::bigint"
             ),
             undo: format!(
                 "{held} state = CASE WHEN after IS NOT NULL OR history THEN 2 ELSE 0 END, \
@@ -186,8 +187,8 @@ impl Statements {
                      head = NULL, after = NULL, \
                      ended_at = CASE WHEN after IS NULL THEN {now} ELSE replay_until END, \
                      expires_at = CASE WHEN after IS NOT NULL THEN replay_until + keep_ms \
-                         WHEN history THEN {now} + keep_ms ELSE 0 END \
-                 {ours} AND (after IS NOT NULL OR holder)"
+                         WHEN history THEN {now} + keep_ms ELSE 0 END, step = $5 \
+                 {ours} AND (after IS NOT NULL OR holder) AND step <= $5::bigint"
             ),
             first: format!(
                 "{held} state = 1, reason = NULL, response = NULL, head = NULL, after = NULL, \
@@ -195,7 +196,8 @@ impl Statements {
                      lease_until = CASE WHEN state = 1 THEN greatest(lease_until, {now} + $5::bigint) \
                          ELSE {now} + $5::bigint END, \
                      expires_at = CASE WHEN state = 1 THEN greatest(lease_until, {now} + $5::bigint) \
-                         ELSE {now} + $5::bigint END + keep_ms {ours}"
+                         ELSE {now} + $5::bigint END + keep_ms, step = $6 \
+                     {ours} AND step <= $6::bigint"
             ),
             renew: format!(
                 "{held} state = 1, reason = NULL, response = NULL, session = {session}, \
@@ -204,7 +206,8 @@ impl Statements {
                      lease_until = CASE WHEN state = 1 THEN greatest(lease_until, {now} + $6::bigint) \
                          ELSE {now} + $6::bigint END, \
                      expires_at = CASE WHEN state = 1 THEN greatest(lease_until, {now} + $6::bigint) \
-                         ELSE {now} + $6::bigint END + keep_ms {ours}"
+                         ELSE {now} + $6::bigint END + keep_ms, step = $7 \
+                     {ours} AND step <= $7::bigint"
             ),
             // A lease that had passed is what interrupted the key, not the drop after it.
             abandon: format!(
@@ -214,7 +217,8 @@ impl Statements {
                      ended_at = CASE WHEN state = 2 THEN ended_at \
                          ELSE least(lease_until, {now}) END, \
                      expires_at = CASE WHEN state = 2 THEN ended_at \
-                         ELSE least(lease_until, {now}) END + keep_ms {ours} AND holder"
+                         ELSE least(lease_until, {now}) END + keep_ms, step = $6 \
+                     {ours} AND holder AND step <= $6::bigint"
             ),
             keep_alive: format!(
                 "UPDATE {table} AS t SET lease_until = greatest(t.lease_until, {now} + k.lease), \

@@ -55,9 +55,9 @@ impl Drop for Owner {
         if inner.ending() == 0 {
             return inner.close();
         }
-        // The server still gets the ends of abandoned claims.
+        // The server still gets the ends of abandoned claims, if it is there.
         self.0.runtime.spawn(async move {
-            inner.all_ended().await;
+            let _ = timeout(2 * inner.options.deadline, inner.all_ended()).await;
             inner.close();
         });
     }
@@ -86,7 +86,7 @@ impl PostgresOptions {
         let place = sessions.place().to_owned();
         let pool = Pool::new(sessions, self.connections);
         let inner = Arc::new(Inner::new(self, pool));
-        let session = inner.pool.sessions.connect().await;
+        let session = inner.pool.sessions.connect_unshared().await;
         let session = session.map_err(|trouble| trouble.opening(&place))?;
         inner.names.check(&session, &place).await?;
         let store = PostgresStore(Arc::new(Owner(inner)));
@@ -122,9 +122,10 @@ impl PostgresStore {
         Ok((&mut task.0).await.unwrap_or(Err(DbError::Closed))?)
     }
 
-    /// Waits, for `at_most`, until the server knows of all claims that were dropped, and until
-    /// calls whose future was dropped half way have ended. Returns how many of both are left. For
-    /// an orderly shutdown, before the last handle is dropped.
+    /// Waits, for `at_most`, until the server knows of all claims that were dropped, until calls
+    /// whose future was dropped half way have ended, and until the claims are undone that may come
+    /// of `begin`s that gave up with an unknown outcome. Returns how many of them are left. For an
+    /// orderly shutdown, before the last handle is dropped.
     pub async fn drain(&self, at_most: Duration) -> u64 {
         let inner = self.inner().clone();
         let draining = async move {

@@ -256,7 +256,12 @@ impl PostgresStore {
         Err(BeginError::Unavailable { what })
     }
 
-    /// Completes a claim of [`begin_in`](Self::begin_in) in its transaction. The commit keeps it.
+    /// Completes a claim of [`begin_in`](Self::begin_in) in its transaction. The commit keeps it,
+    /// and is made as durable as the store's own: a lowered `synchronous_commit` is raised.
+    ///
+    /// On a replicated cluster the server reports a commit as a success, with a warning beside it,
+    /// if its wait for the standbys is cancelled (by an administrator, by a job that ends long
+    /// statements). The caller's driver gets that warning, and the store does not.
     ///
     /// # Errors
     /// As with [`Claim::complete`](crate::Claim::complete). The transaction must be rolled back
@@ -273,11 +278,19 @@ impl PostgresStore {
             unreachable!("a completion was asked for")
         };
         let of = |error: tokio_postgres::Error| DbError::of(&error);
-        let sql = &self.inner().sql;
+        let inner = self.inner();
+        let sql = &inner.sql;
         let statement = transaction.prepared(&sql.complete).await.map_err(of)?;
         let params = CompleteParams::new(ticket, head, response, retention);
-        let done = transaction.plain().execute(&statement, &params.all()).await.map_err(of)?;
-        if done > 0 {
+        let (plain, all) = (transaction.plain(), params.all());
+        let (raised, done, ()) = in_order(
+            plain.batch_execute(inner.options.replication.raise_commit()),
+            plain.execute(&statement, &all),
+            async {},
+        )
+        .await;
+        raised.map_err(of)?;
+        if done.map_err(of)? > 0 {
             return Ok(());
         }
         let statement = transaction.prepared(&sql.look).await.map_err(of)?;

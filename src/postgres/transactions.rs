@@ -3,30 +3,64 @@
 
 use super::{
     begin::{Ask, exhausted, first, hidden},
+    crowd::{Here, LOCK_FIRST},
     in_order::in_order,
+    inner::hash,
     pool::Borrowed,
     row::{Owner, first_grant},
     store::PostgresStore,
-    transaction::CompleteParams,
     tries::Backoff,
     trouble::DbError,
     write::OwnedOp,
 };
 use crate::{
     error::{BeginError, ClaimError},
-    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Interruption, Request, Terms, Ticket},
+    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Interruption, Request, Ticket},
     store::async_store::AsyncStore,
     store::claim::Claim,
     token::Token,
 };
 use parking_lot::Mutex;
-use std::{collections::HashMap, fmt, marker::PhantomData, ops::Deref, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    marker::PhantomData,
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     sync::{Mutex as AsyncMutex, OwnedMutexGuard},
-    time::{Instant, timeout_at},
+    task::AbortHandle,
+    time::{Instant, sleep, timeout_at},
 };
 
-type Slot = Arc<AsyncMutex<Option<Borrowed>>>;
+/// A claim whose transaction is open.
+pub(super) struct Slot {
+    /// `None` once it has ended.
+    pub(super) open: Arc<AsyncMutex<Option<Borrowed>>>,
+    /// Statements of the caller's may have run in the session.
+    pub(super) touched: AtomicBool,
+    /// Taken when the transaction has ended, or can't be committed any more.
+    pub(super) here: Mutex<Option<Here>>,
+    /// Ends the transaction after the execution limit.
+    limit: Mutex<Option<AbortHandle>>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(limit) = self.limit.get_mut() {
+            limit.abort();
+        }
+    }
+}
+
+/// Before the effects: what they are rolled back to if only the answer is to be kept.
+const EFFECTS: &str = "SAVEPOINT onlyonce_effects";
+const UNDO_EFFECTS: &str = "ROLLBACK TO SAVEPOINT onlyonce_effects";
 
 /// [`PostgresStore`] with every claim in a transaction of its own, in which the operation writes
 /// its effect: for operations whose whole effect is in the same database.
@@ -37,15 +71,18 @@ type Slot = Arc<AsyncMutex<Option<Borrowed>>>;
 /// is as it was before. So this store never interrupts a key, and there is nothing to settle.
 ///
 /// Each claim uses a connection of the store as long as it is held, at most for the store's
-/// execution limit. Other callers of its key wait for its end, for the store's lock timeout, and
+/// execution limit: then the connection is closed, and nothing of the attempt stays. What the
+/// caller's statements leave in the session (settings, a role, temporary tables, advisory locks) is
+/// reset before another claim uses it, and the commit is as durable as the store's others, whatever
+/// they set. Other callers of its key wait for its end, for the store's lock timeout, and
 /// then get "in flight". A checkpoint is refused, because a rollback would undo it.
 ///
 /// Don't cause effects elsewhere (a call to another service) under such a claim: they are not
 /// rolled back.
 #[derive(Clone)]
 pub struct TransactionStore {
-    store: PostgresStore,
-    open: Arc<Mutex<HashMap<[u64; 2], Slot>>>,
+    pub(super) store: PostgresStore,
+    open: Arc<Mutex<HashMap<[u64; 2], Arc<Slot>>>>,
 }
 
 impl fmt::Debug for TransactionStore {
@@ -62,7 +99,7 @@ impl Deref for OpenTransaction<'_> {
     type Target = tokio_postgres::Client;
 
     fn deref(&self) -> &tokio_postgres::Client {
-        self.0.as_deref().expect("checked when it was made")
+        self.0.as_ref().expect("checked when it was made")
     }
 }
 
@@ -99,18 +136,110 @@ impl TransactionStore {
         &self,
         ticket: &'a Ticket,
     ) -> Result<OpenTransaction<'a>, ClaimError> {
-        let slot = self.open.lock().get(&ticket.note).cloned().ok_or(ClaimError::Fenced)?;
-        let guard = slot.lock_owned().await;
+        let slot = self.slot(ticket)?;
+        let guard = slot.open.clone().lock_owned().await;
+        slot.touched.store(true, Ordering::SeqCst);
         match guard.is_some() {
             true => Ok(OpenTransaction(guard, PhantomData)),
             false => Err(ClaimError::Fenced),
         }
     }
 
-    /// Takes the transaction from the claim, because it is about to end.
-    async fn end(&self, ticket: &Ticket) -> Result<Borrowed, ClaimError> {
-        let slot = self.open.lock().remove(&ticket.note).ok_or(ClaimError::Fenced)?;
-        slot.lock().await.take().ok_or(ClaimError::Fenced)
+    pub(super) fn slot(&self, ticket: &Ticket) -> Result<Arc<Slot>, ClaimError> {
+        self.open.lock().get(&ticket.note).cloned().ok_or(ClaimError::Fenced)
+    }
+
+    /// The claim's transaction has ended.
+    pub(super) fn forget(&self, ticket: &Ticket) {
+        self.open.lock().remove(&ticket.note);
+    }
+
+    /// A claim that was granted on this session.
+    fn opened(&self, ticket: &Ticket, session: Borrowed) {
+        let inner = self.store.inner();
+        let (connection, limit) = (session.cut(), inner.options.execution_limit);
+        let slot = Arc::new(Slot {
+            open: Arc::new(AsyncMutex::new(Some(session))),
+            touched: AtomicBool::new(false),
+            here: Mutex::new(Some(inner.here.opened(&ticket.key, ticket.token))),
+            limit: Mutex::new(None),
+        });
+        let (hung, token) = (Arc::downgrade(&slot), ticket.token.get());
+        let limiting = inner.runtime.spawn(async move {
+            sleep(limit).await;
+            if let Some(slot) = hung.upgrade() {
+                tracing::warn!(token, "a transaction reached the execution limit: it is ended");
+                // Whatever runs on it: without a connection there is no commit.
+                connection.abort();
+                slot.here.lock().take();
+            }
+        });
+        *slot.limit.lock() = Some(limiting.abort_handle());
+        self.open.lock().insert(ticket.note, slot);
+    }
+
+    /// Undoes the claim and all that was written in its transaction.
+    async fn undo(&self, ticket: &Ticket) -> Result<(), ClaimError> {
+        let slot = self.slot(ticket)?;
+        let session = slot.open.lock().await.take().ok_or(ClaimError::Fenced)?;
+        self.forget(ticket);
+        let until = self.store.inner().tries().this_one();
+        let touched = slot.touched.load(Ordering::SeqCst);
+        // If that fails the connection is closed, which undoes it as well.
+        if let Err(trouble) = self.end(session, until, "ROLLBACK", touched).await {
+            tracing::debug!(why = trouble.what(), "a transaction was ended by its connection");
+        }
+        Ok(())
+    }
+
+    /// Undoes what was written in the claim's transaction, but not the claim.
+    async fn undo_effects(&self, ticket: &Ticket) -> Result<(), ClaimError> {
+        let slot = self.slot(ticket)?;
+        let open = slot.open.lock().await;
+        let session = open.as_ref().ok_or(ClaimError::Fenced)?;
+        let until = self.store.inner().tries().this_one();
+        match timeout_at(until, session.batch_execute(UNDO_EFFECTS)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(DbError::of(&error).into()),
+            Err(_) => Err(DbError::Unreachable("no answer in time".into()).into()),
+        }
+    }
+
+    /// Ends a transaction whose claim is over, by `COMMIT` or `ROLLBACK`, and gives the session back
+    /// as it was when it was new; an error if it may not have ended so.
+    pub(super) async fn end(
+        &self,
+        session: Borrowed,
+        until: Instant,
+        how: &'static str,
+        touched: bool,
+    ) -> Result<(), DbError> {
+        let inner = self.store.inner();
+        let resetting = async {
+            match touched {
+                true => inner.pool.sessions.reset(&session).await,
+                false => Ok(()),
+            }
+        };
+        // The reset travels with the end.
+        let ending = in_order(session.batch_execute(how), resetting, async {});
+        match timeout_at(until, ending).await {
+            Ok((Ok(()), reset, ())) => {
+                if session.take_unsynced() {
+                    inner.synced(&session, until).await?;
+                }
+                match reset {
+                    Ok(()) => session.give_back(),
+                    Err(trouble) => tracing::debug!(why = trouble.what(), "a session is closed"),
+                }
+                Ok(())
+            }
+            Ok((Err(error), ..)) => Err(DbError::of(&error)),
+            Err(_) => {
+                inner.pool.ask_again();
+                Err(DbError::Lost("the server did not answer in time".into()))
+            }
+        }
     }
 
     async fn begin_or_take_over(
@@ -128,9 +257,18 @@ impl TransactionStore {
 
     async fn begin_now(&self, request: &Request, seen: Option<Token>) -> Result<Found, BeginError> {
         let inner = self.store.inner();
+        if let Some(running) = inner.here.running(&request.key) {
+            inner.check_open()?;
+            return Ok(Found::InFlight(running));
+        }
         let mut tries = inner.tries();
+        let hash = hash(request.key.as_ref());
+        let mut patience = inner.crowds.patience(hash, inner.options.lock_timeout);
         let mut taking = seen;
         loop {
+            if !patience.turn().await {
+                return Ok(hidden());
+            }
             let trouble = match self.try_begin(&tries, request, taking).await {
                 Ok(Some(Found::Interrupted(stuck)))
                     if seen == Some(stuck.token)
@@ -149,7 +287,10 @@ impl TransactionStore {
                 Err(Attempt::Terms(error)) => return Err(error),
                 // A transaction that is lost is rolled back, so nothing of it stays.
                 Err(Attempt::DbError(DbError::Lost(what))) => DbError::Again(what),
-                Err(Attempt::DbError(DbError::Locked)) => return Ok(hidden()),
+                Err(Attempt::DbError(DbError::Locked)) => match patience.locked().await {
+                    true => continue,
+                    false => return Ok(hidden()),
+                },
                 Err(Attempt::DbError(trouble)) => trouble,
             };
             tries.again(trouble).await?;
@@ -167,12 +308,14 @@ impl TransactionStore {
         let owner = Owner::new();
         let ask = Ask::new(request, &terms, owner, seen, inner.options.max_attempts);
         let sql = if seen.is_some() { &inner.sql.take_over } else { &inner.sql.claim };
+        let session = inner.session(tries.until()).await?;
         let until = tries.this_one();
-        let session = inner.session(until).await?;
-        // A holder that hangs is ended by the server. What the effect waits for is its own affair.
+        // A holder that hangs is ended by the server, too. What the effect waits for is its own
+        // affair.
+        let limit = inner.options.execution_limit.as_millis().min(LONGEST_TIMEOUT_MS);
         let after = format!(
-            "SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = {}",
-            inner.options.execution_limit.as_millis()
+            "SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = {limit}; \
+             SET LOCAL idle_in_transaction_session_timeout = {limit}; {EFFECTS}",
         );
         let (begin, take_over) = (ask.to_begin(), ask.to_take_over());
         let params = if seen.is_some() { &take_over[..] } else { &begin[..] };
@@ -195,8 +338,9 @@ impl TransactionStore {
             }
             // It has a row: what is it, or is it absent?
             let statement = session.prepare_cached(&inner.sql.begin).await?;
-            let limit = inner.options.lock_timeout.as_millis();
-            let limit = format!("SET LOCAL lock_timeout = {limit}");
+            let limit = inner.options.lock_timeout.min(LOCK_FIRST).as_millis();
+            let limit =
+                format!("SET LOCAL lock_timeout = {limit}; SET LOCAL statement_timeout = 0");
             let (limited, rows, set) = in_order(
                 session.batch_execute(&limit),
                 session.query(&statement, &begin),
@@ -212,7 +356,7 @@ impl TransactionStore {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(failed(session, &error, until).await),
             Err(_) => {
-                inner.pool.forget();
+                inner.pool.ask_again();
                 return Err(DbError::Lost("the server did not answer in time".into()).into());
             }
         };
@@ -221,80 +365,15 @@ impl TransactionStore {
             None => first(&rows)?.and_then(|row| row.found(request, owner)),
         };
         match &found {
-            Some(Found::Granted(grant)) => {
-                let slot = Arc::new(AsyncMutex::new(Some(session)));
-                self.open.lock().insert(grant.ticket.note, slot);
-            }
+            Some(Found::Granted(grant)) => self.opened(&grant.ticket, session),
             _ => roll_back(session, until).await,
         }
         Ok(found)
     }
-
-    async fn complete(&self, ticket: &Ticket, op: &OwnedOp) -> Result<(), ClaimError> {
-        let OwnedOp::Complete { head, response, retention } = op else {
-            unreachable!("only completions come here")
-        };
-        let inner = self.store.inner();
-        let mut tries = inner.tries();
-        let until = tries.this_one();
-        let session = match self.end(ticket).await {
-            Ok(session) => session,
-            // A second completion: the first one is there, or else nothing is.
-            Err(_) => return inner.write(ticket, op).await,
-        };
-        let params = CompleteParams::new(ticket, head, response, retention);
-        let completing = async {
-            let statement = session.prepare_cached(&inner.sql.complete).await?;
-            if session.execute(&statement, &params.all()).await? == 0 {
-                return Ok(false);
-            }
-            session.batch_execute("COMMIT").await?;
-            Ok::<_, tokio_postgres::Error>(true)
-        };
-        let trouble = match timeout_at(until, completing).await {
-            Ok(Ok(true)) => {
-                session.give_back();
-                inner.told(&ticket.key);
-                return Ok(());
-            }
-            Ok(Ok(false)) => {
-                roll_back(session, until).await;
-                return Err(rolled_back());
-            }
-            Ok(Err(error)) => match DbError::of(&error) {
-                DbError::Lost(what) => DbError::Lost(what),
-                // The server refused, and rolls back.
-                _ => return Err(ended_by(failed(session, &error, until).await)),
-            },
-            Err(_) => DbError::Lost("the server did not answer in time".into()),
-        };
-        drop(session);
-        // The key's lock ends with the session: the next caller waits for that.
-        loop {
-            tries.again(trouble.clone()).await?;
-            let asked = Request {
-                key: ticket.key.clone(),
-                fingerprint: ticket.fingerprint,
-                terms: Terms::default(),
-            };
-            match inner.begin(&asked, None).await {
-                Ok(Found::Replay(record)) if record.token() == ticket.token => return Ok(()),
-                Ok(Found::InFlight(_)) => {}
-                Ok(Found::Granted(grant)) => {
-                    inner.write(&grant.ticket, &OwnedOp::Release).await?;
-                    return Err(rolled_back());
-                }
-                Ok(_) => return Err(rolled_back()),
-                Err(error) => return Err(ClaimError::Unavailable { what: error.to_string() }),
-            }
-        }
-    }
 }
 
-fn rolled_back() -> ClaimError {
-    let what = "the transaction was rolled back: it has had no effect".into();
-    ClaimError::Unavailable { what }
-}
+/// The longest time-out that a server takes, in milliseconds: 24.8 days.
+const LONGEST_TIMEOUT_MS: u128 = i32::MAX as u128;
 
 /// Why one try failed.
 enum Attempt {
@@ -315,13 +394,6 @@ async fn failed(session: Borrowed, error: &tokio_postgres::Error, until: Instant
         roll_back(session, until).await;
     }
     trouble.into()
-}
-
-fn ended_by(attempt: Attempt) -> ClaimError {
-    match attempt {
-        Attempt::DbError(trouble) => trouble.into(),
-        Attempt::Terms(error) => ClaimError::Unavailable { what: error.to_string() },
-    }
 }
 
 async fn roll_back(session: Borrowed, until: Instant) {
@@ -369,10 +441,9 @@ impl IdempotencyStore for TransactionStore {
                     if matches!(op, OwnedOp::Undo) {
                         store.store.inner().unsure.again(&ticket.key);
                     }
-                    let until = store.store.inner().tries().this_one();
-                    roll_back(store.end(&ticket).await?, until).await;
-                    Ok(())
+                    store.undo(&ticket).await
                 }
+                OwnedOp::UndoEffects => store.undo_effects(&ticket).await,
                 OwnedOp::NothingHappened => {
                     let state = "claimed in a transaction, whose end undoes what is said in it";
                     Err(ClaimError::NotApplicable { state })
@@ -399,12 +470,8 @@ impl IdempotencyStore for TransactionStore {
 
     fn abandon(&self, ticket: &Ticket, _: Abandon) {
         let (store, ticket) = (self.clone(), ticket.clone());
-        let inner = self.store.inner();
-        let until = inner.tries().this_one();
-        inner.end_behind(async move {
-            if let Ok(session) = store.end(&ticket).await {
-                roll_back(session, until).await;
-            }
+        self.store.inner().end_behind(async move {
+            let _ = store.undo(&ticket).await;
         });
     }
 }

@@ -1,6 +1,11 @@
 //! Repeating a call until it has an answer, a permanent error, or no time left.
 
-use super::{inner::Inner, pool::Borrowed, trouble::DbError};
+use super::{
+    inner::Inner,
+    options::Replication,
+    pool::{Borrowed, Session},
+    trouble::DbError,
+};
 use std::time::Duration;
 use tokio::time::{Instant, error::Elapsed, sleep, timeout_at};
 use tokio_postgres::types::ToSql;
@@ -22,7 +27,12 @@ impl Backoff {
         Backoff { until: Instant::now() + deadline, limit, count: 0, unknown: false }
     }
 
-    /// When the present try is over.
+    /// When the call is over.
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// When a statement that is sent now is over.
     pub fn this_one(&self) -> Instant {
         self.until.min(Instant::now() + self.limit)
     }
@@ -34,8 +44,9 @@ impl Backoff {
         self.count += 1;
         if !trouble.is_transient() || Instant::now() + pause >= self.until {
             return Err(match trouble {
+                DbError::Lost(_) | DbError::Closed => trouble,
                 // An earlier try may have taken effect.
-                DbError::Full if self.unknown => DbError::Lost(trouble.what()),
+                trouble if self.unknown => DbError::Lost(trouble.what()),
                 trouble => trouble,
             });
         }
@@ -61,21 +72,22 @@ impl Inner {
         Backoff::new(self.options.deadline, self.options.statement_limit)
     }
 
-    /// One try of a statement that returns rows, on any connection.
+    /// One try of a statement that returns rows, on any connection. Its time starts when it has
+    /// one: that all are in use says nothing of the server.
     pub async fn query(
         &self,
         tries: &Backoff,
         sql: &str,
         params: Params<'_>,
     ) -> Result<Vec<tokio_postgres::Row>, DbError> {
+        let session = self.session(tries.until()).await?;
         let until = tries.this_one();
-        let session = self.session(until).await?;
         let asked = async {
             let statement = session.prepare_cached(sql).await?;
             session.query(&statement, params).await
         };
         let answered = timeout_at(until, asked).await;
-        self.answered(session, answered)
+        self.answered(session, answered, until).await
     }
 
     /// One try of a statement that changes rows; returns how many.
@@ -85,14 +97,14 @@ impl Inner {
         sql: &str,
         params: Params<'_>,
     ) -> Result<u64, DbError> {
+        let session = self.session(tries.until()).await?;
         let until = tries.this_one();
-        let session = self.session(until).await?;
         let asked = async {
             let statement = session.prepare_cached(sql).await?;
             session.execute(&statement, params).await
         };
         let answered = timeout_at(until, asked).await;
-        self.answered(session, answered)
+        self.answered(session, answered, until).await
     }
 
     /// A connection for a caller that gives it back in order.
@@ -102,13 +114,17 @@ impl Inner {
     }
 
     /// Judges an answer, also for the connection it came from.
-    fn answered<T>(
+    async fn answered<T>(
         &self,
         session: Borrowed,
         answered: Result<Result<T, tokio_postgres::Error>, Elapsed>,
+        until: Instant,
     ) -> Result<T, DbError> {
         match answered {
             Ok(Ok(answer)) => {
+                if session.take_unsynced() {
+                    self.synced(&session, until).await?;
+                }
                 session.give_back();
                 Ok(answer)
             }
@@ -123,13 +139,45 @@ impl Inner {
                 Err(trouble)
             }
             Err(_) => {
-                // A silent server may be cut off, and the other connections with it.
-                self.pool.forget();
+                self.pool.ask_again();
                 Err(DbError::Lost("the server did not answer in time".into()))
             }
         }
     }
+
+    /// Waits, on a cluster that replicates, until the standbys have everything that was committed
+    /// so far: the wait of a commit was cancelled, which the server reports as a success.
+    pub async fn synced(&self, session: &Session, until: Instant) -> Result<(), DbError> {
+        if self.options.replication != Replication::Replicated {
+            return Ok(());
+        }
+        loop {
+            match timeout_at(until, session.batch_execute(BARRIER)).await {
+                Ok(Ok(())) if session.take_unsynced() => {}
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => return Err(DbError::Lost(DbError::of(&error).what())),
+                Err(_) => {
+                    let what = "its wait for the standbys was cancelled, and they don't answer";
+                    return Err(DbError::Lost(what.into()));
+                }
+            }
+        }
+    }
+
+    /// Before a call is answered by what it finds of its own earlier try, whose outcome was unknown:
+    /// that may be a commit whose wait for the standbys has been ended, and that none of them has.
+    pub async fn confirm(&self, tries: &mut Backoff) -> Result<(), DbError> {
+        if tries.unknown && self.options.replication == Replication::Replicated {
+            while let Err(trouble) = self.execute(tries, BARRIER, &[]).await {
+                tries.again(trouble).await?;
+            }
+        }
+        Ok(())
+    }
 }
+
+/// A commit that waits for the quorum, and so for all commits before it.
+const BARRIER: &str = "SELECT pg_logical_emit_message(true, 'onlyonce', '')";
 
 #[cfg(test)]
 mod tests {

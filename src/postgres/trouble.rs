@@ -50,6 +50,11 @@ impl DbError {
             // The server is starting up: nothing ran.
             _ if *code == SqlState::CANNOT_CONNECT_NOW => DbError::Again(what),
             "40001" | "40P01" => DbError::Again(what),
+            // What was prepared on this connection is gone (`DEALLOCATE ALL`), or another statement
+            // has its name.
+            "26000" | "42P05" => DbError::Again(what),
+            // What was prepared returned other columns then.
+            "0A000" if db.routine() == Some("RevalidateCachedQuery") => DbError::Again(what),
             "42P01" | "42703" | "42P10" | "3F000" | "42883" => DbError::Schema(what),
             // Shutting down, also while a commit waits for its standbys.
             code if code.starts_with("57P") || code.starts_with("08") => DbError::Lost(what),
@@ -84,6 +89,11 @@ impl DbError {
         )
     }
 
+    /// Whether a call may succeed later, however long that takes.
+    pub fn may_pass(&self) -> bool {
+        self.is_transient() || matches!(self, DbError::Full)
+    }
+
     /// Whether the connection can be used again.
     pub fn leaves_connection(&self) -> bool {
         matches!(self, DbError::Locked | DbError::Full | DbError::Schema(_) | DbError::Refused(_))
@@ -101,7 +111,7 @@ impl DbError {
     /// Returns the error's text.
     pub fn what(&self) -> String {
         match self {
-            DbError::Lost(what) => format!("the outcome of the last try is unknown: {what}"),
+            DbError::Lost(what) => format!("the outcome is unknown: {what}"),
             DbError::Locked => "another transaction holds the key".into(),
             DbError::Full => "the server's disk is full".into(),
             DbError::Closed => "the store is closed".into(),
@@ -117,7 +127,7 @@ impl DbError {
 }
 
 /// An error with all that it was caused by.
-fn spelled(error: &dyn std::error::Error) -> String {
+pub(super) fn spelled(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,7 +1,7 @@
 //! A holder's calls, fenced by token and owner.
 
 use super::{
-    inner::{Inner, millis},
+    inner::{Inner, millis, next_step},
     row::{Owner, Row, RowState},
     tries::Backoff,
     trouble::DbError,
@@ -26,6 +26,7 @@ pub(super) enum OwnedOp {
     Checkpoint(Vec<u8>),
     Renew,
     EnsureDurable,
+    UndoEffects,
 }
 
 impl OwnedOp {
@@ -54,7 +55,13 @@ impl OwnedOp {
             ClaimOp::Checkpoint(bytes) => OwnedOp::Checkpoint(bytes.to_vec()),
             ClaimOp::Renew => OwnedOp::Renew,
             ClaimOp::EnsureDurable => OwnedOp::EnsureDurable,
+            ClaimOp::UndoEffects => OwnedOp::UndoEffects,
         })
+    }
+
+    /// Whether a later call of the holder has done all that this one would, when it arrives late.
+    fn is_overtaken(&self) -> bool {
+        matches!(self, OwnedOp::Checkpoint(_) | OwnedOp::Renew)
     }
 
     /// Whether the holder has nothing more to do afterwards that would need its lease.
@@ -87,10 +94,15 @@ impl Inner {
     /// Does the operation, and repeats it until its outcome is known.
     pub async fn write(self: &Arc<Self>, ticket: &Ticket, op: &OwnedOp) -> Result<(), ClaimError> {
         let mut tries = self.tries();
+        let step = next_step();
         loop {
-            let trouble = match self.try_write(&tries, ticket, op).await {
+            let trouble = match self.try_write(&tries, ticket, op, step).await {
                 Ok(true) => break,
                 Ok(false) => match self.look(&tries, ticket.key.as_ref()).await {
+                    // A later call of this holder has been there.
+                    Ok(Some(row)) if row.step > step && row.is_of(ticket) && op.is_overtaken() => {
+                        break;
+                    }
                     Ok(row) => match judge(row, ticket, op, tries.unknown) {
                         Some(Ok(())) => break,
                         Some(refused) => return refused,
@@ -102,6 +114,7 @@ impl Inner {
             };
             tries.again(trouble).await?;
         }
+        self.confirm(&mut tries).await?;
         match op {
             OwnedOp::Undo => self.unsure.again(&ticket.key),
             OwnedOp::Fail(_) | OwnedOp::NothingHappened => self.unsure.forget(&ticket.key),
@@ -120,10 +133,11 @@ impl Inner {
         tries: &Backoff,
         ticket: &Ticket,
         op: &OwnedOp,
+        step: i64,
     ) -> Result<bool, DbError> {
         let (scope, key) = (&ticket.key.scope(), &ticket.key.key());
         let (token, owner) = (&(ticket.token.get() as i64), &Owner::of(ticket).0.to_vec());
-        let sql = &self.sql;
+        let (sql, step) = (&self.sql, &step);
         let changed = match op {
             OwnedOp::Complete { head, response, retention } => {
                 let (replay, remember) =
@@ -137,63 +151,77 @@ impl Inner {
             }
             OwnedOp::Fail(answer) => {
                 let keep = &self.keep_ms(ticket.retention);
-                self.execute(tries, &sql.fail, &[scope, key, token, owner, answer, keep]).await?
+                self.execute(tries, &sql.fail, &[scope, key, token, owner, answer, keep, step])
+                    .await?
             }
             OwnedOp::Release => {
-                self.execute(tries, &sql.release, &[scope, key, token, owner]).await?
+                self.execute(tries, &sql.release, &[scope, key, token, owner, step]).await?
             }
-            OwnedOp::Undo => self.execute(tries, &sql.undo, &[scope, key, token, owner]).await?,
+            OwnedOp::Undo => {
+                self.execute(tries, &sql.undo, &[scope, key, token, owner, step]).await?
+            }
             OwnedOp::NothingHappened => {
                 let lease = &millis(ticket.lease);
-                self.execute(tries, &sql.first, &[scope, key, token, owner, lease]).await?
+                self.execute(tries, &sql.first, &[scope, key, token, owner, lease, step]).await?
             }
             OwnedOp::Checkpoint(bytes) => {
                 let lease = &millis(ticket.lease);
-                self.execute(tries, &sql.renew, &[scope, key, token, owner, bytes, lease]).await?
+                self.execute(tries, &sql.renew, &[scope, key, token, owner, bytes, lease, step])
+                    .await?
             }
             OwnedOp::Renew => {
                 let (none, lease) = (&None::<Vec<u8>>, &millis(ticket.lease));
-                self.execute(tries, &sql.renew, &[scope, key, token, owner, none, lease]).await?
+                self.execute(tries, &sql.renew, &[scope, key, token, owner, none, lease, step])
+                    .await?
             }
-            // A granted claim is as durable as anything here.
-            OwnedOp::EnsureDurable => 0,
+            // A granted claim is as durable as anything here, and writes nothing but itself.
+            OwnedOp::EnsureDurable | OwnedOp::UndoEffects => 0,
         };
         Ok(changed > 0)
     }
 
-    /// Ends the claim of a handle that is gone. Never waits; may be lost.
+    /// Ends the claim of a handle that is gone. Never waits.
     pub fn abandon(self: &Arc<Self>, ticket: &Ticket, how: Abandon) {
         self.let_go(ticket);
-        let (inner, ticket) = (self.clone(), ticket.clone());
-        self.end_behind(async move {
-            let ended = match how {
-                Abandon::Undelivered => {
-                    inner.write(&ticket, &OwnedOp::Undo).await.map_err(|error| error.to_string())
+        let ticket = ticket.clone();
+        self.end_for_sure(Some(ticket.token), move |inner| {
+            let ticket = ticket.clone();
+            async move {
+                match how {
+                    Abandon::Undelivered => inner.undo(&ticket).await,
+                    Abandon::Dropped => inner.interrupt(&ticket, Reason::Dropped).await,
+                    Abandon::Panicked => inner.interrupt(&ticket, Reason::Panicked).await,
                 }
-                Abandon::Dropped => inner.interrupt(&ticket, Reason::Dropped).await,
-                Abandon::Panicked => inner.interrupt(&ticket, Reason::Panicked).await,
-            };
-            if let Err(why) = ended {
-                tracing::debug!(token = ticket.token.get(), why, "left to its lease");
             }
         });
     }
 
-    async fn interrupt(&self, ticket: &Ticket, reason: Reason) -> Result<(), String> {
+    /// Undoes a claim whose caller never had it; returns whether the outcome is known.
+    pub async fn undo(self: &Arc<Self>, ticket: &Ticket) -> bool {
+        let undone = self.write(ticket, &OwnedOp::Undo).await;
+        !matches!(undone, Err(ClaimError::Unavailable { .. } | ClaimError::StoreFull(_)))
+    }
+
+    /// Interrupts a claim whose handle is gone; returns whether the outcome is known.
+    async fn interrupt(&self, ticket: &Ticket, reason: Reason) -> bool {
         self.unsure.forget(&ticket.key);
         let mut tries = self.tries();
         let (scope, key) = (&ticket.key.scope(), &ticket.key.key());
         let (token, owner) = (&(ticket.token.get() as i64), &Owner::of(ticket).0.to_vec());
-        let reason = &i16::from(reason as u8);
+        let (reason, step) = (&i16::from(reason as u8), &next_step());
         loop {
             let abandon = &self.sql.abandon;
-            match self.execute(&tries, abandon, &[scope, key, token, owner, reason]).await {
+            match self.execute(&tries, abandon, &[scope, key, token, owner, reason, step]).await {
                 Ok(_) => break,
-                Err(trouble) => tries.again(trouble).await.map_err(|trouble| trouble.what())?,
+                Err(trouble) => {
+                    if let Err(trouble) = tries.again(trouble).await {
+                        return matches!(trouble, DbError::Closed);
+                    }
+                }
             }
         }
         self.told(&ticket.key);
-        Ok(())
+        true
     }
 }
 
@@ -204,8 +232,7 @@ pub(super) fn judge(
     op: &OwnedOp,
     unknown: bool,
 ) -> Option<Result<(), ClaimError>> {
-    let ours =
-        row.filter(|row| row.token == ticket.token.get() as i64 && row.is_by(Owner::of(ticket)));
+    let ours = row.filter(|row| row.is_of(ticket));
     let Some(row) = ours else {
         return Some(Err(ClaimError::Fenced));
     };
@@ -220,7 +247,7 @@ pub(super) fn judge(
             Some(same.then_some(()).ok_or(ClaimError::DifferentResponse))
         }
         (3, _) => Some(Err(ClaimError::AlreadyCompleted)),
-        (1 | 2, OwnedOp::EnsureDurable) => Some(Ok(())),
+        (1 | 2, OwnedOp::EnsureDurable | OwnedOp::UndoEffects) => Some(Ok(())),
         (2, OwnedOp::Fail(answer)) => {
             let kept = row.response?;
             Some((kept == *answer).then_some(()).ok_or(ClaimError::DifferentResponse))

@@ -183,6 +183,16 @@ impl<S: IdempotencyStore> Claim<AsyncStore<S>> {
         self.store.write(self.ticket(), ClaimOp::EnsureDurable).await
     }
 
+    /// Undoes what was written in the claim's own transaction, where claims are transactions
+    /// (`postgres::TransactionStore`); the claim is still held. A completion after it keeps the
+    /// answer alone. Where claims are no transactions it does nothing.
+    ///
+    /// # Errors
+    /// As with [`Claim::<crate::Store>::renew`].
+    pub async fn undo_effects(&mut self) -> Result<(), ClaimError> {
+        self.store.write(self.ticket(), ClaimOp::UndoEffects).await
+    }
+
     /// Undoes the takeover, because nothing was learned. See [`Claim::<crate::Store>::undo`].
     ///
     /// # Errors

@@ -466,6 +466,8 @@ fn op_step(engine: &Engine, ticket: &Ticket, op: &ClaimOp<'_>) -> StepResult<(),
         ClaimOp::Checkpoint(bytes) => engine.checkpoint(ticket, bytes),
         ClaimOp::Renew => engine.renew(ticket),
         ClaimOp::EnsureDurable => engine.ensure_durable(ticket),
+        // Claims are no transactions here.
+        ClaimOp::UndoEffects => Ok(crate::engine::Step { value: (), wait: None }),
     };
     if matches!(step, Err(Blocked::Fail(ClaimError::Closed))) {
         engine.late(ticket);

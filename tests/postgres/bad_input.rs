@@ -8,6 +8,7 @@ use std::{
     process::Command,
     time::{Duration, Instant},
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn refused(options: &PostgresOptions) -> OpenError {
     options.connect().await.expect_err("opened")
@@ -24,6 +25,9 @@ fn options_that_can_t_be_kept() {
             PostgresOptions::new("host=a,b port=1,2,3", Replication::SingleServer),
             PostgresOptions::new("host=a sslmode=require", Replication::SingleServer),
             good().tls_roots("no certificate"),
+            PostgresOptions::new("host=a sslmode=verify-full", Replication::SingleServer),
+            PostgresOptions::new("host=a sslmode=verify-ca", Replication::SingleServer),
+            PostgresOptions::new("host=a sslrootcert=b", Replication::SingleServer),
             good().table(""),
             good().table("x".repeat(49)),
             good().lease(ms(0)),
@@ -102,13 +106,18 @@ fn tables_of_another_version() {
         let database = server.database().await;
         let options = options(&server.dsn(&database));
         let version = async |n: i32| {
-            server.sql(&database, &format!("UPDATE onlyonce_schema SET version = {n}")).await;
+            server
+                .sql(
+                    &database,
+                    &format!("UPDATE onlyonce_schema SET version = {n}, revision = {n}"),
+                )
+                .await;
             refused(&options).await
         };
         let older = version(1).await;
-        assert!(matches!(older, OpenError::NotMigrated { found: 1, known: 2, .. }), "{older:?}");
-        let newer = version(3).await;
-        assert!(matches!(newer, OpenError::Newer { found: 3, known: 2, .. }), "{newer:?}");
+        assert!(matches!(older, OpenError::NotMigrated { found: 1, known: 3, .. }), "{older:?}");
+        let newer = version(4).await;
+        assert!(matches!(newer, OpenError::Newer { found: 4, known: 3, .. }), "{newer:?}");
         assert!(matches!(options.migrate().await, Err(OpenError::Newer { .. })));
         server.sql(&database, "DROP TABLE onlyonce").await;
         let missing = refused(&options).await;
@@ -131,6 +140,8 @@ fn tables_are_upgraded() {
         claim.complete(b"first").await.unwrap();
         drop((claim, store));
         let back = "DROP TABLE onlyonce_sessions; ALTER TABLE onlyonce DROP COLUMN session;
+            ALTER TABLE onlyonce DROP COLUMN step;
+            ALTER TABLE onlyonce_schema DROP COLUMN revision;
             UPDATE onlyonce_schema SET version = 1";
         server.sql(&database, back).await;
         let error = refused(&options).await;
@@ -347,6 +358,25 @@ fn tls() {
         let store = AsyncStore::new(trusting(&own).connect().await.unwrap());
         let granted = store.begin(key("k"), print()).await.unwrap();
         assert!(matches!(granted, Begin::Execute(_)), "{granted:?}");
+        for mode in ["", "sslmode=verify-full"] {
+            let dsn = format!("{} {mode}", server.dsn("postgres"));
+            options(&dsn).tls_roots(&own[..]).connect().await.unwrap();
+        }
+        // A machine that answers as the server, and has no TLS, is given nothing.
+        let impostor = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = impostor.local_addr().unwrap().port();
+        let given = tokio::spawn(async move {
+            let (mut client, _) = impostor.accept().await.unwrap();
+            client.read_exact(&mut [0; 8]).await.unwrap();
+            client.write_all(b"N").await.unwrap();
+            let mut given = Vec::new();
+            let _ = client.read_to_end(&mut given).await;
+            given
+        });
+        let dsn = format!("host=127.0.0.1 port={port} user=shop password=secret dbname=shop");
+        let error = refused(&options(&dsn).tls_roots(&own[..])).await;
+        assert!(matches!(error, OpenError::Unreachable { .. }), "{error:?}");
+        assert_eq!(given.await.unwrap(), b"");
         let error = refused(&trusting(&other)).await;
         assert!(matches!(error, OpenError::Unreachable { .. }), "{error:?}");
         // Without TLS this server takes nobody.

@@ -4,13 +4,19 @@
 mod servers;
 
 mod bad_input;
+mod cancelled_waits;
 #[cfg(feature = "conformance")]
 mod conformance;
+mod crowds;
 mod dropped_calls;
 mod helpers;
+mod leftovers;
 mod like_embedded;
 mod lost_connections;
+mod migrating;
+mod operators;
 mod patroni;
+mod poolers;
 mod quorum;
 mod server_dies;
 mod sessions;

@@ -60,6 +60,8 @@ fn committed_or_never_been() {
         assert!(store.get(key("k")).await.unwrap().is_none());
         // Committed: both are there.
         let tx = client.transaction().await.unwrap();
+        // Whatever the caller's transaction had set, the completion is durable.
+        tx.batch_execute("SET LOCAL synchronous_commit = off").await.unwrap();
         let again = executing(begin(&tx).await);
         assert!(again.token() > claim.token() && again.attempt() == 1);
         assert_eq!(again.derive_key("order"), claim.derive_key("order"));
@@ -72,6 +74,8 @@ fn committed_or_never_been() {
         // What the business waits for is its own affair.
         let row = tx.query_one("SHOW lock_timeout", &[]).await.unwrap();
         assert_eq!(row.get::<_, &str>(0), "0");
+        let row = tx.query_one("SHOW synchronous_commit", &[]).await.unwrap();
+        assert_eq!(row.get::<_, &str>(0), "on");
         tx.commit().await.unwrap();
         assert_eq!(orders(&server, &database).await, "1");
         let tx = client.transaction().await.unwrap();

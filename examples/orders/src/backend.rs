@@ -28,7 +28,7 @@ pub struct Choice {
     #[arg(long)]
     pub create: bool,
     /// With PostgreSQL: the connection string, with all hosts of the cluster.
-    #[arg(long, env = "ORDERS_DSN")]
+    #[arg(long, env = "ORDERS_DSN", hide_env_values = true)]
     pub dsn: Option<String>,
     /// With PostgreSQL: it is one server, without replicas.
     #[arg(long)]
