@@ -189,6 +189,14 @@ impl Held {
         (self.attempt, self.history) = (1, false);
     }
 
+    /// How long the outcome has been unknown.
+    pub fn interrupted_ms(&self, now: u64) -> u64 {
+        match self.phase_at(now) {
+            Phase::Interrupted { at, .. } => now.saturating_sub(at),
+            Phase::InFlight { .. } => 0,
+        }
+    }
+
     /// The holder ends without knowing the outcome.
     pub fn interrupt(&mut self, reason: Reason, now: u64) {
         self.phase = Phase::Interrupted { reason, at: now };

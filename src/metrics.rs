@@ -215,6 +215,7 @@ impl Publisher {
             ("failed", stats.failed),
             ("released", stats.released),
             ("undone", stats.undone),
+            ("undelivered", stats.undelivered),
             ("abandoned", stats.abandoned),
             ("lease_passed", stats.leases_passed),
         ] {

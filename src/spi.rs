@@ -108,6 +108,8 @@ pub struct Interruption {
     /// The time that should pass before the key is taken over to settle it by itself, because the
     /// last takeovers were [undone](ClaimOp::Undo).
     pub settle_after: Duration,
+    /// How long the key has been interrupted.
+    pub interrupted_for: Duration,
 }
 
 /// The state of a key, as a backend finds it.
@@ -235,6 +237,13 @@ pub trait IdempotencyStore: Clone + Send + Sync + 'static {
         seen: Token,
         at_most: Duration,
     ) -> impl Future<Output = bool> + Send;
+
+    /// Returns `terms` with the store's own where they are `None`, or the error that a `begin` with
+    /// them would get: for a caller that wants to know at its start. A backend without this returns
+    /// them as they are.
+    fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
+        Ok(terms)
+    }
 
     /// Returns the time by which [`changed`](Self::changed) waits, counted from any fixed moment. A
     /// wait that consists of several parts computes its remainder by it.

@@ -27,9 +27,10 @@ pub(crate) enum Count {
     Undone,
     Exhausted,
     RefusedScope,
+    Undelivered,
 }
 
-const COUNTS: usize = 20;
+const COUNTS: usize = 21;
 
 /// Counters, striped like the index, so that counting doesn't make threads meet.
 #[derive(Debug)]
@@ -143,6 +144,11 @@ pub struct Stats {
     /// Takeovers that were undone, because it wasn't found out what had become of the attempt
     /// before.
     pub undone: u64,
+    /// First claims that were undone because their callers were gone before they had them: the
+    /// clients of a service hung up. What was granted or taken over is in flight, or ended in one of
+    /// `completed`, `failed`, `released`, `undone`, `undelivered`, `abandoned` and `leases_passed`
+    /// (a late holder that completes after its lease is in two of them).
+    pub undelivered: u64,
     /// Keys whose attempts are used up: only an operator can end them. Counted when a takeover is
     /// refused for it, once for each key and opening.
     pub exhausted: u64,

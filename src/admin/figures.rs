@@ -114,6 +114,7 @@ fn counts(stats: &Stats) -> Value {
         "fenced": stats.fenced,
         "late_calls": stats.late_calls,
         "undone": stats.undone,
+        "undelivered": stats.undelivered,
         "exhausted": stats.exhausted,
         "interrupted_expired": stats.interrupted_expired,
         "began_after_expiry": stats.began_after_expiry,

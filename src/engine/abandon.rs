@@ -43,6 +43,7 @@ impl Engine {
         // A closed store's files may belong to another opener by now.
         if how == Abandon::Undelivered && !self.closed.load(Ordering::Acquire) {
             if let Ok(false) = self.undo_takeover(&mut shard, &mut wakes, at as u32) {
+                self.count(hash, Count::Undelivered);
                 let _ = self.give_back(&mut shard, &mut wakes, at as u32, false);
             }
             return;

@@ -116,6 +116,20 @@ impl Engine {
         })
     }
 
+    /// Terms with the options where they say nothing.
+    pub fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
+        let GrantTerms { lease_ms, held, .. } = self.resolve_terms(&terms)?;
+        Ok(Terms {
+            lease: Some(Duration::from_millis(lease_ms)),
+            retention: Some(Retention {
+                replay_for: Duration::from_millis(held.replay_ms),
+                remember_for: Duration::from_millis(held.remember_ms),
+            }),
+            reserve: Some(held.reserve),
+            ..terms
+        })
+    }
+
     /// One try of a `begin`, or (with the token that was seen) of a takeover.
     pub fn begin(
         &self,
@@ -240,6 +254,7 @@ impl Engine {
                     checkpoint: undecided.checkpoint.clone(),
                     answer: self.answer_bytes(undecided),
                     settle_after: Duration::from_millis(undecided.unsure.rest_ms(now)),
+                    interrupted_for: Duration::from_millis(held.interrupted_ms(now)),
                 })
             }
         };

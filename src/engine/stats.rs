@@ -72,6 +72,7 @@ impl Engine {
             released: count(Count::Released),
             fenced: count(Count::Fenced),
             undone: count(Count::Undone),
+            undelivered: count(Count::Undelivered),
             exhausted: count(Count::Exhausted),
             late_calls: count(Count::Late),
             abandoned: count(Count::Abandoned),

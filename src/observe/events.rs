@@ -46,6 +46,7 @@ pub(crate) fn counted(hash: u64, count: Count) {
         Count::RefusedScope => event!(debug, %key, "claim refused, its scope has its share"),
         // Said by `recycled`.
         Count::Recycled => {}
+        Count::Undelivered => event!(debug, %key, "claim undone, its caller was gone"),
         Count::Undone => event!(debug, %key, "takeover undone, nothing was learned"),
         // Said by `alarm`.
         Count::Mismatched

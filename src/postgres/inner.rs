@@ -198,6 +198,17 @@ impl Inner {
         })
     }
 
+    /// Terms with the options where they say nothing.
+    pub fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
+        self.resolve(&terms)?;
+        Ok(Terms {
+            lease: terms.lease.or(Some(self.options.lease)),
+            retention: terms.retention.or(Some(self.options.retention)),
+            reserve: terms.reserve.or(Some(self.options.max_response as u32)),
+            ..terms
+        })
+    }
+
     /// How long an interrupted key with this retention is kept.
     pub fn keep_ms(&self, retention: Retention) -> i64 {
         const WEEK_MS: i64 = 7 * 24 * 3_600_000;

@@ -330,7 +330,7 @@ fn entry(row: Row, key: OwnedKey) -> Option<Entry> {
         },
         RowState::Interrupted(reason) => State::Interrupted {
             reason,
-            at: at(if row.state == 1 { row.lease_until } else { row.ended_at }),
+            at: at(row.interrupted_at()),
             holder_gone: row.holder_gone(),
             checkpoint: row.checkpoint.map(Arc::from),
             answer: row.response.map(Arc::from),

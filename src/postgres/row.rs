@@ -184,6 +184,11 @@ impl Row {
         ms(self.now - self.started_at)
     }
 
+    /// When the outcome became unknown.
+    pub fn interrupted_at(&self) -> i64 {
+        if self.state == 1 { self.lease_until } else { self.ended_at }
+    }
+
     /// The claim that the row shows, for its owner.
     pub fn grant(self, request: &Request, owner: Owner) -> Option<Grant> {
         let ticket = Ticket {
@@ -232,6 +237,7 @@ impl Row {
                 token,
                 reason,
                 holder_gone: self.holder_gone(),
+                interrupted_for: ms(self.now - self.interrupted_at()),
                 attempts: u32::try_from(self.attempt).unwrap_or(0),
                 checkpoint: self.checkpoint.map(Arc::from),
                 answer: self.response.map(Arc::from),

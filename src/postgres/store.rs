@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{BeginError, ClaimError, OpenError},
-    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Ticket},
+    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
     token::Token,
 };
 use std::{
@@ -234,6 +234,10 @@ impl IdempotencyStore for PostgresStore {
         let watching = async move { inner.changed(&request, seen, at_most).await };
         let mut task = Attended(self.inner().runtime.spawn(watching));
         (&mut task.0).await.unwrap_or(false)
+    }
+
+    fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
+        self.inner().terms_in_force(terms)
     }
 
     fn abandon(&self, ticket: &Ticket, how: Abandon) {

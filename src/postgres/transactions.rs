@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::{BeginError, ClaimError},
-    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Interruption, Request, Ticket},
+    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Interruption, Request, Terms, Ticket},
     store::async_store::AsyncStore,
     store::claim::Claim,
     token::Token,
@@ -466,6 +466,10 @@ impl IdempotencyStore for TransactionStore {
 
     async fn changed(&self, request: &Request, seen: Token, at_most: Duration) -> bool {
         self.store.changed(request, seen, at_most).await
+    }
+
+    fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
+        self.store.terms_in_force(terms)
     }
 
     fn abandon(&self, ticket: &Ticket, _: Abandon) {

@@ -2,7 +2,7 @@
 
 use crate::{
     error::{BeginError, ClaimError},
-    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Ticket},
+    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
     token::Token,
 };
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
@@ -28,6 +28,7 @@ trait Erased: Send + Sync {
         seen: Token,
         at_most: Duration,
     ) -> Boxed<'a, bool>;
+    fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError>;
     fn now(&self) -> Duration;
     fn abandon(&self, ticket: &Ticket, how: Abandon);
 }
@@ -60,6 +61,10 @@ impl<S: IdempotencyStore> Erased for S {
         at_most: Duration,
     ) -> Boxed<'a, bool> {
         Box::pin(IdempotencyStore::changed(self, request, seen, at_most))
+    }
+
+    fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
+        IdempotencyStore::terms_in_force(self, terms)
     }
 
     fn now(&self) -> Duration {
@@ -104,6 +109,10 @@ impl IdempotencyStore for AnyStore {
 
     async fn changed(&self, request: &Request, seen: Token, at_most: Duration) -> bool {
         self.0.changed(request, seen, at_most).await
+    }
+
+    fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
+        self.0.terms_in_force(terms)
     }
 
     fn now(&self) -> Duration {

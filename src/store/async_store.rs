@@ -113,6 +113,10 @@ impl<S: IdempotencyStore> IdempotencyStore for AsyncStore<S> {
         self.0.changed(request, seen, at_most)
     }
 
+    fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
+        self.0.terms_in_force(terms)
+    }
+
     fn now(&self) -> Duration {
         self.0.now()
     }

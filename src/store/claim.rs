@@ -233,6 +233,11 @@ impl<S: IdempotencyStore> Interrupted<S> {
         self.stuck.attempts
     }
 
+    /// Returns how long the key has been interrupted, by the store's time.
+    pub fn interrupted_for(&self) -> Duration {
+        self.stuck.interrupted_for
+    }
+
     /// Returns how long a caller that settles automatically should leave the key alone: zero,
     /// unless takeovers have just been [undone](Claim::undo). A second after the first one, twice
     /// as long after each further one, up to five minutes.

@@ -503,6 +503,10 @@ impl IdempotencyStore for Store {
         Changed::new(&self.0.engine, request.key.clone(), seen, at_most)
     }
 
+    fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
+        self.engine()?.terms_in_force(terms)
+    }
+
     fn now(&self) -> Duration {
         // A clock may have a lock, too.
         self.engine().map_or(Duration::ZERO, |engine| Duration::from_millis(engine.now()))

@@ -4,7 +4,7 @@
 use crate::{
     error::{BeginError, ClaimError},
     key::KeyRef,
-    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Ticket},
+    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
     token::Token,
 };
 use parking_lot::{Mutex, RwLock};
@@ -229,6 +229,15 @@ impl<S: IdempotencyStore> IdempotencyStore for ShardedStore<S> {
         // Without keeping the map: this may take long, and changes nothing.
         let store = self.store_of(request.key.as_ref());
         store.changed(request, seen, at_most).await
+    }
+
+    fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
+        // What one of them refuses is wrong.
+        let mut shown = terms;
+        for store in self.0.stores.iter().rev() {
+            shown = store.terms_in_force(terms)?;
+        }
+        Ok(shown)
     }
 
     fn now(&self) -> Duration {
