@@ -4,7 +4,8 @@
 use crate::key::OwnedKey;
 use parking_lot::Mutex;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::RandomState},
+    hash::BuildHasher,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -20,6 +21,40 @@ pub(super) const SMALL: usize = 4 << 10;
 fn share(left: usize, whole: usize) -> usize {
     let (left, whole) = (left.min(whole) as u128, whole.max(1) as u128);
     (left * left / whole) as usize
+}
+
+/// Scopes that were refused because they have their shares.
+#[derive(Debug, Default)]
+pub(super) struct Refused {
+    /// Of a process, so that no reader of logs can try scopes against what it makes.
+    secret: RandomState,
+    counts: Mutex<HashMap<u64, u64>>,
+}
+
+impl Refused {
+    /// As many scopes are counted at a time; then from the start.
+    const SCOPES_MAX: usize = 1024;
+
+    /// Counts a refusal, and tells of it: the first, the second, the fourth and so on, so that a
+    /// storm of refusals is none of events.
+    pub fn count(&self, scope: &[u8], of_what: &'static str) {
+        let hash = self.secret.hash_one(scope);
+        let mut counts = self.counts.lock();
+        if counts.len() >= Self::SCOPES_MAX && !counts.contains_key(&hash) {
+            counts.clear();
+        }
+        let count = counts.entry(hash).or_default();
+        *count += 1;
+        let refusals = *count;
+        drop(counts);
+        if refusals.is_power_of_two() {
+            let scope = format_args!("{hash:016x}");
+            tracing::warn!(
+                target: "onlyonce", %scope, refusals, of_what,
+                "a scope is refused what others need: it has its share"
+            );
+        }
+    }
 }
 
 /// Bytes of request bodies that may be held by all requests together.
@@ -124,9 +159,19 @@ struct Waiting {
 }
 
 /// A place among the waiters for a key, given up when dropped.
+#[derive(Debug)]
 pub(super) struct Place<'a> {
     waiters: &'a Waiters,
     key: &'a OwnedKey,
+}
+
+/// Why there is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoPlace {
+    /// For this key, or for all.
+    Taken,
+    /// The scope has its share.
+    Share,
 }
 
 /// How many may wait.
@@ -140,19 +185,22 @@ pub(super) struct Places {
 
 impl Waiters {
     /// A place, if there is one.
-    pub fn enter<'a>(&'a self, key: &'a OwnedKey, places: Places) -> Option<Place<'a>> {
+    pub fn enter<'a>(&'a self, key: &'a OwnedKey, places: Places) -> Result<Place<'a>, NoPlace> {
         let mut waiting = self.0.lock();
         let here = waiting.keys.get(key).map_or(0, |count| *count);
         let has = waiting.scopes.get(key.scope()).map_or(0, |count| *count);
-        let left = places.all.checked_sub(waiting.all).filter(|left| *left > 0)?;
-        if here >= places.each_key || (places.shared && has >= share(left, places.all).max(1)) {
-            return None;
+        let left = places.all.saturating_sub(waiting.all);
+        if here >= places.each_key || left == 0 {
+            return Err(NoPlace::Taken);
+        }
+        if places.shared && has >= share(left, places.all).max(1) {
+            return Err(NoPlace::Share);
         }
         waiting.all += 1;
         *waiting.keys.entry(key.clone()).or_default() += 1;
         *waiting.scopes.entry(key.scope().into()).or_default() += 1;
         drop(waiting);
-        Some(Place { waiters: self, key })
+        Ok(Place { waiters: self, key })
     }
 }
 
@@ -232,15 +280,15 @@ mod tests {
         let (a, b) = (key(0, "a"), key(0, "b"));
         let one = Places { each_key: 1, all: 100, shared: false };
         let place = waiters.enter(&a, one).unwrap();
-        assert!(waiters.enter(&a, one).is_none());
-        assert!(waiters.enter(&b, one).is_some());
+        assert!(waiters.enter(&a, one).is_err());
+        assert!(waiters.enter(&b, one).is_ok());
         drop(place);
-        assert!(waiters.enter(&a, one).is_some());
+        assert!(waiters.enter(&a, one).is_ok());
         let many = Places { each_key: 1000, all: 100, shared: true };
-        let places: Vec<_> = (0..100).map_while(|_| waiters.enter(&a, many)).collect();
+        let places: Vec<_> = (0..100).map_while(|_| waiters.enter(&a, many).ok()).collect();
         assert!(places.len() < 50);
-        assert!(waiters.enter(&b, many).is_none());
-        assert!(waiters.enter(&key(1, "a"), many).is_some());
+        assert_eq!(waiters.enter(&b, many).err(), Some(NoPlace::Share));
+        assert!(waiters.enter(&key(1, "a"), many).is_ok());
         drop(places);
         let waiting = waiters.0.lock();
         assert!(waiting.keys.is_empty() && waiting.scopes.is_empty() && waiting.all == 0);

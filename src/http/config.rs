@@ -1,15 +1,16 @@
 //! The layer's settings, and the state that all its services share.
 
 use super::{
-    budget::{Budget, Places, Waiters},
+    budget::{Budget, Places, Refused, Waiters},
     executor::{Executor, TokioExecutor},
     fingerprint::{Fingerprints, original_target},
     headers::Retained,
     interrupted::OnInterrupted,
+    outcome::Outcomes,
     running::Running,
     scope::KeyScope,
     seal::{Dereference, Seal},
-    verdict::Policy,
+    verdict::{Policy, matches_path},
 };
 use crate::{
     clock::{Clock, SystemClock},
@@ -92,11 +93,7 @@ impl Config {
     }
 
     fn covers_path(&self, path: &str) -> bool {
-        self.paths.is_empty()
-            || self.paths.iter().any(|pattern| match pattern.strip_suffix('*') {
-                Some(prefix) => path.starts_with(prefix),
-                None => path == pattern,
-            })
+        self.paths.is_empty() || self.paths.iter().any(|pattern| matches_path(pattern, path))
     }
 
     /// The store renews while the handler runs, up to its execution limit.
@@ -120,8 +117,10 @@ impl Config {
 pub(super) struct Shared {
     pub budget: Arc<Budget>,
     pub waiters: Waiters,
+    pub refused: Refused,
     pub running: Arc<Running>,
     pub double_executions: AtomicU64,
+    pub outcomes: Outcomes,
 }
 
 /// A layer's insides.
@@ -129,11 +128,14 @@ pub(super) struct Core<S> {
     pub store: AsyncStore<S>,
     pub config: Arc<Config>,
     pub shared: Arc<Shared>,
+    /// The request's, where this is handled for one.
+    pub span: tracing::Span,
 }
 
 impl<S: Clone> Clone for Core<S> {
     fn clone(&self) -> Self {
-        let Core { store, config, shared } = self;
-        Core { store: store.clone(), config: config.clone(), shared: shared.clone() }
+        let Core { store, config, shared, span } = self;
+        let (store, config, shared) = (store.clone(), config.clone(), shared.clone());
+        Core { store, config, shared, span: span.clone() }
     }
 }

@@ -2,11 +2,12 @@
 
 use super::{
     body::{Read, ResponseBody, read},
-    budget::{Beyond, Held},
+    budget::{Beyond, Held, NoPlace},
     config::Core,
     executor::BoxFuture,
     header::{self, BadKey},
     interrupted::OnInterrupted,
+    outcome::Outcome,
     problem::{Problem, ProblemResponse, with_jitter},
     running::Run,
 };
@@ -44,14 +45,20 @@ pub(super) struct Asked {
 /// The decision about a request.
 pub(super) enum Decision<S: IdempotencyStore> {
     /// The handler is executed. An earlier holder may have left an answer.
-    Execute(Claim<AsyncStore<S>>, Option<Arc<[u8]>>, Run),
+    Execute(Claim<AsyncStore<S>>, Option<Left>, Run),
     /// The operation is done.
     Replay(Record),
     /// It is unknown whether the operation took effect; an earlier holder left an answer. If that
     /// can't be read, this is the problem.
-    Left(Arc<[u8]>, ProblemResponse),
+    Left(Left, ProblemResponse),
     /// Nothing is executed.
     Refuse(ProblemResponse),
+}
+
+/// The answer of an interrupted holder.
+pub(super) struct Left {
+    pub answer: Arc<[u8]>,
+    pub age: Duration,
 }
 
 type Begun<S> = Result<Begin<AsyncStore<S>>, BeginError>;
@@ -59,6 +66,7 @@ type Begun<S> = Result<Begin<AsyncStore<S>>, BeginError>;
 impl<S: IdempotencyStore> Core<S> {
     /// The layer's own answer.
     pub fn say<B: Body>(&self, trouble: ProblemResponse) -> Response<ResponseBody<B>> {
+        self.came(Outcome::Refused(trouble.problem));
         trouble.answer(&self.config.problem_types)
     }
 
@@ -105,8 +113,11 @@ impl<S: IdempotencyStore> Core<S> {
                 let trouble = match beyond {
                     Beyond::All => Problem::Overloaded
                         .because("the service holds as many bytes of requests as it may"),
-                    Beyond::Share => Problem::ShareUsed
-                        .because("the service holds as many bytes of this client as it may"),
+                    Beyond::Share => {
+                        self.shared.refused.count(key.scope(), "bytes of bodies");
+                        let why = "the service holds as many bytes of this client as it may";
+                        Problem::ShareUsed.because(why)
+                    }
                 };
                 trouble.after(with_jitter(Duration::from_secs(1)))
             })
@@ -149,7 +160,7 @@ impl<S: IdempotencyStore> Core<S> {
         loop {
             begun = self.wait(asked, begun, since).await;
             let Ok(Begin::Interrupted(stuck)) = begun else { break };
-            left = stuck.answer().cloned();
+            left = left_by(&stuck);
             let over = took && since.elapsed() >= self.config.wait;
             if over || !self.may_take_over(&stuck) {
                 begun = Ok(Begin::Interrupted(stuck));
@@ -200,8 +211,14 @@ impl<S: IdempotencyStore> Core<S> {
             Ok(Begin::InFlight(pending)) if !left.is_zero() => {
                 let place = self.shared.waiters.enter(&asked.key, self.config.places());
                 match place {
-                    Some(_place) => pending.wait(left).await,
-                    None => Ok(Begin::InFlight(pending)),
+                    Ok(_place) => pending.wait(left).await,
+                    Err(why) => {
+                        if why == NoPlace::Share {
+                            self.shared.refused.count(asked.key.scope(), "places to wait");
+                        }
+                        self.came(Outcome::WaitRefused);
+                        Ok(Begin::InFlight(pending))
+                    }
                 }
             }
             begun => begun,
@@ -225,13 +242,18 @@ impl<S: IdempotencyStore> Core<S> {
             true => trouble.after(with_jitter(STORE_BACK.max(stuck.settle_after()))),
             false => trouble,
         };
-        or_left(stuck.answer().cloned(), trouble)
+        or_left(left_by(stuck), trouble)
     }
 }
 
-fn or_left<S: IdempotencyStore>(left: Option<Arc<[u8]>>, trouble: ProblemResponse) -> Decision<S> {
-    match left.filter(|answer| !answer.is_empty()) {
-        Some(answer) => Decision::Left(answer, trouble),
+fn left_by<S: IdempotencyStore>(stuck: &Interrupted<AsyncStore<S>>) -> Option<Left> {
+    let answer = stuck.answer().filter(|answer| !answer.is_empty())?.clone();
+    Some(Left { answer, age: stuck.interrupted_for() })
+}
+
+fn or_left<S: IdempotencyStore>(left: Option<Left>, trouble: ProblemResponse) -> Decision<S> {
+    match left {
+        Some(left) => Decision::Left(left, trouble),
         None => Decision::Refuse(trouble),
     }
 }

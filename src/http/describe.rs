@@ -48,6 +48,8 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
             },
             "when_interrupted": config.interrupted.name(),
             "answers_kept": config.policy.name(),
+            "nothing_done_also": config.policy.free(),
+            "paths_with_a_policy": config.policy.paths().map(|(p, _)| p).collect::<Vec<_>>(),
             "headers_never_replayed": {
                 "besides_the_usual": names(&config.retained.never),
                 "except": names(&config.retained.keep),

@@ -4,13 +4,15 @@ use super::{
     attempt::Attempt,
     body::{Read, RequestBody, ResponseBody, read},
     config::Core,
-    decide::{Asked, refused},
+    decide::{Asked, Left, refused},
+    fingerprint::original_target,
     interrupted::{OnInterrupted, Settlement},
     keep::Head,
+    outcome::Outcome,
     problem::{Problem, with_jitter},
     running::Run,
     stored::Kind,
-    verdict::Verdict,
+    verdict::{Policy, Verdict},
 };
 use crate::{
     error::ClaimError,
@@ -27,7 +29,7 @@ use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::pin,
-    sync::{Arc, atomic::Ordering},
+    sync::atomic::Ordering,
     task::Poll,
     time::Duration,
 };
@@ -39,7 +41,7 @@ pub(super) async fn execute<S, I, B, R>(
     mut inner: I,
     asked: Asked,
     mut claim: Claim<AsyncStore<S>>,
-    left: Option<Arc<[u8]>>,
+    left: Option<Left>,
     run: Run,
 ) -> Result<Response<ResponseBody<R>>, I::Error>
 where
@@ -74,14 +76,18 @@ where
         claim.settling = false;
     }
     let head_request = parts.method == Method::HEAD;
+    let policy = core.config.policy.at(original_target(&parts).0);
     if let Err(error) = poll_fn(|context| inner.poll_ready(context)).await {
         return Box::pin(core.errored(&key, claim, Verdict::NothingDone, error)).await;
     }
+    core.came(Outcome::Executed);
+    core.span.record("attempt", attempt.number());
+    core.span.record("token", attempt.token().get());
     parts.extensions.insert(attempt.clone());
     let request = Request::from_parts(parts, RequestBody::whole(data, trailers, held));
     match caught(async move { inner.call(request).await }).await {
         Ok(Ok(answer)) => {
-            let recorder = Recorder { core: &core, key: &key, attempt, head_request };
+            let recorder = Recorder { core: &core, key: &key, attempt, policy, head_request };
             Ok(recorder.record(claim, answer).await)
         }
         Ok(Err(error)) => {
@@ -154,14 +160,14 @@ impl<S: IdempotencyStore> Core<S> {
         &self,
         key: OwnedKey,
         claim: Claim<AsyncStore<S>>,
-        left: Option<Arc<[u8]>>,
+        left: Option<Left>,
     ) -> Response<ResponseBody<R>> {
         let why = "it can't be told yet whether an earlier attempt took effect";
         let trouble = Problem::Interrupted.because(why).after(with_jitter(Duration::from_secs(5)));
         // The earlier answer stays with the key.
         let _ = claim.undo().await;
         match left {
-            Some(answer) => self.replay_left(&key, answer, trouble).await,
+            Some(left) => self.replay_left(&key, left, trouble).await,
             None => self.say(trouble),
         }
     }
@@ -235,6 +241,7 @@ pub(super) struct Recorder<'a, S> {
     pub core: &'a Core<S>,
     pub key: &'a OwnedKey,
     pub attempt: Attempt,
+    pub policy: &'a Policy,
     pub head_request: bool,
 }
 

@@ -142,6 +142,14 @@ impl Fingerprints {
         self.older.iter().find(|older| older.scheme == scheme && scheme != self.scheme)
     }
 
+    /// A number of two definitions, of which retries could find one only.
+    pub(super) fn twice(&self) -> Option<u8> {
+        let mut numbers: Vec<u8> = self.older.iter().map(|older| older.scheme).collect();
+        numbers.push(self.scheme);
+        numbers.sort_unstable();
+        numbers.windows(2).find(|two| two[0] == two[1]).map(|two| two[0])
+    }
+
     /// For the published policy: what counts besides headers.
     pub(super) fn parts(&self) -> Vec<&'static str> {
         let host = self.host.then_some("host");

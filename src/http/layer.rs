@@ -46,7 +46,8 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
     pub fn new(store: impl IntoStore<S>, scope: KeyScope) -> Self {
         let store = store.into_store();
         let config = Arc::new(Config::new(scope));
-        IdempotencyLayer { core: Core { store, config, shared: Arc::new(Shared::default()) } }
+        let (shared, span) = (Arc::new(Shared::default()), tracing::Span::none());
+        IdempotencyLayer { core: Core { store, config, shared, span } }
     }
 
     /// Starts no more handlers, and waits, for `at_most`, for those that run; returns how many
@@ -75,6 +76,15 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
     /// Returns how many bytes of request bodies are held now.
     pub fn buffered(&self) -> usize {
         self.core.shared.budget.held()
+    }
+
+    /// Returns how many requests had which outcome since the layer was made, by name: `executed`
+    /// (handlers that ran), `replayed` (stored answers), `left_replayed` (answers of interrupted
+    /// keys), `passed` (requests that the layer doesn't handle), and a name for each
+    /// [`Problem`](super::Problem). Besides them `wait_refused`: requests that did not wait for a
+    /// key in flight because there was no place.
+    pub fn outcomes(&self) -> Vec<(&'static str, u64)> {
+        self.core.shared.outcomes.all()
     }
 
     /// Returns how many handlers ended, in any way, after another attempt or an operator had ended
@@ -126,7 +136,12 @@ impl<S> fmt::Debug for IdempotencyLayer<S> {
 impl<S: IdempotencyStore, I> Layer<I> for IdempotencyLayer<S> {
     type Service = Idempotency<S, I>;
 
+    /// # Panics
+    /// If a setting is wrong; see [`check`](IdempotencyLayer::check).
     fn layer(&self, inner: I) -> Self::Service {
+        if let Err(wrong) = self.check() {
+            panic!("{wrong}");
+        }
         Idempotency { core: self.core.clone(), inner }
     }
 }

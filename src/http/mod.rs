@@ -40,6 +40,7 @@ mod attempt;
 mod body;
 mod budget;
 mod canonical;
+mod check;
 mod config;
 mod decide;
 mod describe;
@@ -55,6 +56,7 @@ mod keep;
 mod layer;
 mod look;
 mod options;
+mod outcome;
 mod problem;
 mod record;
 mod replay;
@@ -67,6 +69,7 @@ mod verdict;
 
 pub use attempt::Attempt;
 pub use body::{RequestBody, ResponseBody};
+pub use check::WrongSetting;
 pub use executor::{BoxFuture, Executor, TokioExecutor};
 #[cfg(feature = "axum")]
 pub use extract::NoAttempt;

@@ -30,7 +30,7 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         let (mut parts, body) = answer.into_parts();
         parts.headers.remove(REPLAYED);
         let given = parts.extensions.get::<Verdict>().copied();
-        let verdict = given.unwrap_or_else(|| self.core.config.policy.verdict(&parts));
+        let verdict = given.unwrap_or_else(|| self.policy.verdict(&parts));
         match verdict {
             Verdict::NothingDone => {
                 self.nothing_done(claim, || {

@@ -3,7 +3,8 @@
 use super::{
     body::ResponseBody,
     config::Core,
-    decide::{Decision, in_flight},
+    decide::{Decision, Left, in_flight},
+    outcome::Outcome,
     problem::{Problem, ProblemResponse},
     stored::{Kind, Stored},
 };
@@ -17,7 +18,6 @@ use crate::{
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, header};
 use http_body::Body;
-use std::sync::Arc;
 
 /// Marks an answer that was not made by executing this request.
 pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -60,21 +60,23 @@ impl<S: IdempotencyStore> Core<S> {
                 }
             }
         }
-        let mut answer = replayed(stored);
-        answer.headers_mut().insert(header::AGE, age.into());
-        answer
+        self.came(Outcome::Replayed);
+        replayed(stored, age)
     }
 
     /// The answer that an interrupted holder left; if it can't be read, `trouble`.
     pub async fn replay_left<R: Body<Data = Bytes>>(
         &self,
         key: &OwnedKey,
-        answer: Arc<[u8]>,
+        left: Left,
         trouble: ProblemResponse,
     ) -> Response<ResponseBody<R>> {
-        let unpacked = self.config.unpack(key, Bytes::from_owner(answer));
+        let unpacked = self.config.unpack(key, Bytes::from_owner(left.answer));
         match unpacked.filter(|stored| stored.kind == Kind::Whole) {
-            Some(stored) => replayed(stored),
+            Some(stored) => {
+                self.came(Outcome::LeftReplayed);
+                replayed(stored, left.age.as_secs())
+            }
             None => self.say(trouble),
         }
     }
@@ -108,8 +110,8 @@ impl<S: IdempotencyStore> Core<S> {
             Ok(Begin::Replay(record)) => return self.replay(key, record).await,
             Ok(Begin::InFlight(pending)) => return self.say(in_flight(&pending)),
             Ok(Begin::Interrupted(stuck)) => match self.interrupted(&stuck) {
-                Decision::Left(answer, trouble) => {
-                    return self.replay_left(key, answer, trouble).await;
+                Decision::Left(left, trouble) => {
+                    return self.replay_left(key, left, trouble).await;
                 }
                 Decision::Refuse(trouble) => return self.say(trouble),
                 Decision::Execute(..) | Decision::Replay(_) => {}
@@ -123,12 +125,14 @@ impl<S: IdempotencyStore> Core<S> {
     }
 }
 
-fn replayed<R: Body<Data = Bytes>>(stored: Stored) -> Response<ResponseBody<R>> {
+fn replayed<R: Body<Data = Bytes>>(stored: Stored, age: u64) -> Response<ResponseBody<R>> {
     let Stored { status, headers, trailers, body, .. } = stored;
     let mut answer = Response::new(ResponseBody::whole(body, trailers));
     *answer.status_mut() = status;
     *answer.headers_mut() = headers;
-    answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    let headers = answer.headers_mut();
+    headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    headers.insert(header::AGE, age.into());
     answer
 }
 

@@ -7,6 +7,7 @@ use super::{
     decide::{Asked, Decision},
     execute::execute,
     executor::{BoxFuture, Executor},
+    outcome::{Outcome, span},
 };
 use crate::spi::IdempotencyStore;
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use std::{
     task::{Context, Poll},
 };
 use tower_service::Service;
+use tracing::Instrument;
 
 /// A service whose retried requests get the stored answer. Made by
 /// [`IdempotencyLayer`](super::IdempotencyLayer).
@@ -69,13 +71,18 @@ where
         let covered =
             self.core.config.covers(&parts) && parts.extensions.get::<Attempt>().is_none();
         if !covered {
+            self.core.came(Outcome::Passed);
             return Box::pin(pass(inner, Request::from_parts(parts, body)));
         }
-        let core = self.core.clone();
-        Box::pin(async move {
+        let span = span!();
+        let core = Core { span: span.clone(), ..self.core.clone() };
+        let handled = async move {
             let key = match core.key(&parts) {
                 Ok(Some(key)) => key,
-                Ok(None) => return pass(inner, Request::from_parts(parts, body)).await,
+                Ok(None) => {
+                    core.came(Outcome::Passed);
+                    return pass(inner, Request::from_parts(parts, body)).await;
+                }
                 Err(trouble) => return Ok(core.say(trouble)),
             };
             let asked = match core.read(key, parts, body).await {
@@ -83,7 +90,8 @@ where
                 Err(trouble) => return Ok(core.say(trouble)),
             };
             once(core, inner, asked).await
-        })
+        };
+        Box::pin(handled.instrument(span))
     }
 }
 
@@ -118,8 +126,8 @@ where
     let (claim, left, run) = match core.decide(&asked).await {
         Decision::Execute(claim, left, run) => (claim, left, run),
         Decision::Replay(record) => return Ok(core.replay(&asked.key, record).await),
-        Decision::Left(answer, trouble) => {
-            return Ok(core.replay_left(&asked.key, answer, trouble).await);
+        Decision::Left(left, trouble) => {
+            return Ok(core.replay_left(&asked.key, left, trouble).await);
         }
         Decision::Refuse(trouble) => return Ok(core.say(trouble)),
     };
@@ -128,7 +136,8 @@ where
     if !core.config.detached {
         return work.await;
     }
-    Detached { work: Some(work), executor: core.config.executor.clone() }.await
+    let (executor, span) = (core.config.executor.clone(), core.span);
+    Detached { work: Some(work), executor, span }.await
 }
 
 /// Work that continues by itself when its client's task drops it. Until then it runs in that task,
@@ -136,6 +145,8 @@ where
 struct Detached<T: Send + 'static> {
     work: Option<BoxFuture<T>>,
     executor: Arc<dyn Executor>,
+    /// The request's.
+    span: tracing::Span,
 }
 
 impl<T: Send + 'static> Future for Detached<T> {
@@ -155,10 +166,11 @@ impl<T: Send + 'static> Future for Detached<T> {
 impl<T: Send + 'static> Drop for Detached<T> {
     fn drop(&mut self) {
         if let Some(work) = self.work.take() {
-            self.executor.spawn(Box::pin(async {
+            let ending = async {
                 // The answer is dropped; the next retry finds it in the store.
                 drop(work.await);
-            }));
+            };
+            self.executor.spawn(Box::pin(ending.instrument(self.span.clone())));
         }
     }
 }

@@ -77,8 +77,26 @@ impl Verdict {
 }
 
 /// Decides the verdict of answers that don't bring one.
+///
+/// ```
+/// use http::StatusCode;
+/// use onlyonce::http::Policy;
+/// let policy = Policy::default()
+///     // Requests are validated before anything happens, as by the extractors of axum.
+///     .nothing_done([StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY])
+///     // A quote has no effect that could be doubled.
+///     .path("/quotes/*", Policy::default().nothing_done([StatusCode::INTERNAL_SERVER_ERROR]));
+/// # let _ = policy;
+/// ```
 #[derive(Clone)]
-pub struct Policy(Kind);
+#[must_use]
+pub struct Policy {
+    kind: Kind,
+    /// Statuses with which nothing was done.
+    free: Vec<StatusCode>,
+    /// Other policies for some paths, the last one first.
+    paths: Vec<(String, Policy)>,
+}
 
 #[derive(Clone)]
 enum Kind {
@@ -90,7 +108,11 @@ enum Kind {
 impl Policy {
     /// Makes the policy of Stripe's v1 API: every answer is final, a 500 too.
     pub fn store_everything() -> Self {
-        Policy(Kind::Everything)
+        Policy::of(Kind::Everything)
+    }
+
+    fn of(kind: Kind) -> Self {
+        Policy { kind, free: Vec::new(), paths: Vec::new() }
     }
 
     /// Makes a policy of a function. To use [`Policy::default`] for the rest:
@@ -105,12 +127,35 @@ impl Policy {
     /// # let _ = policy;
     /// ```
     pub fn by(decide: impl Fn(&Parts) -> Verdict + Send + Sync + 'static) -> Self {
-        Policy(Kind::By(Arc::new(decide)))
+        Policy::of(Kind::By(Arc::new(decide)))
     }
 
-    /// Returns the verdict on an answer with this head.
+    /// Says that answers with these statuses did nothing, so that their keys are free again. For
+    /// statuses that the service gives only before any effect: a 400, 404 or 422 of its validation,
+    /// such as the rejections of axum's `Json` and `Path`, or a 500 where nothing can be doubled.
+    pub fn nothing_done(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
+        self.free.extend(statuses);
+        self
+    }
+
+    /// Sets another policy for the paths of `pattern`, as the client sends them; `/quotes/*` means
+    /// all that begin with `/quotes/`. Of several that match the one that was set last decides. It
+    /// decides about answers; see [`Verdict::of_error`] for errors.
+    pub fn path(mut self, pattern: impl Into<String>, policy: Policy) -> Self {
+        self.paths.insert(0, (pattern.into(), policy));
+        self
+    }
+
+    /// The policy for a path.
+    pub(super) fn at(&self, path: &str) -> &Policy {
+        let named = self.paths.iter().find(|(pattern, _)| matches_path(pattern, path));
+        named.map_or(self, |(_, policy)| policy.at(path))
+    }
+
+    /// Returns the verdict on an answer with this head, where no path has a policy of its own.
     pub fn verdict(&self, answer: &Parts) -> Verdict {
-        match &self.0 {
+        match &self.kind {
+            _ if self.free.contains(&answer.status) => Verdict::NothingDone,
             Kind::Everything => Verdict::Final,
             Kind::By(decide) => decide(answer),
             Kind::Default => usual(answer),
@@ -118,11 +163,21 @@ impl Policy {
     }
 
     pub(super) fn name(&self) -> &'static str {
-        match self.0 {
+        match self.kind {
             Kind::Default => "default",
             Kind::Everything => "everything",
             Kind::By(_) => "custom",
         }
+    }
+
+    /// For the published policy: statuses with which nothing was done, besides the usual ones.
+    pub(super) fn free(&self) -> Vec<u16> {
+        self.free.iter().map(StatusCode::as_u16).collect()
+    }
+
+    /// For the published policy: the paths with a policy of their own.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &(String, Policy)> {
+        self.paths.iter()
     }
 }
 
@@ -130,13 +185,21 @@ impl Default for Policy {
     /// The default policy: 307, 308, 401, 403, 407, 421, 425, 429 and 503 with `Retry-After` did
     /// nothing; for 408 and any other 5xx but 501 it isn't known; everything else is final.
     fn default() -> Self {
-        Policy(Kind::Default)
+        Policy::of(Kind::Default)
     }
 }
 
 impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Policy({})", self.name())
+    }
+}
+
+/// Whether a path is one of a pattern's: the same, or, where that ends in `*`, one that begins so.
+pub(super) fn matches_path(pattern: &str, path: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => path.starts_with(prefix),
+        None => path == pattern,
     }
 }
 

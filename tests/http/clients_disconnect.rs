@@ -5,6 +5,7 @@ use crate::service::*;
 use onlyonce::{Filter, State, http::BoxError};
 use std::{
     future::{Future, poll_fn},
+    pin::pin,
     sync::Arc,
     task::Poll,
     time::Duration,
@@ -207,4 +208,31 @@ async fn buffers() {
     let service = tower::buffer::Buffer::new(service, 4);
     assert_eq!(send(&service, post("k")).await.text(), "order 1");
     assert!(send(&service, post("k")).await.is_replay());
+}
+
+/// Clients that hang up at any moment: what was granted adds up with how it ended.
+#[tokio::test]
+async fn every_claim_is_accounted_for() {
+    let (store, orders) = (store(), counter());
+    let layer = layer(&store);
+    let service = behind(&layer, &orders);
+    for polls in 0..200 {
+        if polls % 20 == 19 {
+            send(&service, post(&format!("k{polls}"))).await;
+            continue;
+        }
+        let mut call = service.clone().oneshot(post(&format!("k{polls}")));
+        for _ in 0..polls % 20 {
+            let ended =
+                poll_fn(|context| Poll::Ready(Future::poll(pin!(&mut call), context))).await;
+            if ended.is_ready() {
+                break;
+            }
+        }
+    }
+    until(|| layer.running() == 0).await;
+    let stats = store.stats();
+    assert!(stats.undelivered > 0 && stats.completed > 0, "{stats:?}");
+    assert_eq!(stats.granted, stats.completed + stats.undelivered);
+    assert_eq!((stats.in_flight, stats.interrupted, stats.holders), (0, 0, 0));
 }

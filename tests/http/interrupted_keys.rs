@@ -48,7 +48,19 @@ async fn refused_unless_the_holder_left_an_answer() {
     assert_eq!((first.status.as_u16(), first.is_replay()), (500, false));
     assert_eq!((second.status.as_u16(), second.is_replay()), (500, true));
     assert_eq!((first.text(), orders.runs()), (second.text(), 1));
-    assert_eq!(second.header("age"), None);
+}
+
+/// How old an answer is that an interrupted key has kept.
+#[tokio::test]
+async fn what_was_left_has_an_age() {
+    let clock = ManualClock::at(1_700_000_000_000);
+    let store = store_at(&clock);
+    let service = behind(&layer(&store), &flaky(9));
+    send(&service, post("k")).await;
+    clock.advance(Duration::from_secs(90));
+    let left = send(&service, post("k")).await;
+    assert_eq!((left.status.as_u16(), left.header("age")), (500, Some("90")));
+    assert!(left.is_replay());
 }
 
 #[tokio::test]

@@ -185,3 +185,39 @@ async fn what_is_shed_is_no_interruption() {
     assert_eq!(first.await.unwrap().text(), "order");
     assert_eq!(send_to(address, post("b")).await.text(), "order");
 }
+
+/// Statuses of a validation, and routes where nothing can be doubled.
+#[tokio::test]
+async fn statuses_and_paths_have_verdicts_of_their_own() {
+    let validated = [http::StatusCode::BAD_REQUEST, http::StatusCode::UNPROCESSABLE_ENTITY];
+    let errors = [http::StatusCode::INTERNAL_SERVER_ERROR];
+    let quotes = Policy::default().nothing_done(errors);
+    let policy = || {
+        Policy::default()
+            .nothing_done(validated)
+            .path("/quotes/*", quotes.clone())
+            .path("/quotes/paid", Policy::store_everything())
+    };
+    for (status, then) in
+        [(400, Then::Executed), (422, Then::Executed), (404, Then::Replayed), (500, Then::Left)]
+    {
+        assert_eq!(after(policy(), || answer(status, "")).await, then, "{status}");
+    }
+    // The path is the one that the client sent.
+    let (store, orders) = (store(), handler(|_| async { answer(500, "") }));
+    let address = serve(behind(&layer(&store).policy(policy()), &orders)).await;
+    for (path, runs, replayed) in
+        [("/quotes/1", 2, false), ("/quotes/paid", 3, true), ("/orders", 4, true)]
+    {
+        let to = || {
+            let mut request = post(path.trim_start_matches('/'));
+            *request.uri_mut() = path.parse().unwrap();
+            request
+        };
+        send_to(address, to()).await;
+        let again = send_to(address, to()).await;
+        assert_eq!((again.status.as_u16(), again.is_replay()), (500, replayed), "{path}");
+        assert_eq!(orders.runs(), runs, "{path}");
+    }
+    assert_eq!((store.stats().interrupted, store.stats().completed), (1, 1));
+}
