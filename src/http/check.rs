@@ -1,7 +1,7 @@
 //! The settings that can't work, told when a layer is put around a service.
 
 use super::layer::IdempotencyLayer;
-use crate::{error::BeginError, spi::IdempotencyStore};
+use crate::{error::BeginError, limits::KEY_BYTES_MAX, spi::IdempotencyStore};
 
 /// A setting of an [`IdempotencyLayer`] that can't work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +33,12 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
             if pattern.trim_end_matches('*').contains('*') || pattern.ends_with("**") {
                 return Err(WrongSetting(format!("the path {pattern:?} has a * before its end")));
             }
+        }
+        if let Some(pointer) = config.fingerprints.bad_pointer() {
+            return Err(WrongSetting(format!("the JSON pointer {pointer:?} doesn't begin with /")));
+        }
+        if config.key.least() > KEY_BYTES_MAX {
+            return Err(WrongSetting(format!("a key has at most {KEY_BYTES_MAX} bytes")));
         }
         match config.fingerprints.twice() {
             Some(number) => {

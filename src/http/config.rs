@@ -10,6 +10,7 @@ use super::{
     running::Running,
     scope::KeyScope,
     seal::{Dereference, Seal},
+    source::KeySource,
     verdict::{Policy, matches_path},
 };
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     spi::Terms,
     store::async_store::AsyncStore,
 };
-use http::{HeaderName, Method, request::Parts};
+use http::{Method, request::Parts};
 use std::{
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
@@ -33,7 +34,9 @@ pub(super) struct Config {
     pub methods: Vec<Method>,
     /// Empty: all.
     pub paths: Vec<String>,
-    pub header: HeaderName,
+    pub key: KeySource,
+    /// What the key is called in answers.
+    pub label: String,
     pub optional: bool,
     pub fingerprints: Fingerprints,
     pub max_body: usize,
@@ -63,7 +66,8 @@ impl Config {
             scope,
             methods: vec![Method::POST, Method::PATCH],
             paths: Vec::new(),
-            header: HeaderName::from_static("idempotency-key"),
+            key: KeySource::default(),
+            label: KeySource::default().label(),
             optional: false,
             fingerprints: Fingerprints::new(),
             max_body: 1 << 20,

@@ -1,11 +1,11 @@
 //! The decision about a request: reads and checks it, claims its key, and says what follows.
 
 use super::{
-    body::{Read, ResponseBody, read},
+    body::{Read, RequestBody, ResponseBody, read},
     budget::{Beyond, Held, NoPlace},
     config::Core,
     executor::BoxFuture,
-    header::{self, BadKey},
+    header::BadKey,
     interrupted::OnInterrupted,
     outcome::Outcome,
     problem::{Problem, ProblemResponse, with_jitter},
@@ -13,14 +13,14 @@ use super::{
 };
 use crate::{
     error::{BeginError, Full, Retry},
-    key::{KeyRef, OwnedKey},
+    key::{KeyRef, OwnedKey, Scope},
     record::Record,
     spi::IdempotencyStore,
     store::async_store::AsyncStore,
     store::claim::{Begin, Claim, Interrupted, Pending},
 };
 use bytes::Bytes;
-use http::{HeaderMap, Response, request::Parts};
+use http::{HeaderMap, Request, Response, request::Parts};
 use http_body::Body;
 use std::{
     future::{Future, poll_fn},
@@ -33,13 +33,35 @@ use std::{
 /// When a store that is closed or failing may be back.
 const STORE_BACK: Duration = Duration::from_secs(5);
 
+/// The key of a request whose body has not been read.
+pub(super) enum Named {
+    /// It has none, and needs none.
+    Not,
+    By(OwnedKey),
+    /// It may be in the body.
+    InBody(Scope),
+}
+
 /// A whole request with its key.
 pub(super) struct Asked {
     pub key: OwnedKey,
+    pub whole: Whole,
+}
+
+/// A request that has been read.
+pub(super) struct Whole {
     pub parts: Parts,
     pub data: Bytes,
     pub trailers: Option<HeaderMap>,
     pub held: Held,
+}
+
+impl Whole {
+    /// As the service inside gets it.
+    pub fn request<B>(self) -> Request<RequestBody<B>> {
+        let Whole { parts, data, trailers, held } = self;
+        Request::from_parts(parts, RequestBody::whole(data, trailers, held))
+    }
 }
 
 /// The decision about a request.
@@ -70,21 +92,52 @@ impl<S: IdempotencyStore> Core<S> {
         trouble.answer(&self.config.problem_types)
     }
 
-    /// The request's key in its scope; `None` if it has none and needs none.
-    pub fn key(&self, parts: &Parts) -> Result<Option<OwnedKey>, ProblemResponse> {
-        let name = &self.config.header;
-        if self.config.optional && !parts.headers.contains_key(name) {
-            return Ok(None);
+    /// The request's key in its scope, as far as its head says.
+    pub fn key(&self, parts: &Parts) -> Result<Named, ProblemResponse> {
+        let source = &self.config.key;
+        if source.needs_body() {
+            return Ok(Named::InBody(self.scope(parts)?));
         }
-        let scope = self.config.scope.of(parts).ok_or_else(|| {
+        match source.in_headers(parts) {
+            Err(BadKey::Missing) if self.config.optional => Ok(Named::Not),
+            key => {
+                let scope = self.scope(parts)?;
+                Ok(Named::By(self.in_scope(&scope, key)?))
+            }
+        }
+    }
+
+    /// The key of a request that has it in its body, or may have; `None` if it has none and needs
+    /// none.
+    pub fn key_in(
+        &self,
+        scope: &Scope,
+        whole: &Whole,
+    ) -> Result<Option<OwnedKey>, ProblemResponse> {
+        match self.config.key.in_request(&whole.parts, &whole.data) {
+            Err(BadKey::Missing) if self.config.optional => Ok(None),
+            key => self.in_scope(scope, key).map(Some),
+        }
+    }
+
+    fn scope(&self, parts: &Parts) -> Result<Scope, ProblemResponse> {
+        self.config.scope.of(parts).ok_or_else(|| {
             Problem::ScopeMissing.because("the service names no principal for this request")
-        })?;
-        let key = header::key(&parts.headers, name).map_err(|bad| match bad {
-            BadKey::Missing => Problem::KeyMissing.because(format!("the {name} header is missing")),
+        })
+    }
+
+    fn in_scope(
+        &self,
+        scope: &Scope,
+        key: Result<Vec<u8>, BadKey>,
+    ) -> Result<OwnedKey, ProblemResponse> {
+        let name = &self.config.label;
+        let key = key.map_err(|bad| match bad {
+            BadKey::Missing => Problem::KeyMissing.because(format!("{name} is missing")),
             BadKey::Malformed(why) => Problem::KeyMalformed.because(format!("{name}: {why}")),
         })?;
-        match KeyRef::new(&scope, &key) {
-            Ok(key) => Ok(Some(key.owned())),
+        match KeyRef::new(scope, &key) {
+            Ok(key) => Ok(key.owned()),
             Err(error) => Err(Problem::KeyMalformed.because(error.to_string())),
         }
     }
@@ -93,10 +146,10 @@ impl<S: IdempotencyStore> Core<S> {
     /// time and size are bounded, so a slow client delays no others.
     pub async fn read<B: Body<Data = Bytes>>(
         &self,
-        key: OwnedKey,
+        scope: &[u8],
         parts: Parts,
         body: B,
-    ) -> Result<Asked, ProblemResponse> {
+    ) -> Result<Whole, ProblemResponse> {
         let limit = self.config.max_body;
         let too_large = || {
             let why = format!("the body is larger than {limit} bytes");
@@ -107,14 +160,14 @@ impl<S: IdempotencyStore> Core<S> {
             return Err(too_large());
         }
         let mut held = Held::none(&self.shared.budget);
-        let scope = self.config.has_scopes().then(|| key.scope());
+        let shared = self.config.has_scopes().then_some(scope);
         let keep = |bytes| {
-            held.take(bytes, self.config.max_buffered, scope).map_err(|beyond| {
+            held.take(bytes, self.config.max_buffered, shared).map_err(|beyond| {
                 let trouble = match beyond {
                     Beyond::All => Problem::Overloaded
                         .because("the service holds as many bytes of requests as it may"),
                     Beyond::Share => {
-                        self.shared.refused.count(key.scope(), "bytes of bodies");
+                        self.shared.refused.count(scope, "bytes of bodies");
                         let why = "the service holds as many bytes of this client as it may";
                         Problem::ShareUsed.because(why)
                     }
@@ -123,9 +176,26 @@ impl<S: IdempotencyStore> Core<S> {
             })
         };
         match self.in_time(read(body, limit, keep)).await? {
-            Read::Whole(data, trailers) => Ok(Asked { key, parts, data, trailers, held }),
+            Read::Whole(data, trailers) => Ok(Whole { parts, data, trailers, held }),
             Read::TooLarge(..) => Err(too_large()),
             Read::Failed(..) => Err(Problem::BodyUnreadable.because("the body ended in an error")),
+        }
+    }
+
+    /// Reads a request whose key may be in its body, and finds that.
+    pub async fn read_and_find<B: Body<Data = Bytes>>(
+        &self,
+        scope: &Scope,
+        parts: Parts,
+        body: B,
+    ) -> (Option<OwnedKey>, Result<Whole, ProblemResponse>) {
+        let whole = match self.read(scope.as_bytes(), parts, body).await {
+            Ok(whole) => whole,
+            Err(trouble) => return (None, Err(trouble)),
+        };
+        match self.key_in(scope, &whole) {
+            Ok(key) => (key, Ok(whole)),
+            Err(trouble) => (None, Err(trouble)),
         }
     }
 
@@ -180,6 +250,16 @@ impl<S: IdempotencyStore> Core<S> {
             Ok(Begin::Replay(record)) => Decision::Replay(record),
             Ok(Begin::InFlight(pending)) => Decision::Refuse(in_flight(&pending)),
             Ok(Begin::Interrupted(stuck)) => self.interrupted(&stuck),
+            Ok(Begin::Mismatch { scheme }) if self.config.fingerprints.is_foreign(scheme) => {
+                tracing::error!(
+                    scheme,
+                    "a key was used under a definition of fingerprints that is not known here: a \
+                     node with another definition runs, or an older one is not named"
+                );
+                let why = "this node can't tell whether it is the same request; another one can";
+                let trouble = Problem::OtherDefinition.because(why);
+                Decision::Refuse(trouble.after(with_jitter(Duration::from_secs(2))))
+            }
             Ok(Begin::Mismatch { .. }) => Decision::Refuse(Problem::KeyReused.because(
                 "this key was used for another request; make a new key for a new request",
             )),
@@ -193,7 +273,7 @@ impl<S: IdempotencyStore> Core<S> {
 
     /// Begins; by an older fingerprint if the key was used under one.
     async fn begin(&self, asked: &Asked) -> Begun<S> {
-        let Asked { key, parts, data, .. } = asked;
+        let Asked { key, whole: Whole { parts, data, .. } } = asked;
         let (rules, terms) = (&self.config.fingerprints, self.config.terms());
         let begun = self.store.begin_with(key.as_ref(), rules.of(parts, data), terms).await;
         match begun {

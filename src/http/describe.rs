@@ -23,11 +23,12 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
         });
         let policy: Value = json!({
             "draft": "draft-ietf-httpapi-idempotency-key-header-07",
-            "header": config.header.as_str(),
+            "header": config.key.names().first().map(HeaderName::as_str),
+            "headers": names(config.key.names()),
             "required": !config.optional,
             "key": {
-                "format": "a string in quotes (RFC 9651), or the same without quotes",
-                "min_bytes": 1,
+                "format": config.key.format(),
+                "min_bytes": config.key.least(),
                 "max_bytes": KEY_BYTES_MAX,
             },
             "methods": config.methods.iter().map(Method::as_str).collect::<Vec<_>>(),
@@ -36,6 +37,8 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
                 "parts": config.fingerprints.parts(),
                 "headers": names(config.fingerprints.header_names()),
                 "json_by_meaning": config.fingerprints.is_canonical(),
+                "json_left_out": config.fingerprints.pointers().0,
+                "json_only": config.fingerprints.pointers().1,
             },
             "max_request_body_bytes": config.max_body,
             "request_body_seconds": config.read_timeout.as_secs(),

@@ -4,7 +4,7 @@ use super::{
     attempt::Attempt,
     body::{Read, RequestBody, ResponseBody, read},
     config::Core,
-    decide::{Asked, Left, refused},
+    decide::{Asked, Left, Whole, refused},
     fingerprint::original_target,
     interrupted::{OnInterrupted, Settlement},
     keep::Head,
@@ -52,7 +52,7 @@ where
 {
     // Dropped last, when everything is recorded.
     let _run = run;
-    let Asked { key, mut parts, data, trailers, held } = asked;
+    let Asked { key, whole: Whole { mut parts, data, trailers, held } } = asked;
     let mut attempt = Attempt::of(&claim);
     if claim.after().is_some()
         && let OnInterrupted::Settle(settle) = &core.config.interrupted

@@ -1,9 +1,12 @@
 //! The parts of a request that make two requests the same.
 
-use super::canonical;
+use super::meaning::{Meaning, boundary};
 use crate::fingerprint::Fingerprint;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Uri, header, request::Parts};
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
+
+type Own = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
 
 /// The definition of a request's fingerprint: host, method, path, query, media type, `If-Match`,
 /// `If-None-Match`, body, and the parts that are added here.
@@ -24,7 +27,10 @@ use std::borrow::Cow;
 pub struct Fingerprints {
     scheme: u8,
     secret: Option<[u8; 32]>,
-    canonical_json: bool,
+    body: Meaning,
+    multipart: bool,
+    /// Stands for everything.
+    own: Option<Arc<Own>>,
     host: bool,
     query: bool,
     query_order: bool,
@@ -37,7 +43,9 @@ impl Default for Fingerprints {
         Fingerprints {
             scheme: 1,
             secret: None,
-            canonical_json: false,
+            body: Meaning::Bytes,
+            multipart: false,
+            own: None,
             host: true,
             query: true,
             query_order: true,
@@ -53,7 +61,9 @@ impl std::fmt::Debug for Fingerprints {
         f.debug_struct("Fingerprints")
             .field("scheme", &self.scheme)
             .field("keyed", &self.secret.is_some())
-            .field("canonical_json", &self.canonical_json)
+            .field("body", &self.body)
+            .field("multipart", &self.multipart)
+            .field("own", &self.own.is_some())
             .field("host", &self.host)
             .field("query", &self.query)
             .field("query_order", &self.query_order)
@@ -86,8 +96,55 @@ impl Fingerprints {
     /// Sets whether JSON bodies that differ only in white space, in the order of fields or in how
     /// strings are escaped are the same. Numbers are compared as they are written. Default: no.
     pub fn canonical_json(mut self, yes: bool) -> Self {
-        self.canonical_json = yes;
+        self.body = if yes { Meaning::Json { without: Vec::new() } } else { Meaning::Bytes };
         self
+    }
+
+    /// Leaves values out of JSON bodies, named by JSON pointers (RFC 6901), because clients make
+    /// them for each try: `/sent_at`, `/meta/request_id`. The rest is compared as with
+    /// [`canonical_json`](Self::canonical_json).
+    pub fn json_without<P: Into<String>>(mut self, pointers: impl IntoIterator<Item = P>) -> Self {
+        self.body = Meaning::Json { without: pointers.into_iter().map(Into::into).collect() };
+        self
+    }
+
+    /// Compares the values of JSON bodies at these JSON pointers and nothing else of the body. What
+    /// isn't named may differ, so name all that the operation depends on.
+    pub fn json_only<P: Into<String>>(mut self, pointers: impl IntoIterator<Item = P>) -> Self {
+        self.body = Meaning::JsonAt { only: pointers.into_iter().map(Into::into).collect() };
+        self
+    }
+
+    /// Sets whether the body belongs to the request. Default: yes, by its bytes. Leave it out where
+    /// the key alone names the operation and its sender may write the body another way, as with
+    /// events of webhooks.
+    pub fn body(mut self, yes: bool) -> Self {
+        self.body = if yes { Meaning::Bytes } else { Meaning::Any };
+        self
+    }
+
+    /// Sets whether `multipart` bodies are compared by their parts (the head of each, and its
+    /// content) and not by the boundary, which most clients make for each try. Default: no.
+    pub fn multipart(mut self, yes: bool) -> Self {
+        self.multipart = yes;
+        self
+    }
+
+    /// Makes a definition of a function: two requests are the same if it returns the same bytes for
+    /// them. Nothing else counts, so its bytes should say what is asked for, of whom. Delimit what
+    /// it puts together, so that `ab` and `c` are not `a` and `bc`.
+    ///
+    /// ```
+    /// use onlyonce::http::Fingerprints;
+    /// let rules = Fingerprints::by(|parts, body| {
+    ///     let target = parts.uri.path().as_bytes();
+    ///     [&(target.len() as u64).to_le_bytes(), target, body].concat()
+    /// });
+    /// # let _ = rules;
+    /// ```
+    pub fn by<P: AsRef<[u8]>>(own: impl Fn(&Parts, &Bytes) -> P + Send + Sync + 'static) -> Self {
+        let own = move |parts: &Parts, body: &Bytes| own(parts, body).as_ref().to_vec();
+        Fingerprints { own: Some(Arc::new(own)), ..Self::default() }
     }
 
     /// Whether the host that the client names (`Host`, or `:authority` of HTTP/2, in any case of
@@ -137,6 +194,22 @@ impl Fingerprints {
         self
     }
 
+    /// Whether a fingerprint with this number was made by a definition that isn't known here, and
+    /// not by a service without the layer.
+    pub(super) fn is_foreign(&self, scheme: u8) -> bool {
+        scheme != 0 && scheme != self.scheme && self.older(scheme).is_none()
+    }
+
+    /// A pointer that is none.
+    pub(super) fn bad_pointer(&self) -> Option<&str> {
+        let pointers = match &self.body {
+            Meaning::Json { without: pointers } | Meaning::JsonAt { only: pointers } => pointers,
+            Meaning::Bytes | Meaning::Any => return None,
+        };
+        let bad = |pointer: &&String| !pointer.is_empty() && !pointer.starts_with('/');
+        pointers.iter().find(bad).map(String::as_str)
+    }
+
     /// The older definition with this number.
     pub(super) fn older(&self, scheme: u8) -> Option<&Fingerprints> {
         self.older.iter().find(|older| older.scheme == scheme && scheme != self.scheme)
@@ -152,6 +225,9 @@ impl Fingerprints {
 
     /// For the published policy: what counts besides headers.
     pub(super) fn parts(&self) -> Vec<&'static str> {
+        if self.own.is_some() {
+            return vec!["what the service chooses"];
+        }
         let host = self.host.then_some("host");
         let query = self.query.then_some(match self.query_order {
             true => "query",
@@ -160,7 +236,12 @@ impl Fingerprints {
         host.into_iter()
             .chain(["method", "path"])
             .chain(query)
-            .chain(["media type", "body"])
+            .chain(["media type"])
+            .chain(match (&self.body, self.multipart) {
+                (Meaning::Any, _) => None,
+                (_, true) => Some("body, multipart by its parts"),
+                (_, false) => Some("body"),
+            })
             .collect()
     }
 
@@ -170,19 +251,39 @@ impl Fingerprints {
     }
 
     pub(super) fn is_canonical(&self) -> bool {
-        self.canonical_json
+        matches!(self.body, Meaning::Json { .. } | Meaning::JsonAt { .. })
     }
 
-    pub(super) fn of(&self, parts: &Parts, body: &[u8]) -> Fingerprint {
+    /// For the published policy: the values of JSON bodies that don't count, and those that alone
+    /// do.
+    pub(super) fn pointers(&self) -> (&[String], &[String]) {
+        match &self.body {
+            Meaning::Json { without } => (without, &[]),
+            Meaning::JsonAt { only } => (&[], only),
+            Meaning::Bytes | Meaning::Any => (&[], &[]),
+        }
+    }
+
+    /// With the number of the definition, and keyed if that is asked for.
+    fn hashed<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Fingerprint {
+        let fingerprint = match &self.secret {
+            Some(secret) => Fingerprint::keyed(secret, parts),
+            None => Fingerprint::of(parts),
+        };
+        fingerprint.with_scheme(self.scheme)
+    }
+
+    pub(super) fn of(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
+        if let Some(own) = &self.own {
+            return self.hashed([b"http by".as_slice(), &own(parts, body)]);
+        }
         let (path, query) = original_target(parts);
         let query = query.filter(|_| self.query).unwrap_or_default();
         let query = if self.query_order { Cow::Borrowed(query) } else { sorted(query) };
         let host = if self.host { Some(host(parts)) } else { None };
         let media = media_type(&parts.headers);
-        let body = match self.canonical_json && is_json(&media) {
-            true => canonical::json(body).map_or(Cow::Borrowed(body), Cow::Owned),
-            false => Cow::Borrowed(body),
-        };
+        let boundary = if self.multipart { of_multipart(&parts.headers) } else { None };
+        let body = self.body.of(body, is_json(&media), boundary.as_deref());
         let mut hashed: Vec<&[u8]> = Vec::with_capacity(8 + 2 * self.headers.len());
         match &host {
             Some(host) => hashed.extend([b"http and host".as_slice(), host]),
@@ -195,13 +296,14 @@ impl Fingerprints {
             // Ends the lines of this header: no value looks so.
             hashed.push(b"\n");
         }
-        hashed.push(&body);
-        let fingerprint = match &self.secret {
-            Some(secret) => Fingerprint::keyed(secret, hashed),
-            None => Fingerprint::of(hashed),
-        };
-        fingerprint.with_scheme(self.scheme)
+        hashed.extend(body.domain);
+        hashed.push(&body.bytes);
+        self.hashed(hashed)
     }
+}
+
+fn of_multipart(headers: &HeaderMap) -> Option<Vec<u8>> {
+    boundary(headers.get(header::CONTENT_TYPE)?.as_bytes())
 }
 
 /// The host that the client names, in lower case; empty if it names none. What a request line or
@@ -261,7 +363,7 @@ fn is_json(media: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::canonical, *};
     use http::Request;
 
     fn of(rules: &Fingerprints, uri: &str, headers: &[(&str, &str)], body: &str) -> Fingerprint {
@@ -269,7 +371,8 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        rules.of(&request.body(()).unwrap().into_parts().0, body.as_bytes())
+        rules
+            .of(&request.body(()).unwrap().into_parts().0, &Bytes::copy_from_slice(body.as_bytes()))
     }
 
     #[test]
@@ -305,6 +408,9 @@ mod tests {
         assert_ne!(one, of(&rules, "/a", &json, r#"{"a":1,"b":3}"#));
         assert_ne!(of(&rules, "/a", &[], "{ }"), of(&rules, "/a", &[], "{}"));
         assert_ne!(of(&rules, "/a", &json, "{"), of(&rules, "/a", &json, "{ "));
+        // What is no JSON never meets what is made of JSON.
+        let spelled = String::from_utf8(canonical::json_without(b"\"a\"", &[]).unwrap()).unwrap();
+        assert_ne!(of(&rules, "/a", &json, "\"a\""), of(&rules, "/a", &json, &spelled));
     }
 
     /// Changing these bytes would turn every retry across an upgrade into a mismatch.

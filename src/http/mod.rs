@@ -55,6 +55,7 @@ mod interrupted;
 mod keep;
 mod layer;
 mod look;
+mod meaning;
 mod options;
 mod outcome;
 mod problem;
@@ -64,6 +65,7 @@ mod running;
 mod scope;
 mod seal;
 mod service;
+mod source;
 mod stored;
 mod verdict;
 
@@ -81,6 +83,7 @@ pub use problem::Problem;
 pub use scope::{By, KeyScope};
 pub use seal::{BoxError, Seal, StoreReference};
 pub use service::Idempotency;
+pub use source::KeySource;
 pub use verdict::{Policy, Verdict};
 
 #[cfg(feature = "__internals")]

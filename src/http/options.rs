@@ -8,6 +8,7 @@ use super::{
     interrupted::{OnInterrupted, Settlement},
     layer::IdempotencyLayer,
     seal::{BoxError, Dereference, Seal},
+    source::KeySource,
     verdict::Policy,
 };
 use crate::{clock::Clock, record::Retention, spi::IdempotencyStore};
@@ -34,9 +35,19 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
         self.set(|config| config.paths = paths.into_iter().map(Into::into).collect())
     }
 
-    /// Sets the header that carries the key. Default: `Idempotency-Key`.
+    /// Sets the header that carries the key. Default: `Idempotency-Key`. The same as
+    /// [`key`](Self::key) with [`KeySource::header`].
     pub fn header(self, name: HeaderName) -> Self {
-        self.set(|config| config.header = name)
+        self.key(KeySource::header(name))
+    }
+
+    /// Sets where the key is found (a header, one of several, a field of the body, by a function)
+    /// and which form it must have. Default: the header `Idempotency-Key`, in any form.
+    pub fn key(self, source: KeySource) -> Self {
+        self.set(|config| {
+            config.label = source.label();
+            config.key = source;
+        })
     }
 
     /// Lets requests without a key pass, without any protection. Default: they get 400.

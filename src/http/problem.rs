@@ -24,6 +24,9 @@ pub enum Problem {
     BodyTooSlow,
     /// 422: the key was used for another request.
     KeyReused,
+    /// 503: the key was used under another definition of what makes two requests the same, which
+    /// this node doesn't know: a deployment that changes it is under way.
+    OtherDefinition,
     /// 409: the request is being executed.
     InFlight,
     /// 409: it isn't known whether the request took effect.
@@ -46,13 +49,14 @@ pub enum Problem {
 }
 
 impl Problem {
-    pub(super) const ALL: [Problem; 15] = [
+    pub(super) const ALL: [Problem; 16] = [
         Problem::KeyMissing,
         Problem::KeyMalformed,
         Problem::BodyUnreadable,
         Problem::BodyTooLarge,
         Problem::BodyTooSlow,
         Problem::KeyReused,
+        Problem::OtherDefinition,
         Problem::InFlight,
         Problem::Interrupted,
         Problem::NotRetained,
@@ -74,6 +78,7 @@ impl Problem {
             BodyTooLarge => (413, "body-too-large", "The request's body is too large"),
             BodyTooSlow => (408, "body-too-slow", "The request's body did not come in time"),
             KeyReused => (422, "key-reused", "Idempotency-Key is already used"),
+            OtherDefinition => (503, "other-definition", "The service is being exchanged"),
             InFlight => (409, "in-flight", "A request is outstanding for this Idempotency-Key"),
             Interrupted => (409, "interrupted", "The outcome of this request is not known"),
             NotRetained => (409, "not-retained", "The request is done, its answer is not kept"),
@@ -105,8 +110,8 @@ impl Problem {
     fn retryable(self) -> bool {
         use Problem::*;
         match self {
-            BodyUnreadable | BodyTooSlow | InFlight | NotRecorded | Unavailable | Overloaded
-            | ShareUsed => true,
+            BodyUnreadable | BodyTooSlow | OtherDefinition | InFlight | NotRecorded
+            | Unavailable | Overloaded | ShareUsed => true,
             KeyMissing | KeyMalformed | BodyTooLarge | KeyReused | Interrupted | NotRetained
             | ScopeMissing | Failed => false,
         }

@@ -4,7 +4,7 @@ use super::{
     attempt::Attempt,
     body::{RequestBody, ResponseBody},
     config::Core,
-    decide::{Asked, Decision},
+    decide::{Asked, Decision, Named},
     execute::execute,
     executor::{BoxFuture, Executor},
     outcome::{Outcome, span},
@@ -72,24 +72,33 @@ where
             self.core.config.covers(&parts) && parts.extensions.get::<Attempt>().is_none();
         if !covered {
             self.core.came(Outcome::Passed);
-            return Box::pin(pass(inner, Request::from_parts(parts, body)));
+            let request = Request::from_parts(parts, body).map(RequestBody::through);
+            return Box::pin(pass(inner, request));
         }
         let span = span!();
         let core = Core { span: span.clone(), ..self.core.clone() };
         let handled = async move {
-            let key = match core.key(&parts) {
-                Ok(Some(key)) => key,
-                Ok(None) => {
+            let (key, whole) = match core.key(&parts) {
+                Ok(Named::By(key)) => {
+                    let whole = core.read(key.scope(), parts, body).await;
+                    (Some(key), whole)
+                }
+                Ok(Named::InBody(scope)) => Box::pin(core.read_and_find(&scope, parts, body)).await,
+                Ok(Named::Not) => {
                     core.came(Outcome::Passed);
-                    return pass(inner, Request::from_parts(parts, body)).await;
+                    let request = Request::from_parts(parts, body).map(RequestBody::through);
+                    return pass(inner, request).await;
                 }
                 Err(trouble) => return Ok(core.say(trouble)),
             };
-            let asked = match core.read(key, parts, body).await {
-                Ok(asked) => asked,
-                Err(trouble) => return Ok(core.say(trouble)),
-            };
-            once(core, inner, asked).await
+            match (key, whole) {
+                (Some(key), Ok(whole)) => once(core, inner, Asked { key, whole }).await,
+                (None, Ok(whole)) => {
+                    core.came(Outcome::Passed);
+                    pass(inner, whole.request()).await
+                }
+                (_, Err(trouble)) => Ok(core.say(trouble)),
+            }
         };
         Box::pin(handled.instrument(span))
     }
@@ -98,14 +107,14 @@ where
 /// A request that the layer does not handle.
 async fn pass<I, B, R>(
     mut inner: I,
-    request: Request<B>,
+    request: Request<RequestBody<B>>,
 ) -> Result<Response<ResponseBody<R>>, I::Error>
 where
     I: Service<Request<RequestBody<B>>, Response = Response<R>>,
     R: Body<Data = Bytes>,
 {
     poll_fn(|context| inner.poll_ready(context)).await?;
-    Ok(inner.call(request.map(RequestBody::through)).await?.map(ResponseBody::through))
+    Ok(inner.call(request).await?.map(ResponseBody::through))
 }
 
 /// Handles a request that takes effect once.

@@ -20,6 +20,7 @@ mod clients_disconnect;
 mod draft_examples;
 mod hooks;
 mod interrupted_keys;
+mod key_sources;
 mod keys_are_required;
 mod late_holders;
 mod on_the_wire;

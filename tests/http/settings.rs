@@ -3,7 +3,7 @@
 use crate::service::*;
 
 use http::Method;
-use onlyonce::http::{Fingerprints, Policy};
+use onlyonce::http::{Fingerprints, KeySource, Policy};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
@@ -25,6 +25,8 @@ fn wrong_ones_are_refused_before_any_request() {
         (layer(&store).paths(["/a/*/b"]), "before its end"),
         (layer(&store).policy(Policy::default().path("a*", Policy::default())), "begin with /"),
         (layer(&store).fingerprint(twice), "two definitions"),
+        (layer(&store).fingerprint(Fingerprints::new().json_only(["a"])), "JSON pointer"),
+        (layer(&store).key(KeySource::default().min_bytes(256)), "at most 255"),
     ];
     for (layer, why) in wrong {
         let wrong = layer.check().unwrap_err().to_string();
