@@ -89,6 +89,7 @@ mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod crc;
+pub mod decisions;
 #[cfg(any(feature = "admin", feature = "cli"))]
 #[doc(hidden)]
 pub mod display;

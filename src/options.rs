@@ -108,6 +108,7 @@ pub struct Options {
     pub(crate) lease: Duration,
     pub(crate) retention: Retention,
     pub(crate) interrupted_retention: Option<Duration>,
+    pub(crate) decisions_kept: Duration,
     pub(crate) execution_limit: Duration,
     pub(crate) max_attempts: u32,
     pub(crate) max_response: usize,
@@ -131,6 +132,7 @@ impl Default for Options {
             lease: Duration::from_secs(60),
             retention: Retention::of(Duration::from_secs(24 * 3600)),
             interrupted_retention: None,
+            decisions_kept: Duration::from_secs(366 * 24 * 3600),
             execution_limit: Duration::from_secs(15 * 60),
             max_attempts: 5,
             max_response: 256 << 10,
@@ -209,6 +211,14 @@ impl Options {
     /// ten years.
     pub fn interrupted_retention(mut self, window: Duration) -> Self {
         self.interrupted_retention = Some(window);
+        self
+    }
+
+    /// Sets how long operators' decisions are kept, see [`decisions`](crate::decisions): a time of
+    /// their own, whatever becomes of their keys. Default: 366 days; at most ten years; zero: they
+    /// are not shown, and their files are removed when the next one is begun.
+    pub fn decisions_kept(mut self, window: Duration) -> Self {
+        self.decisions_kept = window;
         self
     }
 
@@ -341,6 +351,9 @@ impl Options {
             && !(1..=RETENTION_MAX_MS).contains(&ms(window))
         {
             return Err(OpenError::options("interrupted_retention must be 1 ms to ten years"));
+        }
+        if ms(self.decisions_kept) > RETENTION_MAX_MS {
+            return Err(OpenError::options("decisions_kept must be at most ten years"));
         }
         if self.execution_limit < self.lease {
             return Err(OpenError::options(format!(

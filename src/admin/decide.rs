@@ -1,16 +1,17 @@
 //! Changes: an operator decides about a key, or drains the store.
 
 use super::{
+    Config,
     answer::Refusal,
     keys::{bytes_of, is_http, key_of},
 };
 use crate::{
-    engine::entries::State, engine::resolve::Resolution, error::ClaimError, http::StoredAnswer,
-    spi::Completion, store::Store, token::Token,
+    decisions::By, engine::entries::State, engine::resolve::Resolution, error::ClaimError,
+    http::StoredAnswer, key::OwnedKey, spi::Completion, store::Store, token::Token,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 fn object(content: &[u8]) -> Result<Value, Refusal> {
     let value: Value = serde_json::from_slice(content)
@@ -27,7 +28,12 @@ fn text<'a>(value: &'a Value, name: &str) -> Result<&'a str, Refusal> {
 
 /// `POST api/resolve`. `token` is the one that the operator has looked at: if another attempt has
 /// begun since, nothing is done.
-pub(super) fn resolve(store: &Store, content: &[u8]) -> Result<Value, Refusal> {
+pub(super) fn resolve(
+    store: &Store,
+    config: &Config,
+    content: &[u8],
+    actor: Option<&str>,
+) -> Result<(StatusCode, Value), Refusal> {
     let asked = object(content)?;
     let key = key_of(text(&asked, "scope")?, text(&asked, "key")?)?;
     let seen = asked["token"].as_u64().and_then(Token::new);
@@ -39,6 +45,12 @@ pub(super) fn resolve(store: &Store, content: &[u8]) -> Result<Value, Refusal> {
         Value::Bool(force) => *force,
         _ => return Err(Refusal::bad("force must be true or false")),
     };
+    let said = |name: &str| asked[name].as_str().unwrap_or_default();
+    let note = said("note");
+    if config.note_required && note.trim().is_empty() {
+        return Err(Refusal::bad("note is missing: why is it decided so?"));
+    }
+    let actor = actor.unwrap_or_else(|| said("actor")).to_owned();
     let answer = Answer::of(&asked["answer"]);
     let resolution = match text(&asked, "decision")? {
         "free" => Resolution::Free,
@@ -55,21 +67,78 @@ pub(super) fn resolve(store: &Store, content: &[u8]) -> Result<Value, Refusal> {
             if replaces {
                 let (head, response) = (&*answer.head, Some(&*answer.response));
                 let replace = Resolution::Replace { head, response };
-                return decided(store.resolve_seen(key.as_ref(), replace, force, seen));
+                let by = By { actor: &actor, note };
+                return decided(store.resolve_by(key.as_ref(), replace, force, Some(seen), by));
             }
             let (head, response) = (&answer.head, Some(&*answer.response));
             let completion = Completion { head, response, ..Completion::default() };
             let done = Resolution::Complete { fingerprint: None, completion };
-            return decided(store.resolve_seen(key.as_ref(), done, force, seen));
+            let by = By { actor: &actor, note };
+            return decided(store.resolve_by(key.as_ref(), done, force, Some(seen), by));
         }
         _ => return Err(Refusal::bad("decision must be complete, replace, free or forget")),
     };
-    decided(store.resolve_seen(key.as_ref(), resolution, force, seen))
+    let what = (key.clone(), seen, text(&asked, "decision")?.to_owned());
+    let actor = match config.second(&what, &actor, store.stats().now_ms)? {
+        Second::Agrees(both) => both,
+        Second::Awaited => {
+            let waits =
+                "nothing is decided yet: a second person has to decide the same within an hour";
+            return Ok((StatusCode::ACCEPTED, json!({ "done": false, "waits": waits })));
+        }
+    };
+    let by = By { actor: &actor, note };
+    decided(store.resolve_by(key.as_ref(), resolution, force, Some(seen), by))
 }
 
-fn decided(result: Result<(), ClaimError>) -> Result<Value, Refusal> {
+/// Decisions of one person that wait for a second: of which key, attempt and kind; by whom, and
+/// when.
+pub(super) type Proposed = HashMap<What, (String, u64)>;
+type What = (OwnedKey, Token, String);
+
+/// So long a decision waits.
+const WAITS_MS: u64 = 3_600_000;
+/// So many wait at a time.
+const PROPOSED: usize = 10_000;
+
+enum Second {
+    /// Nothing is awaited (any more); who has decided.
+    Agrees(String),
+    Awaited,
+}
+
+impl Config {
+    /// Whether a decision that can execute again has its second person.
+    fn second(&self, what: &What, actor: &str, now_ms: u64) -> Result<Second, Refusal> {
+        if !self.second_person {
+            return Ok(Second::Agrees(actor.to_owned()));
+        }
+        if actor.is_empty() {
+            return Err(Refusal::bad("actor is missing: who decides?"));
+        }
+        let mut proposed = self.proposed.lock();
+        proposed.retain(|_, (_, at)| at.saturating_add(WAITS_MS) > now_ms);
+        match proposed.get(what) {
+            Some((first, _)) if first != actor => {
+                let both = format!("{first}, {actor}");
+                proposed.remove(what);
+                Ok(Second::Agrees(both))
+            }
+            None if proposed.len() >= PROPOSED => {
+                let why = "too many decisions wait for a second person";
+                Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why))
+            }
+            _ => {
+                proposed.insert(what.clone(), (actor.to_owned(), now_ms));
+                Ok(Second::Awaited)
+            }
+        }
+    }
+}
+
+fn decided(result: Result<(), ClaimError>) -> Result<(StatusCode, Value), Refusal> {
     let Err(error) = result else {
-        return Ok(json!({ "done": true }));
+        return Ok((StatusCode::OK, json!({ "done": true })));
     };
     let status = match &error {
         ClaimError::NeedsForce { .. }

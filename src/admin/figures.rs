@@ -40,6 +40,8 @@ pub(super) fn stats(store: &Store, config: &Config) -> Value {
     json!({
         "store": config.name,
         "read_only": config.read_only,
+        "note_required": config.note_required,
+        "second_person": config.second_person,
         "draining": engine.draining.load(Ordering::Acquire),
         "durability": format!("{:?}", engine.config.durability),
         "lease_ms": engine.config.lease_ms,

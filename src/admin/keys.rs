@@ -2,6 +2,7 @@
 
 use super::{answer::Refusal, query};
 use crate::{
+    decisions::{Decision, Outcome, WasState},
     display as names,
     display::escape as text,
     engine::entries::{Entry, Filter, State},
@@ -106,6 +107,62 @@ pub(super) fn look_up(store: &Store, asked: &str) -> Result<Value, Refusal> {
     };
     let absent = || Refusal::new(StatusCode::NOT_FOUND, "nothing is known of this key");
     Ok(long(store, &entry.ok_or_else(absent)?))
+}
+
+/// `GET api/decisions`: what operators have decided, the newest first; of one key, of a scope, or of
+/// all, at most a thousand.
+pub(super) fn decisions(store: &Store, asked: &str) -> Result<Value, Refusal> {
+    let parse = |name: &str| query::get(asked, name);
+    let scope = parse("scope")?.map(|scope| names::parse_scope(&scope)).transpose();
+    let scope = scope.map_err(Refusal::bad)?;
+    let named = |text: Option<String>| -> Result<Option<Vec<u8>>, Refusal> {
+        let key = text.filter(|text| !text.is_empty()).map(|text| names::parse_key(&text));
+        key.transpose().map_err(Refusal::bad)
+    };
+    let (key, prefix) = (named(parse("key")?)?, named(parse("prefix")?)?.unwrap_or_default());
+    let limit = query::number(asked, "limit", LIMIT)?.clamp(1, LIMIT) as usize;
+    let kept = store
+        .decisions()
+        .map_err(|error| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    let wanted = kept.iter().rev().filter(|decision| {
+        let of = decision.key.as_ref();
+        scope.as_ref().is_none_or(|scope| of.scope() == scope.as_bytes())
+            && key.as_ref().is_none_or(|key| of.key() == key)
+            && of.key().starts_with(&prefix)
+    });
+    let shown: Vec<_> = wanted.take(limit).map(decision).collect();
+    Ok(json!({ "decisions": shown }))
+}
+
+fn decision(decision: &Decision) -> Value {
+    let key = decision.key.as_ref();
+    let was = match decision.was.state {
+        WasState::InFlight => "in-flight".to_owned(),
+        WasState::Interrupted(reason) => format!("interrupted: {reason}"),
+        WasState::Completed => "completed".to_owned(),
+    };
+    let outcome = match &decision.outcome {
+        Outcome::Done => "done".to_owned(),
+        Outcome::Refused(why) => format!("refused: {why}"),
+        Outcome::Unknown => "unknown: look at the key".to_owned(),
+    };
+    json!({
+        "number": decision.number,
+        "at_ms": decision.at_ms,
+        "actor": decision.actor,
+        "note": decision.note,
+        "decision": decision.verdict.to_string(),
+        "outcome": outcome,
+        "scope": names::of_scope(key.scope()),
+        "key": names::of_key(key.key()),
+        "shown": shown(key),
+        "was": was,
+        "token": decision.was.token.get(),
+        "attempts": decision.was.attempts,
+        "checkpoint": decision.was.checkpoint.as_deref().map(text::of),
+        "before": decision.was.answer.as_deref().map(stored),
+        "after": decision.answer.as_deref().map(stored),
+    })
 }
 
 /// A key from its two names.

@@ -34,9 +34,11 @@ pub use answer::AdminBody;
 use crate::store::{Store, WeakStore};
 use answer::Refusal;
 use bytes::{Buf, Bytes};
+use decide::Proposed;
 use futures_channel::oneshot;
-use http::{Method, Request, Response, StatusCode, request::Parts};
+use http::{HeaderName, Method, Request, Response, StatusCode, request::Parts};
 use http_body::Body;
+use parking_lot::Mutex;
 use serde_json::Value;
 use std::{
     convert::Infallible,
@@ -68,6 +70,10 @@ struct Config {
     origins: Vec<String>,
     prefix: String,
     name: String,
+    actor_header: Option<HeaderName>,
+    note_required: bool,
+    second_person: bool,
+    proposed: Arc<Mutex<Proposed>>,
     running: Arc<AtomicUsize>,
 }
 
@@ -91,6 +97,10 @@ impl Admin {
             origins: Vec::new(),
             prefix: String::new(),
             name: store.same_engine().storage.place(),
+            actor_header: None,
+            note_required: false,
+            second_person: false,
+            proposed: Arc::default(),
             running: Arc::default(),
         }))
     }
@@ -117,6 +127,25 @@ impl Admin {
     /// `nest_service` does).
     pub fn under(self, prefix: impl Into<String>) -> Self {
         self.with(|config| config.prefix = prefix.into().trim_end_matches('/').to_owned())
+    }
+
+    /// Sets the header in which your authentication says who the user is; their decisions are kept
+    /// under that name, and refused without it. It must be one that a client can't set by itself.
+    /// Default: none, and the name that a request gives is kept as it is.
+    pub fn actor_header(self, name: HeaderName) -> Self {
+        self.with(|config| config.actor_header = Some(name))
+    }
+
+    /// Sets whether a decision needs a note that says why. Default: false.
+    pub fn note_required(self, required: bool) -> Self {
+        self.with(|config| config.note_required = required)
+    }
+
+    /// Sets whether what can execute again (`free`, `forget`) needs the same decision of a second
+    /// person within an hour, told apart by [`actor_header`](Self::actor_header). The first one is
+    /// answered 202 and kept in memory. Default: false.
+    pub fn second_person(self, needed: bool) -> Self {
+        self.with(|config| config.second_person = needed)
     }
 
     /// Sets the store's name on the page. Default: its directory.
@@ -192,8 +221,9 @@ impl Config {
         let running = Running(running);
         let (tell, told) = oneshot::channel();
         let query = parts.uri.query().unwrap_or_default().to_owned();
+        let actor = self.actor(&parts)?;
         let spawned = std::thread::Builder::new().name("onlyonce-admin".into()).spawn(move || {
-            let answered = self.answer(route, &query, &content);
+            let answered = self.answer(route, &query, &content, actor.as_deref());
             drop(running);
             let _ = tell.send(answered);
         });
@@ -202,6 +232,23 @@ impl Config {
             .map_err(|error| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
         let (status, value) = told.await.map_err(lost)??;
         Ok(answer::json(status, &value))
+    }
+
+    /// The name of the user, where the service's authentication says it.
+    fn actor(&self, parts: &Parts) -> Result<Option<String>, Refusal> {
+        let Some(name) = &self.actor_header else { return Ok(None) };
+        let mut lines = parts.headers.get_all(name).iter();
+        match (lines.next(), lines.next()) {
+            (Some(line), None) if !line.is_empty() => {
+                Ok(Some(String::from_utf8_lossy(line.as_bytes()).into_owned()))
+            }
+            // To look needs no name.
+            _ if parts.method != Method::POST => Ok(None),
+            _ => {
+                let why = format!("who decides? the header {name} must say it, once");
+                Err(Refusal::new(StatusCode::FORBIDDEN, why))
+            }
+        }
     }
 
     /// An escaped byte of an answer takes five characters in JSON.
@@ -215,6 +262,7 @@ impl Config {
         route: Route,
         query: &str,
         content: &[u8],
+        actor: Option<&str>,
     ) -> Result<(StatusCode, Value), Refusal> {
         let Some(store) = self.store.upgrade() else {
             let why = "the store is closed";
@@ -229,7 +277,8 @@ impl Config {
             Route::Health => Ok(figures::health(&store)),
             Route::Keys => keys::list(&store, query).map(ok),
             Route::Key => keys::look_up(&store, query).map(ok),
-            Route::Resolve => decide::resolve(&store, content).map(ok),
+            Route::Resolve => decide::resolve(&store, self, content, actor),
+            Route::Decisions => keys::decisions(&store, query).map(ok),
             Route::Drain => decide::drain(&store, content).map(ok),
         }
     }
@@ -243,6 +292,7 @@ enum Route {
     Keys,
     Key,
     Resolve,
+    Decisions,
     Drain,
 }
 
@@ -254,6 +304,7 @@ impl Route {
             "/api/keys" => Route::Keys,
             "/api/key" => Route::Key,
             "/api/resolve" => Route::Resolve,
+            "/api/decisions" => Route::Decisions,
             "/api/drain" => Route::Drain,
             _ => return None,
         })

@@ -5,6 +5,7 @@ use crate::{
     claim::Phase,
     claims::{Cells, Chain, Found},
     clock::shifted,
+    decisions,
     engine::Engine,
     engine::tokens,
     index::{Shard, Undecided},
@@ -23,6 +24,8 @@ pub(super) struct Snapshot<'a> {
     pub claims: Vec<Found>,
     pub claims_bytes: u64,
     pub segments: &'a [Segment],
+    /// The operators' decisions: files and what they hold.
+    pub decisions: Vec<(String, Vec<u8>)>,
     /// Leave out what doesn't read.
     pub salvage: Option<&'a Inspection>,
 }
@@ -75,7 +78,16 @@ impl Engine {
         segments.sort_by_key(|segment| segment.slot.number);
         let claims_bytes = self.cells.bytes();
         let segments = &segments[..];
-        let cut = Snapshot { superblock, taken_ms, claims, claims_bytes, segments, salvage: None };
+        let decisions = decisions_of(&*self.storage)?;
+        let cut = Snapshot {
+            superblock,
+            taken_ms,
+            claims,
+            claims_bytes,
+            segments,
+            decisions,
+            salvage: None,
+        };
         // Another owner may write to the files of a store that has been closed.
         writer.write(cut, &mut || Ok(self.check_claim()?))
     }
@@ -194,12 +206,31 @@ impl Inspection {
             claims: claims.collect(),
             claims_bytes: self.claims_bytes.max(Cells::file_bytes(1)),
             segments: &self.segments,
+            decisions: decisions_of(&*self.storage)?,
             salvage: salvage.then_some(self),
         };
         let mut backup = Writer::new(dst, options)?.write(cut, &mut || Ok(()))?;
         backup.problems.extend_from_slice(self.problems());
         Ok(backup)
     }
+}
+
+/// The files of the decisions as they are at this moment: an entry that is being written is none
+/// yet.
+fn decisions_of(storage: &dyn Storage) -> Result<Vec<(String, Vec<u8>)>, BackupError> {
+    let read = |name: String| match storage.open(&name) {
+        Ok(file) => {
+            let mut bytes = vec![0; file.size() as usize];
+            file.read_at(0, &mut bytes).map(|()| Some((name, bytes)))
+        }
+        // Removed since it was listed: it had been kept long enough.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    let files = decisions::files(storage);
+    let read = files.and_then(|files| files.into_iter().map(|(_, name)| read(name)).collect());
+    let read: Vec<Option<_>> = read.map_err(BackupError::io("reading the decisions"))?;
+    Ok(read.into_iter().flatten().collect())
 }
 
 /// The superblock of the copy: time continues from the snapshot, tokens from above what the

@@ -70,6 +70,12 @@ impl<'a> Writer<'a> {
             entries.push(self.segment(&cut, number, segment)?);
         }
         entries.push(self.claims(&cut)?);
+        for (name, bytes) in &cut.decisions {
+            let file = self.dst.create(name, bytes.len() as u64).map_err(io())?;
+            file.write_at(0, bytes).and_then(|()| file.sync()).map_err(io())?;
+            self.done.copied_bytes += bytes.len() as u64;
+            entries.push(entry_of(name, &*file, String::new()).map_err(io())?);
+        }
         let ring = create_ring(self.dst, cut.superblock.ring_bytes).map_err(io())?;
         self.done.copied_bytes += ring.size();
         entries.push(entry_of(RING_FILE, &*ring, String::new()).map_err(io())?);

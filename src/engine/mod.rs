@@ -39,6 +39,7 @@ use crate::{
     broken::{self, Broken},
     claims::Cells,
     clock::StoreTime,
+    decisions::Journal,
     engine::tokens::Tokens,
     error::{BeginError, ClaimError, Forked},
     group_commit::{Commit, WaiterId},
@@ -78,6 +79,7 @@ pub(crate) struct Config {
     pub remember_ms: u64,
     /// The option itself.
     pub interrupted_ms: Option<u64>,
+    pub decisions_ms: u64,
     pub execution_ms: u64,
     pub max_attempts: u32,
     pub max_response: usize,
@@ -95,6 +97,7 @@ impl Config {
             replay_ms: ms(options.retention.replay_for),
             remember_ms,
             interrupted_ms: options.interrupted_retention.map(ms),
+            decisions_ms: ms(options.decisions_kept),
             execution_ms: ms(options.execution_limit),
             max_attempts: options.max_attempts.min(crate::limits::COUNT_MAX),
             max_response: options.max_response,
@@ -155,6 +158,7 @@ pub(crate) struct Engine {
     pub timings: Timings,
     pub storage: Arc<dyn Storage>,
     pub superblock: Mutex<(SuperblockFile, Superblock)>,
+    pub decisions: Journal,
     pub notifiers: Notifiers,
     /// Notified when space or tokens came, or could not be had.
     pub resources: Event,

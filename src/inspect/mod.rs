@@ -27,6 +27,7 @@ pub use verify::{Progress, Report};
 
 use crate::{
     clock::{AcceptClock, Clock, Known, StoreTime, SystemClock, shifted},
+    decisions::{self, Decision},
     engine::Engine,
     error::OpenError,
     index::KeyHasher,
@@ -214,6 +215,16 @@ impl Inspection {
         owner: Option<u32>,
     ) -> Result<Self, OpenError> {
         Self::of(storage, None, Arc::new(clock), owner)
+    }
+
+    /// Returns the decisions that operators have taken, oldest first: all whose files are there. How
+    /// long they are kept is an option of the service.
+    ///
+    /// # Errors
+    /// [`OpenError::Io`] if a file can't be read.
+    pub fn decisions(&self) -> Result<Vec<Decision>, OpenError> {
+        let doing = format!("reading the decisions of {}", self.storage.place());
+        decisions::read_all(&*self.storage, self.info().store, 0).map_err(OpenError::io(doing))
     }
 
     /// The same for any storage. `hasher`: of a store that was opened with an unusual one.

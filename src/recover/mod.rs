@@ -23,6 +23,7 @@ mod truth;
 use crate::{
     broken::{self, Broken},
     clock::{Known, StoreTime},
+    decisions::Journal,
     engine::outlived,
     engine::tokens::{self, Tokens},
     engine::{Config, Engine, Expiring, Notifiers},
@@ -214,6 +215,7 @@ impl Opening<'_> {
             counters: Counters::new(),
             timings,
             superblock: Mutex::new((file, next)),
+            decisions: Journal::default(),
             resources: Event::new(),
             starved: AtomicBool::new(false),
             lacking: Mutex::default(),

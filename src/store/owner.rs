@@ -122,6 +122,7 @@ impl Owner {
         engine.closed.store(true, Ordering::SeqCst);
         // A call that was about to write has finished when its lock has been free once.
         engine.leave_handles();
+        engine.decisions.close();
         drop(engine.rolling.lock());
         let closed = engine.close_files();
         threads::stop(engine, threads);

@@ -17,6 +17,7 @@ mod clock_steps;
 mod completing_twice_joins;
 #[cfg(feature = "conformance")]
 mod conformance_embedded;
+mod decisions_are_kept;
 mod drain_and_close;
 mod dropped_claims_are_interrupted;
 mod expiry_is_decided_at_read;

@@ -121,6 +121,17 @@ fn a_decision_is_about_the_attempt_that_was_seen() {
     assert!(!running.run(&complete).fails(9, "already completed").contains("--force"));
 }
 
+#[test]
+fn decisions_are_kept_by_the_service() {
+    let running = Running::new();
+    let by = ["--as", "kim", "--note", "INC-7"];
+    running.run(&[&["resolve", SCOPE, "stuck", "free"], &by[..]].concat()).ok();
+    let text = running.run(&["decisions"]).ok();
+    assert!(text.contains("by kim") && text.contains("INC-7") && text.contains("stuck"), "{text}");
+    assert_eq!(running.run(&["decisions", "--json"]).lines()[0]["actor"], "kim");
+    assert_eq!(running.store.decisions().unwrap()[0].note, "INC-7");
+}
+
 /// Its lease has passed, but its handle exists: it may still have its effect.
 #[test]
 fn a_silent_holder_is_left_alone() {

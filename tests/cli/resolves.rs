@@ -135,6 +135,33 @@ fn a_wrong_answer_is_replaced() {
     assert_eq!(get("order-7")["response"], "the same");
 }
 
+#[test]
+fn decisions_are_listed_and_exported() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let decisions = |more: &[&str]| run(&[&["decisions", path(dir.path())], more].concat());
+    assert_eq!(decisions(&[]).ok(), "no decisions\n");
+    let by = ["--as", "kim", "--note", "INC-7: no charge"];
+    resolve(dir.path(), "stuck", &[&["free"], &by[..]].concat()).ok();
+    resolve(dir.path(), "order-1", &["replace", "--response", "right", "--as", "alex"]).ok();
+    let many = ["resolve-many", path(dir.path()), "--keys", "-", "forget", "--force", "--yes"];
+    let lines = format!("{{\"scope\":\"{SCOPE}\",\"key\":\"order-2\"}}\n");
+    run_with(&[&many[..], &by].concat(), &lines).ok();
+    let text = decisions(&[]).ok();
+    for what in ["free", "stuck", "by kim", "INC-7: no charge", "interrupted: dropped", "by alex"] {
+        assert!(text.contains(what), "{what}: {text}");
+    }
+    let lines = decisions(&["--json"]).lines();
+    let verdicts: Vec<_> = lines.iter().map(|line| line["decision"].as_str().unwrap()).collect();
+    assert_eq!(verdicts, ["free", "replace", "forget"]);
+    assert_eq!(lines[0]["checkpoint"], "charged ch_1");
+    assert_eq!(lines[1]["before"], String::from_utf8(response(1)).unwrap());
+    assert_eq!((&lines[1]["after"], &lines[1]["outcome"]), (&"right".into(), &"done".into()));
+    assert_eq!(lines[2]["actor"], "kim");
+    assert_eq!(decisions(&["--json", "--prefix", "order-"]).lines().len(), 2);
+    assert_eq!(decisions(&["--json", "--scope", "other"]).lines().len(), 0);
+}
+
 /// The command doesn't know the service's options, and lets nothing expire that these would keep.
 #[test]
 fn other_keys_are_kept_as_long_as_their_service_keeps_them() {

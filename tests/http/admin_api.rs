@@ -504,3 +504,75 @@ fn claims_that_are_nearly_used_up_are_told_with_their_scopes() {
     assert_eq!(health()["claims"]["low"], false);
     assert_eq!(get(address, "/api/stats").json()["scopes"], json!([]));
 }
+
+#[test]
+fn decisions_are_kept_with_who_and_why() {
+    let (store, _) = threaded();
+    drop(store.claim("stuck"));
+    let admin =
+        Admin::new(&store).actor_header("x-forwarded-user".parse().unwrap()).note_required(true);
+    let address = serve(admin);
+    let found = get(address, "/api/keys").json()["keys"][0].clone();
+    let body = |note: &str| {
+        let (scope, key, token) = (&found["scope"], &found["key"], &found["token"]);
+        json!({
+            "scope": scope, "key": key, "token": token, "decision": "complete", "note": note,
+            "actor": "an impostor", "answer": { "text": "by hand", "layer": "own" },
+        })
+        .to_string()
+    };
+    let ask = |user: &[&str], note: &str| {
+        request(address, "POST /api/resolve", &[&OWN, user].concat(), &body(note))
+    };
+    let kim = ["x-forwarded-user: kim"];
+    let refused = ask(&[], "INC-7");
+    assert_eq!(refused.status, 403);
+    assert!(refused.error().contains("who decides?"), "{}", refused.error());
+    let twice = [kim[0], "x-forwarded-user: root"];
+    assert_eq!(ask(&twice, "INC-7").status, 403, "which of the two?");
+    let refused = ask(&kim, " ");
+    assert_eq!(refused.status, 400);
+    assert!(refused.error().contains("note is missing"));
+    assert_eq!(get(address, "/api/decisions").json()["decisions"], json!([]));
+    assert_eq!(ask(&kim, "INC-7").status, 200);
+    let kept = get(address, &format!("/api/decisions?scope={QUERY_SCOPE}&key=stuck")).json();
+    let decision = &kept["decisions"][0];
+    assert_eq!((&decision["actor"], &decision["note"]), (&json!("kim"), &json!("INC-7")));
+    assert_eq!((&decision["decision"], &decision["outcome"]), (&json!("complete"), &json!("done")));
+    assert_eq!(decision["token"], found["token"]);
+    assert_eq!(decision["after"]["text"], "by hand");
+    assert!(decision["was"].as_str().unwrap().starts_with("interrupted"), "{decision}");
+    let none = get(address, "/api/decisions?prefix=other").json();
+    assert_eq!(none["decisions"], json!([]));
+}
+
+/// One person alone lets nothing execute again, if the service says so.
+#[test]
+fn a_second_person_agrees() {
+    let (store, clock) = threaded();
+    drop(store.claim("stuck"));
+    let admin =
+        Admin::new(&store).actor_header("x-forwarded-user".parse().unwrap()).second_person(true);
+    let address = serve(admin);
+    let found = get(address, "/api/keys").json()["keys"][0].clone();
+    let ask = |user: &str, decision: &str| {
+        let body = json!({
+            "scope": found["scope"], "key": found["key"], "token": found["token"],
+            "decision": decision,
+        });
+        let user = format!("x-forwarded-user: {user}");
+        let answer =
+            request(address, "POST /api/resolve", &[OWN[0], OWN[1], &user], &body.to_string());
+        (answer.status, answer.json()["done"].clone())
+    };
+    assert_eq!(ask("kim", "free"), (202, json!(false)));
+    // The same person twice is one; another decision is another one.
+    assert_eq!(ask("kim", "free"), (202, json!(false)));
+    assert_eq!(ask("alex", "forget"), (202, json!(false)));
+    clock.advance(HOUR);
+    assert_eq!(ask("alex", "free"), (202, json!(false)), "too late");
+    assert_eq!(store.stuck("stuck").reason(), Reason::Dropped);
+    assert_eq!(ask("kim", "free"), (200, json!(true)));
+    assert!(store.is_absent("stuck"));
+    assert_eq!(store.decisions().unwrap()[0].actor, "alex, kim");
+}

@@ -73,6 +73,8 @@ pub enum Command {
     Resolve(Resolve),
     /// Decides about many keys in one opening. Without --yes it only says which these would be.
     ResolveMany(ResolveMany),
+    /// Lists what operators have decided: who, when, why, and what was there before.
+    Decisions(Decisions),
     /// Reads everything and compares it with its checksums.
     Verify(Of),
     /// Copies a store to a new directory; the store may be open.
@@ -105,9 +107,44 @@ impl Command {
             Command::Get(get) => Some(&get.ask),
             Command::Resolve(resolve) => Some(&resolve.ask),
             Command::ResolveMany(many) => Some(&many.ask),
+            Command::Decisions(decisions) => Some(&decisions.ask),
             _ => None,
         }
     }
+}
+
+/// Who decides, and why.
+#[derive(Group)]
+pub struct By {
+    /// Who decides; without it the name of the user who runs the command. A service that knows its
+    /// users keeps what it knows.
+    #[arg(long = "as", global = true, value_name = "NAME")]
+    pub actor: Option<String>,
+    /// Why, for the record of the decision: a ticket, what was found.
+    #[arg(long, global = true, default_value = "", hide_default_value = true)]
+    pub note: String,
+}
+
+impl By {
+    pub fn actor(&self) -> String {
+        let user = || std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
+        self.actor.clone().or_else(|| user().ok()).unwrap_or_default()
+    }
+}
+
+#[derive(Group)]
+#[command(after_help = SCOPES)]
+pub struct Decisions {
+    #[command(flatten)]
+    pub of: Of,
+    #[command(flatten)]
+    pub ask: Ask,
+    /// Only about keys of this scope.
+    #[arg(long, allow_hyphen_values = true)]
+    pub scope: Option<String>,
+    /// Only about keys that begin with this.
+    #[arg(long)]
+    pub prefix: Option<String>,
 }
 
 #[derive(Group)]
@@ -184,6 +221,8 @@ pub struct Resolve {
     pub named: Named,
     #[command(flatten)]
     pub ask: Ask,
+    #[command(flatten)]
+    pub by: By,
     /// Only if the key's last attempt is still the one with this token, which `get` prints. Without
     /// it another attempt may have had an effect since you looked.
     #[arg(long, global = true, value_name = "TOKEN", value_parser = parse_token)]
@@ -218,6 +257,8 @@ pub struct ResolveMany {
     pub of: Of,
     #[command(flatten)]
     pub ask: Ask,
+    #[command(flatten)]
+    pub by: By,
     /// Only keys that are in this file, a line each as `list --json` prints them; - for stdin.
     #[arg(long, global = true, value_name = "FILE")]
     pub keys: Option<PathBuf>,

@@ -22,7 +22,7 @@ pub fn since(item: &Item) -> u64 {
     }
 }
 
-fn reason(reason: &Reason) -> &'static str {
+pub fn reason(reason: &Reason) -> &'static str {
     match reason {
         Reason::Dropped => "dropped",
         Reason::Panicked => "panicked",

@@ -6,6 +6,7 @@ mod args;
 mod bench;
 mod clock;
 mod copy;
+mod decisions;
 mod fail;
 mod get;
 mod info;
@@ -47,7 +48,7 @@ fn with_store(mut words: Vec<OsString>) -> Vec<OsString> {
         "--url" => words.get(at + 1).cloned(),
         word => word.strip_prefix("--url=").map(OsString::from),
     });
-    let asks = ["info", "list", "get", "resolve", "resolve-many"];
+    let asks = ["info", "list", "get", "resolve", "resolve-many", "decisions"];
     let at = words.iter().skip(1).position(|word| asks.iter().any(|asked| word == asked));
     let Some(at) = at.map(|at| at + 1) else { return words };
     let mut before: Vec<OsString> = Vec::new();
@@ -86,6 +87,7 @@ fn run(args: Args, out: &mut Out) -> Result<(), Failure> {
         Command::Get(get) => get::run(&get, out),
         Command::Resolve(resolve) => resolve::run(&resolve, out),
         Command::ResolveMany(many) => resolve_many::run(&many, out),
+        Command::Decisions(decisions) => decisions::run(&decisions, out),
         Command::Verify(of) => verify::run(&of, out),
         Command::Backup(backup) => copy::backup(&backup, out),
         Command::Restore(restore) => copy::restore(&restore, out),

@@ -35,6 +35,7 @@ pub fn open_at(
         // The claims file stays as it is.
         .max_claims(1)
         .interrupted_retention(Duration::from_secs(3650 * 24 * 3600))
+        .decisions_kept(Duration::from_secs(3650 * 24 * 3600))
         .capacity((info.segment_bytes + room).max(64 * MIB));
     if info.jump_max_ms > 0 {
         options = options.clock_jump_max(Duration::from_millis(info.jump_max_ms));

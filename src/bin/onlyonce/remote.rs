@@ -1,7 +1,8 @@
 //! `--url`: the same questions, put to the admin service of a running store.
 
 use super::{
-    args::{Ask, Command, Get, How, List, Resolve, Wanted, parse_header},
+    args::{Ask, By, Command, Decisions, Get, How, List, Resolve, Wanted, parse_header},
+    decisions,
     fail::{Code, Failure},
     list::{Row, Table, style_of},
     names::{parse_key, parse_scope, visible},
@@ -33,6 +34,7 @@ pub fn run(url: &str, ask: &Ask, command: &Command, out: &mut Out) -> Result<(),
         Command::Get(get) => remote.get_key(get, out),
         Command::Resolve(resolve) => remote.resolve(resolve, out),
         Command::ResolveMany(many) => resolve_many::run_at(&remote, many, out),
+        Command::Decisions(decisions) => remote.decisions(decisions, out),
         _ => unreachable!("the others have no --url"),
     }
 }
@@ -243,6 +245,13 @@ impl Remote {
         done
     }
 
+    fn decisions(&self, args: &Decisions, out: &mut Out) -> Result<(), Failure> {
+        let parameters = selection(&args.scope, &args.prefix, None)?;
+        let answer = self.ask("decisions", &parameters)?;
+        let all: Vec<_> = answer["decisions"].as_array().into_iter().flatten().collect();
+        decisions::show_all(all.into_iter().rev().cloned(), out)
+    }
+
     /// All that the service knows of a key.
     pub fn look_up(&self, scope: &str, key: &str) -> Result<Value, Failure> {
         parse_scope(scope)?;
@@ -285,12 +294,12 @@ impl Remote {
         {
             return Err(resolve::unfit(why));
         }
-        self.decide(&key, &args.how, &decision.for_service())?;
+        self.decide(&key, &args.how, &decision.for_service(), &args.by)?;
         resolve::done(args, out)
     }
 
     /// Decides about a key that was looked at, unless another attempt has begun since.
-    pub fn decide(&self, key: &Value, how: &How, answer: &Value) -> Result<(), Failure> {
+    pub fn decide(&self, key: &Value, how: &How, answer: &Value, by: &By) -> Result<(), Failure> {
         let wanted = json!({
             "scope": key["scope"],
             "key": key["key"],
@@ -298,8 +307,14 @@ impl Remote {
             "decision": how.name(),
             "force": how.force(),
             "answer": answer,
+            "actor": by.actor(),
+            "note": by.note,
         });
-        self.change("resolve", &wanted).map(|_| ())
+        let done = self.change("resolve", &wanted)?;
+        match done["waits"].as_str() {
+            None => Ok(()),
+            Some(why) => Err(Failure::new(Code::Refused, visible(why))),
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use super::{
     transfer::read_input,
 };
 use onlyonce::{
-    ClaimError, Completion, Durability, Entry, KeyRef, Resolution, State, http::StoredAnswer,
+    ClaimError, Completion, Durability, Entry, KeyRef, Resolution, State, decisions::By,
+    http::StoredAnswer,
 };
 use serde_json::{Value, json};
 
@@ -126,10 +127,9 @@ pub fn run(args: &Resolve, out: &mut Out) -> Result<(), Failure> {
     drop(inspection);
     let store = owner::open(&info, ROOM, Durability::Synced)?;
     let (resolution, force) = (decision.resolution(), args.how.force());
-    let decided = match args.seen {
-        Some(seen) => store.resolve_seen(key_ref, resolution, force, seen),
-        None => store.resolve(key_ref, resolution, force),
-    };
+    let actor = args.by.actor();
+    let by = By { actor: &actor, note: &args.by.note };
+    let decided = store.resolve_by(key_ref, resolution, force, args.seen, by);
     let closed = store.close();
     match decided {
         Err(ClaimError::NotApplicable { state }) if state.starts_with("absent") => {

@@ -15,6 +15,7 @@ use super::{
 };
 use onlyonce::{
     Durability, KeyRef, Reason, State, Token,
+    decisions::By,
     inspect::{Inspection, Item},
 };
 use serde_json::{Value, json};
@@ -266,12 +267,14 @@ pub fn run(args: &ResolveMany, out: &mut Out) -> Result<(), Failure> {
     }
     let room = plan.targets.len() as u64 * (decision.len() + FRAME);
     let store = owner::open(&info, resolve::ROOM + room, Durability::Synced)?;
+    let actor = args.by.actor();
+    let by = By { actor: &actor, note: &args.by.note };
     let outcomes = decide_all(&plan.targets, AT_ONCE, |target| {
         let (scope, key) = (parse_scope(&target.scope)?, parse_key(&target.key)?);
         let key = KeyRef::new(&scope, &key).expect("it was listed");
         let seen = Token::new(target.token).expect("it was listed");
         store
-            .resolve_seen(key, decision.resolution(), args.how.force(), seen)
+            .resolve_by(key, decision.resolution(), args.how.force(), Some(seen), by)
             .map_err(resolve::refused)
     });
     let closed = store.close();
@@ -353,7 +356,7 @@ pub fn run_at(service: &Remote, args: &ResolveMany, out: &mut Out) -> Result<(),
     }
     let outcomes = decide_all(&plan.targets, AT_ONCE_REMOTE, |target| {
         let key = json!({ "scope": target.scope, "key": target.key, "token": target.token });
-        service.decide(&key, &args.how, &answer)
+        service.decide(&key, &args.how, &answer, &args.by)
     });
     report(plan, &outcomes, &args.how, out)
 }

@@ -1,0 +1,306 @@
+//! The files of the decisions: entries one after the other, each with a checksum that is seeded by
+//! the one before. So nothing that stands behind a torn entry is taken for one that follows it.
+//!
+//! ```text
+//! file:   "onlyonce decisions 1" and zeros, 24 bytes | store u64 | entries | zeros
+//! entry:  length u32 | checksum u32 | bytes
+//! ```
+//!
+//! A file is removed when its youngest entry has been kept long enough.
+
+use super::{
+    Decision, Outcome,
+    format::{self, Entry},
+};
+use crate::{
+    error::{ClaimError, Full},
+    poison::Poison,
+    storage::{Storage, StorageFile, is_failed_sync, is_no_room},
+    sync::Mutex,
+};
+use std::{io, sync::Arc};
+
+const MAGIC: &[u8; 24] = b"onlyonce decisions 1\0\0\0\0";
+const HEADER: usize = 32;
+/// A file is not smaller.
+const FILE_BYTES: u64 = 256 << 10;
+const PREFIX: &str = "decisions-";
+
+/// The end of what is written.
+#[derive(Default)]
+struct Tail {
+    /// Whether the files of earlier lives have been looked at.
+    known: bool,
+    file: Option<Open>,
+    /// The number of the last file and of the last decision.
+    last_file: u32,
+    last: u64,
+    /// The youngest entry of each file that was written before, by its number.
+    earlier: Vec<(u32, u64)>,
+    /// The files may be another owner's by now.
+    closed: bool,
+}
+
+struct Open {
+    file: Arc<dyn StorageFile>,
+    at: u64,
+    chain: u32,
+    youngest_ms: u64,
+}
+
+/// The decisions of one store.
+#[derive(Default)]
+pub(crate) struct Journal {
+    tail: Mutex<Tail>,
+    /// One sync at a time; those that wait for it are covered by the next.
+    syncing: Mutex<(u32, u64)>,
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Journal")
+    }
+}
+
+/// What the journal writes with.
+pub(crate) struct Pen<'a> {
+    pub storage: &'a dyn Storage,
+    pub poison: &'a Poison,
+    pub store: u64,
+    pub now_ms: u64,
+    pub kept_ms: u64,
+}
+
+impl Pen<'_> {
+    fn failed(&self, doing: &str, error: &io::Error) -> ClaimError {
+        if is_no_room(error) && !is_failed_sync(error) {
+            return ClaimError::StoreFull(Full::Disk);
+        }
+        self.poison.trip(doing, error).into()
+    }
+}
+
+impl Journal {
+    /// Notes a decision durably, before it is carried out. Returns its number.
+    pub fn note(&self, pen: &Pen<'_>, mut decision: Decision) -> Result<u64, ClaimError> {
+        let (place, number) = {
+            let mut tail = self.tail.lock();
+            tail.know(pen)?;
+            decision.number = tail.last + 1;
+            let at = tail.append(pen, &format::noted(&decision), decision.at_ms)?;
+            tail.last = decision.number;
+            (at, decision.number)
+        };
+        let mut synced = self.syncing.lock();
+        if *synced >= place {
+            return Ok(number);
+        }
+        let (file, now) = {
+            let tail = self.tail.lock();
+            let open = tail.file.as_ref().ok_or(ClaimError::Closed)?;
+            (open.file.clone(), (tail.last_file, open.at))
+        };
+        if now.0 == place.0 {
+            file.sync().map_err(|error| pen.failed("syncing a decision", &error))?;
+        }
+        // A file is synced before there is a next one.
+        *synced = now;
+        Ok(number)
+    }
+
+    /// Adds the outcome. It is in the kernel's hands when this returns; that it can't be written
+    /// leaves it unknown.
+    pub fn ended(&self, pen: &Pen<'_>, number: u64, outcome: &Outcome) {
+        let mut tail = self.tail.lock();
+        let _ = tail.append(pen, &format::outcome(number, outcome), pen.now_ms);
+    }
+
+    /// Writes nothing any more, and makes the outcomes durable as well as it can.
+    pub fn close(&self) {
+        let mut tail = self.tail.lock();
+        tail.closed = true;
+        if let Some(open) = tail.file.take() {
+            let _ = open.file.sync();
+        }
+    }
+}
+
+impl Tail {
+    /// Looks at what earlier lives have left.
+    fn know(&mut self, pen: &Pen<'_>) -> Result<(), ClaimError> {
+        if self.known {
+            return Ok(());
+        }
+        let unavailable = |error: io::Error| ClaimError::Unavailable { what: error.to_string() };
+        for (number, name) in files(pen.storage).map_err(unavailable)? {
+            let file = pen.storage.open(&name).map_err(unavailable)?;
+            let mut youngest_ms = 0;
+            let end = scan(&*file, pen.store, |entry| {
+                if let Entry::Noted(decision) = &entry {
+                    youngest_ms = youngest_ms.max(decision.at_ms);
+                    self.last = self.last.max(decision.number);
+                }
+            });
+            let end = end.map_err(unavailable)?;
+            if let Some(Open { youngest_ms, .. }) = self.file.take() {
+                self.earlier.push((self.last_file, youngest_ms));
+            }
+            self.last_file = number;
+            match end {
+                Some((at, chain)) => self.file = Some(Open { file, at, chain, youngest_ms }),
+                // Not a file of this store's, or torn as it was made.
+                None => self.earlier.push((number, pen.now_ms)),
+            }
+        }
+        self.known = true;
+        Ok(())
+    }
+
+    /// Appends an entry; returns where it ends.
+    fn append(
+        &mut self,
+        pen: &Pen<'_>,
+        bytes: &[u8],
+        at_ms: u64,
+    ) -> Result<(u32, u64), ClaimError> {
+        pen.poison.check_writer()?;
+        if self.closed {
+            return Err(ClaimError::Closed);
+        }
+        let len = bytes.len() as u64 + 8;
+        let room = |open: &Open| open.at + len <= open.file.size();
+        if !self.file.as_ref().is_some_and(room) {
+            self.next_file(pen, len)?;
+        }
+        let open = self.file.as_mut().expect("just made");
+        let sum = checksum(open.chain, bytes);
+        let mut entry = Vec::with_capacity(len as usize);
+        entry.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        entry.extend_from_slice(&sum.to_le_bytes());
+        entry.extend_from_slice(bytes);
+        let written = open.file.write_at(open.at, &entry);
+        written.map_err(|error| pen.failed("writing a decision", &error))?;
+        (open.at, open.chain) = (open.at + len, sum);
+        open.youngest_ms = open.youngest_ms.max(at_ms);
+        Ok((self.last_file, open.at))
+    }
+
+    /// Begins a file in which `len` bytes have room, and removes those that have been kept long
+    /// enough.
+    fn next_file(&mut self, pen: &Pen<'_>, len: u64) -> Result<(), ClaimError> {
+        if let Some(open) = &self.file {
+            open.file.sync().map_err(|error| pen.failed("syncing decisions", &error))?;
+        }
+        let number = self.last_file + 1;
+        let name = format!("{PREFIX}{number:06}");
+        let bytes = (len + HEADER as u64).max(FILE_BYTES).next_multiple_of(4096);
+        let header = header(pen.store);
+        let made = pen.storage.create(&name, bytes).and_then(|file| {
+            file.write_at(0, &header)?;
+            Ok(file)
+        });
+        let file = made.map_err(|error| match is_no_room(&error) {
+            true => ClaimError::StoreFull(Full::Disk),
+            false => ClaimError::Unavailable { what: format!("creating {name}: {error}") },
+        })?;
+        file.sync().map_err(|error| pen.failed("syncing a file of decisions", &error))?;
+        if let Some(Open { youngest_ms, .. }) = self.file.take() {
+            self.earlier.push((self.last_file, youngest_ms));
+        }
+        let old = |youngest_ms: u64| youngest_ms.saturating_add(pen.kept_ms) <= pen.now_ms;
+        self.earlier.retain(|(number, youngest_ms)| {
+            let removed =
+                old(*youngest_ms) && pen.storage.remove(&format!("{PREFIX}{number:06}")).is_ok();
+            !removed
+        });
+        pen.storage.sync_dir().map_err(|error| pen.failed("syncing the directory", &error))?;
+        let chain = checksum(0, &header);
+        self.last_file = number;
+        self.file = Some(Open { file, at: HEADER as u64, chain, youngest_ms: 0 });
+        Ok(())
+    }
+}
+
+fn checksum(chain: u32, bytes: &[u8]) -> u32 {
+    let mut sum = crc32fast::Hasher::new_with_initial(chain);
+    sum.update(bytes);
+    sum.finalize()
+}
+
+fn header(store: u64) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[..24].copy_from_slice(MAGIC);
+    header[24..].copy_from_slice(&store.to_le_bytes());
+    header
+}
+
+/// The files of decisions in a directory, in their order.
+pub(crate) fn files(storage: &dyn Storage) -> io::Result<Vec<(u32, String)>> {
+    let mut files: Vec<(u32, String)> = Vec::new();
+    for name in storage.list()? {
+        let number = name.strip_prefix(PREFIX).and_then(|digits| digits.parse().ok());
+        files.extend(number.map(|number| (number, name)));
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+/// Reads the entries of a file, up to the first that isn't whole; returns where they end, and the
+/// checksum that seeds the next. `None` if it is no file of this store's decisions.
+fn scan(
+    file: &dyn StorageFile,
+    store: u64,
+    mut each: impl FnMut(Entry),
+) -> io::Result<Option<(u64, u32)>> {
+    let mut bytes = vec![0; file.size() as usize];
+    file.read_at(0, &mut bytes)?;
+    let header = header(store);
+    if !bytes.starts_with(&header) {
+        return Ok(None);
+    }
+    let (mut at, mut chain) = (HEADER, checksum(0, &header));
+    let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    while let (Some(len), Some(sum)) = (word(at).filter(|len| *len > 0), word(at + 4)) {
+        let Some(entry) = bytes.get(at + 8..).and_then(|rest| rest.get(..len as usize)) else {
+            break;
+        };
+        if checksum(chain, entry) != sum {
+            break;
+        }
+        // A kind of a later version is passed over.
+        if let Some(entry) = format::read(entry) {
+            each(entry);
+        }
+        (at, chain) = (at + 8 + len as usize, sum);
+    }
+    Ok(Some((at as u64, chain)))
+}
+
+/// All decisions of a store that were taken after `since_ms`, oldest first. Reads the files as they
+/// are, also of a store that is open elsewhere.
+pub(crate) fn read_all(
+    storage: &dyn Storage,
+    store: u64,
+    since_ms: u64,
+) -> io::Result<Vec<Decision>> {
+    let mut decisions: Vec<Decision> = Vec::new();
+    for (_, name) in files(storage)? {
+        let file = match storage.open(&name) {
+            // Removed since it was listed: it had been kept long enough.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        scan(&*file, store, |entry| match entry {
+            Entry::Noted(decision) => decisions.push(*decision),
+            Entry::Outcome(number, outcome) => {
+                // An outcome comes soon after its decision.
+                let known = decisions.iter_mut().rev().find(|known| known.number == number);
+                if let Some(known) = known {
+                    known.outcome = outcome;
+                }
+            }
+        })?;
+    }
+    decisions.retain(|decision| decision.at_ms > since_ms);
+    Ok(decisions)
+}
