@@ -108,6 +108,16 @@ impl Journal {
         Ok(number)
     }
 
+    /// Takes in a decision of another store, with its outcome and its time.
+    pub fn adopt(&self, pen: &Pen<'_>, decision: Decision) -> Result<(), ClaimError> {
+        let outcome = decision.outcome.clone();
+        let number = self.note(pen, decision)?;
+        if outcome != Outcome::Unknown {
+            self.ended(pen, number, &outcome);
+        }
+        Ok(())
+    }
+
     /// Adds the outcome. It is in the kernel's hands when this returns; that it can't be written
     /// leaves it unknown.
     pub fn ended(&self, pen: &Pen<'_>, number: u64, outcome: &Outcome) {

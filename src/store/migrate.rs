@@ -63,6 +63,17 @@ impl Store {
         Ok(copied)
     }
 
+    /// Copies this store's decisions to another store, behind those that it has; returns how many.
+    ///
+    /// # Errors
+    /// As with [`decisions`](Self::decisions) and [`resolve_by`](Self::resolve_by).
+    pub fn copy_decisions(&self, to: &Store) -> Result<u64, ClaimError> {
+        let (decisions, into) = (self.decisions()?, to.engine()?);
+        let copied = decisions.len() as u64;
+        decisions.into_iter().try_for_each(|one| into.decisions.adopt(&into.pen(), one))?;
+        Ok(copied)
+    }
+
     /// Forgets the keys of slots that another store has now, and returns how many there were. It is
     /// durable when this returns.
     ///

@@ -102,3 +102,47 @@ fn keys_that_are_there_already() {
     assert_eq!(run(&["get", path(dir.path()), SCOPE, "stuck", "--raw"]).bytes, b"imported");
     assert_eq!(run(&["get", path(dir.path()), SCOPE, "order-1", "--raw"]).bytes, response(1));
 }
+
+#[test]
+fn a_store_is_compacted_and_has_other_sizes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+    // Most of it has expired.
+    let brief = std::time::Duration::from_millis(1);
+    let store = options().lease(brief).retention(brief).open(&old).unwrap();
+    (0..1000).for_each(|n| claim(&store, &format!("gone-{n}")).complete(&[7; 8000]).unwrap());
+    store.close().unwrap();
+    let (store, _held) = fill(&old);
+    let (scope, forget) = (scope(), onlyonce::Resolution::Forget);
+    store.resolve(KeyRef::new(&scope, "order-9").unwrap(), forget, true).unwrap();
+    store.close().unwrap();
+    let get =
+        |dir: &std::path::Path, key: &str| run(&["get", path(dir), SCOPE, key, "--json"]).json();
+    let before = ["order-1", "stuck"].map(|key| get(&old, key));
+    let compact = |more: &[&str]| run(&[&["compact", path(&old), path(&new)], more].concat());
+    compact(&["--ring", "many"]).misused();
+    let json = compact(&["--max-claims", "5000", "--ring", "1MiB", "--json"]).json();
+    assert_eq!((&json["keys"], &json["decisions"]), (&11.into(), &1.into()), "{json}");
+    assert!(json["bytes"].as_u64() < json["bytes_before"].as_u64(), "{json}");
+    let info = run(&["info", path(&new), "--json"]).json();
+    assert!(info["claims_max"].as_u64() >= Some(5000) && info["ring_bytes"] == 1 << 20, "{info}");
+    for (before, key) in before.iter().zip(["order-1", "stuck"]) {
+        let after = get(&new, key);
+        for same in ["fingerprint", "attempts", "response", "checkpoint", "remember_for_ms"] {
+            assert_eq!(after[same], before[same], "{key}: {same}");
+        }
+        assert!(after["token"].as_u64() > before["token"].as_u64(), "{key}");
+    }
+    let [old_end, new_end] =
+        [&old, &new].map(|dir| get(dir, "order-1")["expires_at"].as_u64().unwrap());
+    assert!(old_end.abs_diff(new_end) < 60_000, "{old_end} {new_end}");
+    assert_eq!(run(&["decisions", path(&new), "--json"]).lines()[0]["key"], "order-9");
+    run(&["verify", path(&new)]).ok();
+    compact(&[]).fails(9, "is not empty");
+    // Smaller, as far as its keys allow.
+    let newer = dir.path().join("newer");
+    run(&["compact", path(&new), path(&newer), "--max-claims", "14"]).ok();
+    let info = run(&["info", path(&newer), "--json"]).json();
+    assert!(info["claims_max"].as_u64() < Some(100), "{info}");
+    assert_eq!(run(&["list", path(&newer), "--json"]).lines().len(), 11);
+}

@@ -83,6 +83,8 @@ pub enum Command {
     Restore(FromTo),
     /// Copies what can be read of a damaged store to a new directory.
     Salvage(FromTo),
+    /// Copies a store that is not open to a new one, with other sizes and without what has expired.
+    Compact(Compact),
     /// Writes all keys as JSON lines to stdout.
     Export(Of),
     /// Reads keys from JSON lines into a store that is not open.
@@ -414,6 +416,42 @@ pub struct Backup {
     /// Copy even where blocks could be shared with the store.
     #[arg(long)]
     pub no_share: bool,
+}
+
+const COMPACT: &str = "\
+The new store has all keys with their remaining times, attempts, checkpoints and answers, under higher \
+tokens, and the decisions. Start the service with NEW afterwards, and never again with STORE. How \
+large it may become (capacity) is an option of the service, at each opening; a larger max_claims is, \
+too.";
+
+#[derive(Group)]
+#[command(after_help = COMPACT)]
+pub struct Compact {
+    #[command(flatten)]
+    pub of: Of,
+    /// The new store's directory: empty, or not there yet.
+    #[arg(value_name = "NEW")]
+    pub to: PathBuf,
+    /// How many keys can be undecided at a time. As many as before unless set.
+    #[arg(long, value_name = "NUMBER")]
+    pub max_claims: Option<u32>,
+    /// The size of the ring: 4194304, 16MiB. As before unless set; at least four of the largest
+    /// answers.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub ring: Option<u64>,
+    /// The largest answer that the new store is to have room for. Unless set, what fits the ring.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub max_response: Option<u64>,
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("", 0)];
+    let (number, shift) = units
+        .iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))
+        .expect("the last one always fits");
+    let number = number.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift));
+    number.ok_or_else(|| "write it as 4194304, 4096KiB, 4MiB or 1GiB".into())
 }
 
 #[derive(Group)]

@@ -5,6 +5,7 @@
 mod args;
 mod bench;
 mod clock;
+mod compact;
 mod copy;
 mod decisions;
 mod fail;
@@ -92,6 +93,7 @@ fn run(args: Args, out: &mut Out) -> Result<(), Failure> {
         Command::Backup(backup) => copy::backup(&backup, out),
         Command::Restore(restore) => copy::restore(&restore, out),
         Command::Salvage(salvage) => copy::salvage(&salvage, out),
+        Command::Compact(compact) => compact::run(&compact, out),
         Command::Export(of) => transfer::export(&of, out),
         Command::Import(import) => transfer::import(&import, out),
         Command::AcceptClock(accept) => clock::accept(&accept, out),
