@@ -44,11 +44,15 @@ pub enum OpenError {
     },
     /// The directory is open already, in this process or in another one.
     #[error(
-        "{place} is open already; a directory can be open once at a time, close the other store"
+        "{place} is open already{}; a directory can be open once at a time, close the other store",
+        by(*.owner)
     )]
     InUse {
         /// The directory.
         place: String,
+        /// The process that has it open, this one perhaps; `None` if the system doesn't show it (a
+        /// process of another container, for instance).
+        owner: Option<u32>,
     },
     /// A call to the operating system failed.
     #[error("{doing}: {source}")]
@@ -232,6 +236,15 @@ pub enum Retry {
     AfterReopen,
     /// The call will fail the same way.
     Never,
+}
+
+/// The owner of a directory, for a message.
+fn by(owner: Option<u32>) -> String {
+    match owner {
+        None => String::new(),
+        Some(owner) if owner == std::process::id() => " in this process".into(),
+        Some(owner) => format!(" by process {owner}"),
+    }
 }
 
 /// The resource that is used up.

@@ -103,6 +103,7 @@ pub enum Recovery {
 #[must_use]
 pub struct Options {
     pub(crate) create: bool,
+    pub(crate) wait_for_owner: Duration,
     pub(crate) durability: Durability,
     pub(crate) recovery: Recovery,
     pub(crate) lease: Duration,
@@ -127,6 +128,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             create: true,
+            wait_for_owner: Duration::ZERO,
             durability: Durability::default(),
             recovery: Recovery::default(),
             lease: Duration::from_secs(60),
@@ -174,6 +176,17 @@ impl Options {
     /// ```
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// Sets how long an opening waits for a directory that is open elsewhere to be closed. Default:
+    /// not at all; [`OpenError::InUse`] names the process then, and after this time.
+    ///
+    /// For deployments that start the new process before the old one has ended: the new one opens
+    /// within a tenth of a second after the old one has closed its store, or has died. Blocks its
+    /// thread for so long.
+    pub fn wait_for_owner(mut self, at_most: Duration) -> Self {
+        self.wait_for_owner = at_most;
         self
     }
 

@@ -97,6 +97,11 @@ pub(crate) fn share_used(scope: u64) {
     event!(warn, %scope, "a scope has its share of unfinished keys: it is refused new ones");
 }
 
+/// An opening waits until another store of this directory is closed.
+pub(crate) fn waits_for_owner(place: &str, owner: Option<u32>) {
+    event!(info, place, owner, "the directory is open elsewhere: waiting for it");
+}
+
 /// A group commit is over.
 pub(crate) fn committed(group: u8, callers: usize, position: u64) {
     event!(trace, group, callers, position, "group commit");

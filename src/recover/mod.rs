@@ -48,7 +48,11 @@ use crate::{
 pub(crate) use create::create_ring;
 use records::Frames;
 use segments::{Care, Segment};
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 pub(crate) const CLAIMS_FILE: &str = "claims";
 pub(crate) const RING_FILE: &str = "ring";
@@ -63,10 +67,7 @@ pub(crate) fn open(
 ) -> Result<(Arc<Engine>, DirectoryLock), OpenError> {
     let started = Instant::now();
     let sizes = options.check()?;
-    let lock = storage.lock().map_err(|error| match error.kind() {
-        std::io::ErrorKind::WouldBlock => OpenError::InUse { place: storage.place() },
-        _ => OpenError::io(format!("locking {}", storage.place()))(error),
-    })?;
+    let lock = lock(&*storage, options.wait_for_owner)?;
     let (file, superblock) = match SuperblockFile::open(&*storage)? {
         Some(found) => found,
         None if options.create => create::create(&*storage, &sizes)?,
@@ -345,6 +346,31 @@ fn starts_of(begun: &[Begun]) -> [u64; CLASSES] {
     let mut starts = [FIRST_POSITION; CLASSES];
     begun.iter().for_each(|begun| starts[usize::from(begun.class)] = begun.end);
     starts
+}
+
+/// Takes the right to a directory; waits for its present owner. There is no call that waits for a
+/// lock with an end, so it is asked for again and again.
+fn lock(storage: &dyn Storage, at_most: Duration) -> Result<DirectoryLock, OpenError> {
+    const PAUSE: Duration = Duration::from_millis(50);
+    let (since, mut told) = (Instant::now(), false);
+    loop {
+        let error = match storage.lock() {
+            Ok(lock) => return Ok(lock),
+            Err(error) => error,
+        };
+        if error.kind() != std::io::ErrorKind::WouldBlock {
+            return Err(OpenError::io(format!("locking {}", storage.place()))(error));
+        }
+        let left = at_most.saturating_sub(since.elapsed());
+        let owner = storage.locked_by();
+        if left.is_zero() {
+            return Err(OpenError::InUse { place: storage.place(), owner });
+        }
+        if !std::mem::replace(&mut told, true) {
+            events::waits_for_owner(&storage.place(), owner);
+        }
+        std::thread::sleep(PAUSE.min(left));
+    }
 }
 
 impl Engine {

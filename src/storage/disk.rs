@@ -215,6 +215,10 @@ impl Storage for DiskStorage {
         self.directory.sync_all().map_err(|e| named("sync", &self.path, e))
     }
 
+    fn locked_by(&self) -> Option<u32> {
+        DiskStorage::locked_by(self)
+    }
+
     fn place(&self) -> String {
         self.path.display().to_string()
     }

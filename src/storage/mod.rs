@@ -71,6 +71,12 @@ pub trait Storage: Send + Sync + fmt::Debug + 'static {
     /// Makes creations and removals durable.
     fn sync_dir(&self) -> io::Result<()>;
 
+    /// Returns the process that has the exclusive right to this directory, as far as the system
+    /// shows it.
+    fn locked_by(&self) -> Option<u32> {
+        None
+    }
+
     /// Returns the name of this place for error messages.
     fn place(&self) -> String;
 }

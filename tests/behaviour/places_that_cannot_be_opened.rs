@@ -58,11 +58,32 @@ fn a_place_that_is_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
     let error = open(dir.path()).unwrap_err();
-    let OpenError::InUse { place } = &error else { panic!("{error:?}") };
+    let OpenError::InUse { place, owner } = &error else { panic!("{error:?}") };
     assert!(place.contains(&*dir.path().to_string_lossy()), "{place}");
+    if std::path::Path::new("/proc/locks").exists() {
+        assert_eq!(*owner, Some(std::process::id()));
+    }
     store.finish("k", b"order 1");
     store.close().unwrap();
     assert_eq!(open(dir.path()).unwrap().answer("k"), b"order 1");
+}
+
+#[test]
+fn an_owner_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let path = dir.path().to_owned();
+    let next = std::thread::spawn(move || {
+        let options = small(&ManualClock::at(T0)).wait_for_owner(HOUR);
+        options.open(path).unwrap().answer("k")
+    });
+    // Whether the other one waits already or comes later is the same to both.
+    store.finish("k", b"order 1");
+    store.close().unwrap();
+    assert_eq!(next.join().unwrap(), b"order 1");
+    let _owner = open(dir.path()).unwrap();
+    let impatient = small(&ManualClock::at(T0)).wait_for_owner(MS).open(dir.path());
+    assert!(matches!(impatient, Err(OpenError::InUse { .. })));
 }
 
 #[test]

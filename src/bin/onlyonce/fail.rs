@@ -87,10 +87,14 @@ impl From<OpenError> for Failure {
                 );
                 (Code::Damaged, line)
             }
-            OpenError::InUse { place } => {
+            OpenError::InUse { place, owner } => {
+                let who = match owner {
+                    Some(owner) => format!("process {owner}"),
+                    None => "a process".into(),
+                };
                 let line = format!(
-                    "{place} is in use: a process has the store open; stop it first, or ask its \
-                     admin service with --url (info, list, get, verify, backup and export work \
+                    "{place} is in use: {who} has the store open; stop it first, or ask its admin \
+                     service with --url (info, list, get, verify, backup and export work \
                      on an open store)"
                 );
                 (Code::InUse, line)
