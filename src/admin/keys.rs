@@ -29,6 +29,7 @@ pub(super) fn list(store: &Store, asked: &str) -> Result<Value, Refusal> {
     let state = query::get(asked, "state")?.unwrap_or_else(|| "undecided".into());
     let wanted = Wanted {
         scope: query::get(asked, "scope")?
+            .filter(|scope| !scope.is_empty())
             .map(|scope| names::parse_scope(&scope).map_err(Refusal::bad))
             .transpose()?,
         prefix: query::get(asked, "prefix")?
@@ -37,6 +38,7 @@ pub(super) fn list(store: &Store, asked: &str) -> Result<Value, Refusal> {
             .transpose()?
             .unwrap_or_default(),
         older_than: Duration::from_millis(query::number(asked, "older_than_ms", 0)?),
+        reason: query::get(asked, "reason")?.filter(|reason| !reason.is_empty()),
         now_ms: store.stats().now_ms,
     };
     let limit = query::number(asked, "limit", 100)?.clamp(1, LIMIT) as usize;
@@ -193,6 +195,8 @@ struct Wanted {
     scope: Option<Scope>,
     prefix: Vec<u8>,
     older_than: Duration,
+    /// Why a key is interrupted, as it is shown.
+    reason: Option<String>,
     now_ms: u64,
 }
 
@@ -201,6 +205,10 @@ impl Wanted {
         self.scope.as_ref().is_none_or(|scope| entry.key.scope() == scope.as_bytes())
             && entry.key.key().starts_with(&self.prefix)
             && self.age(entry) >= self.older_than
+            && self.reason.as_ref().is_none_or(|wanted| match &entry.state {
+                State::Interrupted { reason, .. } => reason.to_string() == *wanted,
+                _ => false,
+            })
     }
 
     /// How long the key has been in its state.

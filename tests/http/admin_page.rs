@@ -201,6 +201,101 @@ fn a_read_only_page_offers_no_decision() {
     assert_eq!(page.eval("document.querySelectorAll('dialog fieldset, dialog .danger').length"), 0);
 }
 
+/// On a phone and on a desk.
+#[test]
+fn many_keys_are_filtered_paged_and_decided_at_once() {
+    let Some(mut browser) = Browser::start() else { return };
+    for (width, height) in [(400, 800), (1280, 900)] {
+        let sim = Sim::with(|options| options.background(true).max_claims(400));
+        let store = sim.open();
+        let scope = Scope::of(["a-customer-with-a-long-name-of-its-own", "payments"]);
+        for n in 0..110 {
+            drop(store.claim(&format!("a-key-that-is-as-long-as-an-identifier-{n:03}")));
+        }
+        for n in 0..3 {
+            let name = format!("other-{n}");
+            drop(store.begin(KeyRef::new(&scope, &name).unwrap(), print()).unwrap());
+        }
+        let address = serve(Admin::new(&store));
+        let mut page = loaded(&mut browser, address);
+        page.resize(width, height);
+        let rows = "document.querySelectorAll('#interrupted tbody tr').length";
+        page.until(&format!("{rows} === 50"));
+        let fits = "document.documentElement.scrollWidth <= window.innerWidth";
+        assert_eq!(page.eval(fits), true, "at {width}");
+        // What needs a decision is the first thing that is seen.
+        let first = "[...document.querySelectorAll('main > :not([hidden])')][0].innerText";
+        assert!(page.eval(first).as_str().unwrap().starts_with("Interrupted"), "at {width}");
+        let display = page
+            .eval("getComputedStyle(document.querySelector('#interrupted tr:last-child')).display");
+        assert_eq!(display == "grid", width == 400, "{display} at {width}");
+        let unlabelled = "[...document.querySelectorAll('input, select, textarea')].filter(
+            field => !field.getAttribute('aria-label') && !field.closest('label')).length";
+        assert_eq!(page.eval(unlabelled), 0);
+        // Page by page.
+        page.eval("document.querySelector('#on').click()");
+        page.until("document.querySelector('#i-note').innerText.startsWith('51 to 100 of 113')");
+        page.eval("document.querySelector('#on').click()");
+        page.until(&format!("{rows} === 13 && document.querySelector('#on').disabled"));
+        // One customer's.
+        page.eval(
+            "document.querySelector('#filter [name=scope]').value =
+                 'a-customer-with-a-long-name-of-its-own/payments';
+             document.querySelector('#filter button').click()",
+        );
+        page.until(&format!("{rows} === 3"));
+        page.eval("document.querySelector('#all').click()");
+        page.until("document.querySelector('#bulk').innerText === 'Decide about 3 selected…'");
+        page.eval("document.querySelector('#bulk').click()");
+        page.until("document.querySelector('dialog').open");
+        let inside = "(({ left, right }) => left >= 0 && right <= window.innerWidth)(
+            document.querySelector('dialog').getBoundingClientRect())";
+        assert_eq!(page.eval(inside), true, "the dialog at {width}");
+        let typed = |text: &str| {
+            format!(
+                "(input => {{ input.value = '{text}'; input.dispatchEvent(new Event('input')); }})(
+                     document.querySelector('dialog [name=typed]'));
+                 document.querySelector('dialog .danger').disabled"
+            )
+        };
+        assert_eq!(page.eval(&typed("free 4")), true);
+        assert_eq!(page.eval(&typed("free 3")), false);
+        page.eval(
+            "document.querySelector('dialog [name=note]').value = 'INC-7';
+             document.querySelector('dialog .danger').click()",
+        );
+        page.until("document.querySelector('dialog h2').innerText === '3 decided'");
+        page.until(&format!("{rows} === 0"));
+        let decisions = store.decisions().unwrap();
+        assert_eq!(decisions.len(), 3);
+        assert!(decisions.iter().all(|d| d.note == "INC-7" && d.key.scope() == scope.as_bytes()));
+        assert_eq!(store.stats().interrupted, 110);
+    }
+}
+
+/// A key has an address of its own, with what was decided about it.
+#[test]
+fn a_key_s_own_address_shows_its_history() {
+    let Some(mut browser) = Browser::start() else { return };
+    let (store, _) = threaded();
+    store.finish("done", b"wrong");
+    let by = decisions::By { actor: "kim", note: "<b>INC-7</b>" };
+    let replace = Resolution::Replace { head: b"", response: Some(b"right") };
+    store.resolve_by(key("done"), replace, false, None, by).unwrap();
+    let address = serve(Admin::new(&store));
+    let url = format!("http://{address}/#scope=tenant%2Forders&key=done");
+    let mut page = browser.open(&url);
+    page.until("document.querySelector('dialog')?.open === true");
+    page.eval("document.querySelector('dialog details').open = true");
+    let shown = page.eval("document.querySelector('dialog').innerText");
+    let shown = shown.as_str().unwrap();
+    for what in ["right", "wrong", "replace by kim", "<b>INC-7</b>"] {
+        assert!(shown.contains(what), "{what}: {shown}");
+    }
+    page.eval("document.querySelector('dialog').close()");
+    page.until("location.hash === ''");
+}
+
 /// A page of another origin.
 fn elsewhere() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -333,6 +428,9 @@ fn picture() {
         let mut page = loaded(&mut browser, address);
         thread::sleep(75 * SECOND);
         page.picture(&Path::new(&to).with_extension("png"));
+        page.resize(400, 800);
+        page.picture(Path::new(&format!("{to}-phone.png")));
+        page.resize(1280, 900);
         open_dialog(&mut page);
         page.eval("document.querySelector('dialog [value=complete]').click()");
         page.picture_of("dialog", Path::new(&format!("{to}-resolve.png")));

@@ -165,6 +165,14 @@ impl Page<'_> {
         }
     }
 
+    /// As on a screen of this size.
+    pub fn resize(&mut self, width: u32, height: u32) {
+        let how = json!({
+            "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false,
+        });
+        self.browser.call(Some(&self.session), "Emulation.setDeviceMetricsOverride", how);
+    }
+
     /// A picture of all of it, as PNG.
     pub fn picture(&mut self, to: &Path) {
         let size = self.browser.call(Some(&self.session), "Page.getLayoutMetrics", json!({}));
