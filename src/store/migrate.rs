@@ -49,6 +49,30 @@ impl Store {
             return Err(ClaimError::NotApplicable { state });
         }
         to.delete_slots(slots.clone())?;
+        self.copy_keys(to, &wanted)
+    }
+
+    /// Copies the keys that `wanted` chooses to another store in which they are absent, as
+    /// [`copy_slots`](Self::copy_slots) does, and returns how many there were: for a new store with
+    /// other sizes, or without the keys of one scope.
+    ///
+    /// # Errors
+    /// As with [`copy_slots`](Self::copy_slots).
+    pub fn copy_keys(
+        &self,
+        to: &Store,
+        wanted: &dyn Fn(KeyRef<'_>) -> bool,
+    ) -> Result<u64, ClaimError> {
+        let (from, into) = (self.engine()?, to.engine()?);
+        from.check_open().map_err(unread)?;
+        if Arc::ptr_eq(from, into) {
+            let state = "in the store that it is to be copied to";
+            return Err(ClaimError::NotApplicable { state });
+        }
+        if from.is_any_held(wanted) {
+            let state = "held, so that it can't be copied yet";
+            return Err(ClaimError::NotApplicable { state });
+        }
         into.tokens.skip_to(from.tokens.above_all());
         into.notifiers.keep.notify();
         let shift_ms = into.now() as i64 - from.now() as i64;
@@ -63,12 +87,18 @@ impl Store {
         Ok(copied)
     }
 
-    /// Copies this store's decisions to another store, behind those that it has; returns how many.
+    /// Copies the decisions about the keys that `wanted` chooses to another store, behind those that
+    /// it has; returns how many.
     ///
     /// # Errors
     /// As with [`decisions`](Self::decisions) and [`resolve_by`](Self::resolve_by).
-    pub fn copy_decisions(&self, to: &Store) -> Result<u64, ClaimError> {
-        let (decisions, into) = (self.decisions()?, to.engine()?);
+    pub fn copy_decisions(
+        &self,
+        to: &Store,
+        wanted: &dyn Fn(KeyRef<'_>) -> bool,
+    ) -> Result<u64, ClaimError> {
+        let (mut decisions, into) = (self.decisions()?, to.engine()?);
+        decisions.retain(|decision| wanted(decision.key.as_ref()));
         let copied = decisions.len() as u64;
         decisions.into_iter().try_for_each(|one| into.decisions.adopt(&into.pen(), one))?;
         Ok(copied)

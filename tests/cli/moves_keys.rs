@@ -146,3 +146,46 @@ fn a_store_is_compacted_and_has_other_sizes() {
     assert!(info["claims_max"].as_u64() < Some(100), "{info}");
     assert_eq!(run(&["list", path(&newer), "--json"]).lines().len(), 11);
 }
+
+/// The bytes of all files of a directory.
+fn all_bytes(dir: &std::path::Path) -> Vec<u8> {
+    let files = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+    files.flat_map(|file| std::fs::read(file).unwrap()).collect()
+}
+
+fn has(bytes: &[u8], what: &str) -> bool {
+    bytes.windows(what.len()).any(|window| window == what.as_bytes())
+}
+
+/// Nothing of a customer's is in the new store, nor in a backup of it.
+#[test]
+fn one_customer_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new, copy] = ["old", "new", "copy"].map(|name| dir.path().join(name));
+    let (store, _held) = fill(&old);
+    let customer = onlyonce::Scope::of(["customer-4711", "orders"]);
+    let key = |name| KeyRef::new(&customer, name).unwrap();
+    for name in ["secret-key-1", "secret-key-2", "secret-key-3"] {
+        let Begin::Execute(mut claim) = store.begin(key(name), print()).unwrap() else { panic!() };
+        claim.save_checkpoint(b"secret checkpoint").unwrap();
+        match name {
+            "secret-key-1" => claim.complete(b"secret answer").unwrap(),
+            "secret-key-2" => claim.fail(b"secret failure").unwrap(),
+            _ => {}
+        }
+    }
+    store.resolve(key("secret-key-1"), onlyonce::Resolution::Forget, true).unwrap();
+    store.close().unwrap();
+    let secrets = ["customer-4711", "secret-key-", "secret checkpoint", "secret "];
+    let before = all_bytes(&old);
+    assert!(secrets.iter().all(|secret| has(&before, secret)));
+    let compact = ["compact", path(&old), path(&new), "--without-scope", "customer-4711/orders"];
+    let json = run(&[&compact[..], &["--json"]].concat()).json();
+    assert_eq!((&json["keys"], &json["decisions"]), (&12.into(), &0.into()), "{json}");
+    run(&["backup", path(&new), path(&copy)]).ok();
+    for dir in [&new, &copy] {
+        let bytes = all_bytes(dir);
+        assert!(secrets.iter().all(|secret| !has(&bytes, secret)), "{}", dir.display());
+        assert!(has(&bytes, "order-1"));
+    }
+}

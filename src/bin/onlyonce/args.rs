@@ -432,6 +432,10 @@ pub struct Compact {
     /// The new store's directory: empty, or not there yet.
     #[arg(value_name = "NEW")]
     pub to: PathBuf,
+    /// Leave out all keys of this scope, and the decisions about them: nothing of them is in the new
+    /// store. Their retries execute again. May be given several times.
+    #[arg(long, value_name = "SCOPE", allow_hyphen_values = true)]
+    pub without_scope: Vec<String>,
     /// How many keys can be undecided at a time. As many as before unless set.
     #[arg(long, value_name = "NUMBER")]
     pub max_claims: Option<u32>,

@@ -3,18 +3,18 @@
 use super::{
     args::Compact,
     fail::{Code, Failure},
+    names::parse_scope,
     out::{Busy, Out, inspect},
     owner, resolve,
     units::{many, size},
 };
-use onlyonce::{ClaimError, Durability, Full, Options, inspect::Info};
+use onlyonce::{ClaimError, Durability, Full, KeyRef, Options, inspect::Info};
 use serde_json::json;
 use std::{fs, io, time::Duration};
 
-/// The last of the slots, which are all keys.
-const LAST_SLOT: u16 = onlyonce::SLOTS - 1;
-
 pub fn run(args: &Compact, out: &mut Out) -> Result<(), Failure> {
+    let left_out = args.without_scope.iter().map(|scope| parse_scope(scope));
+    let left_out = left_out.collect::<Result<Vec<_>, _>>()?;
     let before = inspect(&args.of.store)?.info();
     let place = args.to.display();
     match fs::read_dir(&args.to) {
@@ -31,8 +31,9 @@ pub fn run(args: &Compact, out: &mut Out) -> Result<(), Failure> {
     let from = owner::open(&before, resolve::ROOM, Durability::Synced)?;
     let into = options(args, &before).open(&args.to)?;
     let busy = Busy::with("copying the keys");
-    let copied = from.copy_slots(&into, 0..=LAST_SLOT);
-    let decisions = copied.and_then(|keys| Ok((keys, from.copy_decisions(&into)?)));
+    let kept = |key: KeyRef<'_>| left_out.iter().all(|scope| scope.as_bytes() != key.scope());
+    let copied = from.copy_keys(&into, &kept);
+    let decisions = copied.and_then(|keys| Ok((keys, from.copy_decisions(&into, &kept)?)));
     let closed = into.close();
     let left = from.close();
     drop(busy);
@@ -64,7 +65,9 @@ fn bytes(info: &Info) -> u64 {
 fn options(args: &Compact, before: &Info) -> Options {
     let years = Duration::from_secs(3650 * 24 * 3600);
     let ring = args.ring.unwrap_or(before.ring_bytes);
-    let most = args.max_response.unwrap_or_else(|| owner::max_response(ring));
+    // What is there has room, and four of the largest fit the ring.
+    let fits = (ring / 4).saturating_sub(16 << 10).clamp(4096, 15 << 20);
+    let most = args.max_response.unwrap_or(before.space_largest.max(256 << 10).min(fits));
     let claims = u32::try_from(before.claims_max).unwrap_or(u32::MAX);
     let mut options = Options::new()
         // One sync at the end is for all.

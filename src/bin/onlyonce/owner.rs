@@ -6,16 +6,6 @@ use std::{path::Path, time::Duration};
 
 const MIB: u64 = 1 << 20;
 
-/// The largest response that fits a ring, and the smallest segment (which has 1 MiB unless the ring
-/// had to be larger, too), four times.
-pub fn max_response(ring_bytes: u64) -> u64 {
-    let smallest = match ring_bytes > 4 * MIB {
-        true => ring_bytes,
-        false => ring_bytes.min(MIB),
-    };
-    (smallest / 4).saturating_sub(2048).clamp(4096, 15 * MIB)
-}
-
 /// Opens a store that is there, in a way that changes nothing besides what is asked for: no
 /// interrupted key is forgotten because the defaults keep it for less time than its service does, no
 /// clock is believed that its service would not believe, and the store grows by no more than `room`.
@@ -30,7 +20,13 @@ pub fn open_at(
     durability: Durability,
     accept: AcceptClock,
 ) -> Result<Store, Failure> {
-    let max_response = max_response(info.ring_bytes);
+    // Four of the largest responses fit the ring, and the smallest segment (which has 1 MiB unless
+    // the ring had to be larger, too).
+    let smallest = match info.ring_bytes > 4 * MIB {
+        true => info.ring_bytes,
+        false => info.ring_bytes.min(MIB),
+    };
+    let max_response = (smallest / 4).saturating_sub(2048).clamp(4096, 15 * MIB);
     let mut options = Options::new()
         .create(false)
         .durability(durability)
