@@ -20,6 +20,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 pub(super) fn stats(store: &Store, config: &Config) -> Value {
     let engine = store.same_engine();
     let stats = store.stats();
+    config.hour.look(store, &stats);
     let timings = &engine.timings;
     let times: serde_json::Map<String, Value> = STEPS
         .iter()
@@ -54,6 +55,7 @@ pub(super) fn stats(store: &Store, config: &Config) -> Value {
         "now": sizes(&stats),
         "scopes": scopes(store, &stats),
         "times": times,
+        "hour": config.hour.shown(),
         "alarms": alarms,
         "mismatches": mismatches,
     })

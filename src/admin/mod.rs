@@ -26,6 +26,7 @@ mod answer;
 mod decide;
 mod figures;
 mod guard;
+mod hour;
 mod keys;
 mod query;
 
@@ -36,6 +37,7 @@ use answer::Refusal;
 use bytes::{Buf, Bytes};
 use decide::Proposed;
 use futures_channel::oneshot;
+use hour::Hour;
 use http::{HeaderName, Method, Request, Response, StatusCode, request::Parts};
 use http_body::Body;
 use parking_lot::Mutex;
@@ -75,6 +77,7 @@ struct Config {
     second_person: bool,
     proposed: Arc<Mutex<Proposed>>,
     running: Arc<AtomicUsize>,
+    hour: Arc<Hour>,
 }
 
 /// A place among the requests that are answered at a time, given back when dropped.
@@ -87,7 +90,8 @@ impl Drop for Running {
 }
 
 impl Admin {
-    /// Makes an admin service for `store`, which measures times from now on.
+    /// Makes an admin service for `store`, which measures times from now on. A thread takes a sample
+    /// of the figures every half minute, and ends half a minute after the store at the latest.
     pub fn new(store: &Store) -> Self {
         // In a forked child there is nothing to watch, and each request is refused.
         let _ = store.engine().map(|engine| engine.timings.watch());
@@ -102,6 +106,7 @@ impl Admin {
             second_person: false,
             proposed: Arc::default(),
             running: Arc::default(),
+            hour: Hour::watch(store),
         }))
     }
 

@@ -576,3 +576,35 @@ fn a_second_person_agrees() {
     assert!(store.is_absent("stuck"));
     assert_eq!(store.decisions().unwrap()[0].actor, "alex, kim");
 }
+
+#[test]
+fn the_last_hour_is_kept_in_samples() {
+    let (store, clock) = threaded();
+    let address = serve(Admin::new(&store));
+    let hour = || get(address, "/api/stats").json()["hour"].as_array().unwrap().clone();
+    assert_eq!(hour().len(), 0);
+    store.finish("k", b"x");
+    for _ in 0..5 {
+        store.answer("k");
+    }
+    let _held = store.claim("held");
+    clock.advance(30 * SECOND);
+    let first = hour()[0].clone();
+    assert_eq!(first[0], T0 + 30_000);
+    let near =
+        |value: &serde_json::Value, wanted: f64| (value.as_f64().unwrap() - wanted).abs() < 1e-9;
+    assert!(near(&first[1], 2.0 / 30.0) && near(&first[2], 5.0 / 30.0), "{first}");
+    assert_eq!((&first[3], &first[4], &first[5]), (&json!(0.0), &json!(1), &json!(0)));
+    assert!(first[7].as_u64() >= first[6].as_u64() && first[8].is_u64(), "{first}");
+    clock.advance(29 * SECOND);
+    assert_eq!(hour().len(), 1);
+    clock.advance(SECOND);
+    let second = hour()[1].clone();
+    assert_eq!((&second[1], &second[6]), (&json!(0.0), &json!(null)), "nothing happened");
+    assert_eq!(second[5], 1, "its lease has passed");
+    for _ in 0..200 {
+        clock.advance(30 * SECOND);
+        hour();
+    }
+    assert_eq!(hour().len(), 120);
+}

@@ -221,8 +221,11 @@ fn many_keys_are_filtered_paged_and_decided_at_once() {
         page.resize(width, height);
         let rows = "document.querySelectorAll('#interrupted tbody tr').length";
         page.until(&format!("{rows} === 50"));
+        let too_wide = "[...document.querySelectorAll('main > *')]
+            .filter(part => part.scrollWidth > part.clientWidth + 1).map(part => part.id)";
         let fits = "document.documentElement.scrollWidth <= window.innerWidth";
-        assert_eq!(page.eval(fits), true, "at {width}");
+        let found = page.eval(too_wide);
+        assert_eq!(page.eval(fits), true, "at {width}: {found}");
         // What needs a decision is the first thing that is seen.
         let first = "[...document.querySelectorAll('main > :not([hidden])')][0].innerText";
         assert!(page.eval(first).as_str().unwrap().starts_with("Interrupted"), "at {width}");
