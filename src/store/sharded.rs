@@ -5,13 +5,19 @@ use crate::{
     error::{BeginError, ClaimError},
     key::KeyRef,
     spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
+    sync::wait::Event,
     token::Token,
 };
 use parking_lot::{Mutex, RwLock};
 use std::{
+    collections::HashMap,
+    future::poll_fn,
     ops::RangeInclusive,
-    sync::{Arc, Weak},
-    time::Duration,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 /// The number of slots, whatever the number of stores.
@@ -88,10 +94,13 @@ impl SlotMap {
 ///
 /// 1. [`Phase::Draining`]: no caller can begin on the slot. Holders continue, and completed keys are
 ///    not replayed either (`begin` returns `Unavailable`, to be tried again). Wait until the holders
-///    have ended, at most for the lease.
-/// 2. [`Phase::Still`]: the remaining holders wait as well. Nothing changes in the slot now, once
+///    have ended ([`is_settled`](Self::is_settled)), at most for the lease.
+/// 2. [`Phase::Still`]: the remaining holders wait as well, until the slot is open or for
+///    [`set_still_limit`](Self::set_still_limit). Nothing changes in the slot now, once
 ///    the calls that began before have ended ([`is_settled`](Self::is_settled), and
-///    `PostgresStore::drain` for those that were dropped half way).
+///    `PostgresStore::drain` for those that were dropped half way). Claims that are dropped now are
+///    ended where they are afterwards. A claim that is a transaction (`TransactionStore`) can't
+///    follow its key: with these wait in step 1 until all have ended.
 /// 3. Copy the slot. Between PostgreSQL stores `PostgresStore::copy_slots` copies it: undecided keys
 ///    with their tokens and owners included, so that holders continue in the new store. It can be
 ///    repeated.
@@ -124,7 +133,24 @@ struct Shared<S> {
     /// Earlier maps under which calls are still under way.
     earlier: Mutex<Vec<Weak<Arc<SlotMap>>>>,
     stores: Vec<S>,
+    /// The slots of the claims that were granted here and are held.
+    holders: Mutex<HashMap<Holder, u16>>,
+    /// Ends of claims in slots that stand still, to be sent when these are open.
+    kept: Mutex<Vec<(Ticket, Abandon)>>,
+    /// The map was replaced; also a tick for those that wait for it with a limit.
+    moved: Event,
+    waiting: AtomicUsize,
+    ticking: AtomicBool,
+    still_limit: Mutex<Duration>,
 }
+
+/// A claim, by its token and the backend's note.
+type Holder = (Token, [u64; 2]);
+
+/// How long holders wait for a slot that stands still, if nothing else is set.
+const STILL_LIMIT: Duration = Duration::from_secs(10);
+/// How exactly that is kept.
+const TICK: Duration = Duration::from_millis(50);
 
 /// The present map. Calls keep it as long as they are under way.
 type Current = Arc<Arc<SlotMap>>;
@@ -144,7 +170,23 @@ impl<S: IdempotencyStore> ShardedStore<S> {
     pub fn new(map: SlotMap, stores: Vec<S>) -> Self {
         check(&map, stores.len());
         let map = RwLock::new(Arc::new(Arc::new(map)));
-        ShardedStore(Arc::new(Shared { map, earlier: Mutex::default(), stores }))
+        ShardedStore(Arc::new(Shared {
+            map,
+            earlier: Mutex::default(),
+            stores,
+            holders: Mutex::default(),
+            kept: Mutex::default(),
+            moved: Event::new(),
+            waiting: AtomicUsize::new(0),
+            ticking: AtomicBool::new(false),
+            still_limit: Mutex::new(STILL_LIMIT),
+        }))
+    }
+
+    /// Sets how long a holder's call waits for a slot that [stands still](Phase::Still) before it
+    /// returns `Unavailable`. Default: 10 s, kept to 50 ms.
+    pub fn set_still_limit(&self, limit: Duration) {
+        *self.0.still_limit.lock() = limit;
     }
 
     /// Returns the stores.
@@ -169,11 +211,23 @@ impl<S: IdempotencyStore> ShardedStore<S> {
         let old = std::mem::replace(&mut *self.0.map.write(), Arc::new(Arc::new(map)));
         earlier.retain(|old| old.strong_count() > 0);
         earlier.push(Arc::downgrade(&old));
+        drop((earlier, old));
+        self.0.moved.notify();
+        // After the map is replaced: what is kept by then was kept under an earlier one.
+        let kept = std::mem::take(&mut *self.0.kept.lock());
+        kept.into_iter().for_each(|(ticket, how)| self.end(&ticket, how));
     }
 
-    /// Returns whether all calls of this process that began under an earlier map have ended. (Waits
-    /// for a key don't count: they ask again.)
+    /// Returns whether all calls of this process that began under an earlier map have ended, and
+    /// none of its claims is held in a slot that is [draining](Phase::Draining). (Calls that wait
+    /// don't count: those for a key ask again, and holders in a slot that stands still continue
+    /// where it is afterwards.)
     pub fn is_settled(&self) -> bool {
+        let map = self.map();
+        let drains = |slot: &u16| map.get(*slot).1 == Phase::Draining;
+        if self.0.holders.lock().values().any(drains) {
+            return false;
+        }
         let mut earlier = self.0.earlier.lock();
         earlier.retain(|old| old.strong_count() > 0);
         earlier.is_empty()
@@ -198,6 +252,90 @@ impl<S: IdempotencyStore> ShardedStore<S> {
             _ => Err(BeginError::Unavailable { what: MOVING.into() }),
         }
     }
+
+    /// The store of a holder's key, once its slot does not stand still; `None` if that takes too
+    /// long.
+    async fn standing(&self, key: KeyRef<'_>) -> Option<(Current, &S)> {
+        let mut waiting = None;
+        loop {
+            let since = self.0.moved.count();
+            match self.place(key) {
+                (.., Phase::Still) => {}
+                (map, store, _) => return Some((map, store)),
+            }
+            let waits = waiting.get_or_insert_with(|| Waiting::new(&self.0));
+            if Instant::now() >= waits.until {
+                return None;
+            }
+            Self::tick(&self.0);
+            poll_fn(|context| self.0.moved.poll_since(since, context)).await;
+        }
+    }
+
+    /// As long as there are waiters they are woken at intervals, to look at the time. Without a
+    /// runtime's timers, because there may be none.
+    fn tick(shared: &Arc<Shared<S>>) {
+        if shared.ticking.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let shared = shared.clone();
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(TICK);
+                shared.moved.notify();
+                if shared.waiting.load(Ordering::SeqCst) == 0 {
+                    shared.ticking.store(false, Ordering::SeqCst);
+                    // One that came in between has found it ticking.
+                    let is_last = shared.waiting.load(Ordering::SeqCst) == 0;
+                    if is_last || shared.ticking.swap(true, Ordering::SeqCst) {
+                        return;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Notes the holder of a claim that was granted.
+    fn granted(&self, found: Result<Found, BeginError>) -> Result<Found, BeginError> {
+        if let Ok(Found::Granted(grant)) = &found {
+            let ticket = &grant.ticket;
+            let slot = slot_of(ticket.key.as_ref());
+            self.0.holders.lock().insert((ticket.token, ticket.note), slot);
+        }
+        found
+    }
+
+    /// Ends the claim of a handle that is gone, or keeps that for when its slot is open.
+    fn end(&self, ticket: &Ticket, how: Abandon) {
+        let mut kept = self.0.kept.lock();
+        match self.place(ticket.key.as_ref()) {
+            (.., Phase::Still) => kept.push((ticket.clone(), how)),
+            (_map, store, _) => {
+                drop(kept);
+                store.abandon(ticket, how);
+            }
+        }
+    }
+}
+
+/// A call that waits.
+struct Waiting<'a> {
+    waiting: &'a AtomicUsize,
+    until: Instant,
+}
+
+impl<'a> Waiting<'a> {
+    fn new<S>(shared: &'a Shared<S>) -> Self {
+        shared.waiting.fetch_add(1, Ordering::SeqCst);
+        let until = Instant::now() + *shared.still_limit.lock();
+        Waiting { waiting: &shared.waiting, until }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 const MOVING: &str = "the key's slot is being moved to another store";
@@ -210,19 +348,27 @@ fn check(map: &SlotMap, stores: usize) {
 impl<S: IdempotencyStore> IdempotencyStore for ShardedStore<S> {
     async fn begin(&self, request: &Request) -> Result<Found, BeginError> {
         let (_map, store) = self.open(request.key.as_ref())?;
-        store.begin(request).await
+        self.granted(store.begin(request).await)
     }
 
     async fn take_over(&self, request: &Request, seen: Token) -> Result<Found, BeginError> {
         let (_map, store) = self.open(request.key.as_ref())?;
-        store.take_over(request, seen).await
+        self.granted(store.take_over(request, seen).await)
     }
 
     async fn write(&self, ticket: &Ticket, op: ClaimOp<'_>) -> Result<(), ClaimError> {
-        match self.place(ticket.key.as_ref()) {
-            (.., Phase::Still) => Err(ClaimError::Unavailable { what: MOVING.into() }),
-            (_map, store, _) => store.write(ticket, op).await,
+        let Some((_map, store)) = self.standing(ticket.key.as_ref()).await else {
+            return Err(ClaimError::Unavailable { what: MOVING.into() });
+        };
+        let answer = store.write(ticket, op).await;
+        let ended = match &answer {
+            Ok(()) => matches!(op, ClaimOp::Complete(_) | ClaimOp::Release | ClaimOp::Undo),
+            Err(error) => matches!(error, ClaimError::Fenced | ClaimError::AlreadyCompleted),
+        };
+        if ended {
+            self.0.holders.lock().remove(&(ticket.token, ticket.note));
         }
+        answer
     }
 
     async fn changed(&self, request: &Request, seen: Token, at_most: Duration) -> bool {
@@ -246,10 +392,8 @@ impl<S: IdempotencyStore> IdempotencyStore for ShardedStore<S> {
     }
 
     fn abandon(&self, ticket: &Ticket, how: Abandon) {
-        // In a slot that stands still it is lost, and the lease ends the claim where it is then.
-        if let (_map, store, Phase::Open | Phase::Draining) = self.place(ticket.key.as_ref()) {
-            store.abandon(ticket, how);
-        }
+        self.end(ticket, how);
+        self.0.holders.lock().remove(&(ticket.token, ticket.note));
     }
 }
 

@@ -6,7 +6,12 @@ use onlyonce::{
     conformance::{Facts, Subject},
     *,
 };
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    future::Future,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 struct Shards {
     store: ShardedStore<Store>,
@@ -89,11 +94,33 @@ fn a_moving_slot_is_refused_and_then_elsewhere() {
         block_on(held.renew()).unwrap();
         let elsewhere = (0..).map(|n| format!("e{n}")).find(|n| slot_of(key(n)) != slot).unwrap();
         block_on(granted(begin(&elsewhere).unwrap()).release()).unwrap();
+        assert!(!shards.store.is_settled(), "its holder is at work");
         put(home, Phase::Still);
+        assert!(shards.store.is_settled(), "its holder waits from now on");
+        // The holder waits, up to a limit.
+        shards.store.set_still_limit(Duration::ZERO);
         let refused = block_on(held.complete(b"done")).unwrap_err();
         assert!(matches!(refused, ClaimError::Unavailable { .. }), "{refused:?}");
-        put(home, Phase::Draining);
-        block_on(held.complete(b"done")).unwrap();
+        shards.store.set_still_limit(Duration::from_secs(3600));
+        {
+            let mut waits = std::pin::pin!(held.complete(b"done"));
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(waits.as_mut().poll(&mut context).is_pending());
+            put(home, Phase::Draining);
+            block_on(waits).unwrap();
+        }
+        assert!(shards.store.is_settled());
+        // A claim that is dropped meanwhile is ended afterwards.
+        let same = (0..).map(|n| format!("s{n}")).find(|n| slot_of(key(n)) == slot).unwrap();
+        put(home, Phase::Open);
+        let dropped = granted(begin(&same).unwrap());
+        put(home, Phase::Still);
+        drop(dropped);
+        let state = || shards.store.stores()[usize::from(home)].get(key(&same)).unwrap().unwrap();
+        assert!(matches!(state().state, State::InFlight { .. }));
+        put(home, Phase::Open);
+        let now = state().state;
+        assert!(matches!(now, State::Interrupted { reason: Reason::Dropped, .. }), "{now:?}");
         // Moved (here by hand: what is completed, imported).
         put(home, Phase::Still);
         let stores = shards.store.stores();

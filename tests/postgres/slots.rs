@@ -81,3 +81,50 @@ fn a_holder_goes_on_where_its_key_is() {
         assert!(matches!(found, Begin::Replay(_)), "{found:?}");
     });
 }
+
+/// A handler is at work while its slot moves, and ends in the middle of the move: its completion waits
+/// until the slot has arrived, and is made there.
+#[test]
+fn a_completion_waits_for_the_move() {
+    block_on(async {
+        let Some(server) = Server::shared() else { return };
+        let mut stores = Vec::new();
+        for _ in 0..2 {
+            let database = server.database().await;
+            stores.push(options(&server.dsn(&database)).connect().await.unwrap());
+        }
+        let sharded = ShardedStore::new(SlotMap::even(1), stores.clone());
+        sharded.set_still_limit(PATIENCE);
+        let store = AsyncStore::new(sharded.clone());
+        let begin = async |name: &str| match store.begin(key(name), print()).await.unwrap() {
+            Begin::Execute(claim) => claim,
+            other => panic!("{name}: {other:?}"),
+        };
+        let (mut held, dropped) = (begin("held").await, begin("dropped").await);
+        let step = |to: u16, phase: Phase| {
+            let mut map = SlotMap::even(1);
+            map.assign(0..=SLOTS - 1, to, phase);
+            sharded.set_map(map);
+        };
+        step(0, Phase::Draining);
+        assert!(!sharded.is_settled(), "its holders are at work");
+        step(0, Phase::Still);
+        let completing = tokio::spawn(async move { held.complete(b"done").await });
+        drop(dropped);
+        assert_eq!(stores[0].drain(PATIENCE).await, 0);
+        assert!(sharded.is_settled());
+        assert_eq!(stores[0].copy_slots(&stores[1], 0..=SLOTS - 1).await.unwrap(), 2);
+        assert!(!completing.is_finished(), "it waits");
+        step(1, Phase::Open);
+        assert_eq!(completing.await.unwrap(), Ok(()));
+        assert_eq!(stores[0].delete_slots(0..=SLOTS - 1).await.unwrap(), 2);
+        assert_eq!(stores[1].drain(PATIENCE).await, 0);
+        let found = store.begin(key("held"), print()).await.unwrap();
+        assert!(matches!(found, Begin::Replay(_)), "{found:?}");
+        let found = store.begin(key("dropped"), print()).await.unwrap();
+        assert!(
+            matches!(&found, Begin::Interrupted(stuck) if stuck.reason() == Reason::Dropped),
+            "{found:?}"
+        );
+    });
+}
