@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::BeginError,
-    spi::{Abandon, Found, Interruption, Request, Running},
+    spi::{Abandon, Found, Request, Running},
     store::sharded::slot_of,
     token::Token,
 };
@@ -49,11 +49,11 @@ impl Inner {
         let terms = self.resolve(&request.terms)?;
         if let Some(running) = self.here.running(&request.key) {
             self.check_open()?;
-            return Ok(Found::InFlight(running));
+            return self.counted(&request.key, Ok(Found::InFlight(running)));
         }
         let mut tries = self.tries();
         let mut asking = Asking { request, terms, owner: Owner::new(), undoing: false };
-        match self.begin_by(&mut tries, &mut asking, seen).await {
+        let found = match self.begin_by(&mut tries, &mut asking, seen).await {
             Ok(found) => self.answer(request, found, seen),
             Err(trouble) => {
                 if tries.unknown {
@@ -61,7 +61,8 @@ impl Inner {
                 }
                 Err(trouble.into())
             }
-        }
+        };
+        self.counted(&request.key, found)
     }
 
     /// Undoes the claim that may exist, or come to exist, by tries of a call that has given up. The
@@ -147,6 +148,7 @@ impl Inner {
             *fresh = false;
         }
         let Some(row) = self.try_begin(tries, asking, taking).await? else { return Ok(None) };
+        self.counting.replaced(&request.key, &row);
         let ended = row.is_by(owner) && row.state != 1;
         let found = row.found(request, owner);
         if found.is_none() && ended {
@@ -169,7 +171,6 @@ impl Inner {
             Found::Interrupted(stuck)
                 if seen == Some(stuck.token) && stuck.attempts >= self.options.max_attempts =>
             {
-                exhausted(stuck);
                 return Err(BeginError::AttemptsExhausted { attempts: stuck.attempts });
             }
             Found::Interrupted(stuck) => stuck.settle_after = self.unsure.rest(&request.key),
@@ -223,15 +224,6 @@ struct Asking<'a> {
     owner: Owner,
     /// The claim is only wanted to be undone.
     undoing: bool,
-}
-
-/// Only an operator can go on.
-pub(super) fn exhausted(stuck: &Interruption) {
-    tracing::error!(
-        token = stuck.token.get(),
-        attempts = stuck.attempts,
-        "all attempts at a key were interrupted: only an operator can go on"
-    );
 }
 
 /// In flight, in a transaction that can't be read from outside.

@@ -71,6 +71,7 @@ impl TransactionStore {
                 Ok(()) => {
                     slot.here.lock().take();
                     inner.told(&ticket.key);
+                    inner.counting.wrote(ticket, op.counted(), &Ok(()));
                     return Ok(());
                 }
                 Err(DbError::Lost(what)) => DbError::Lost(what),
@@ -105,7 +106,9 @@ impl TransactionStore {
             };
             match inner.begin(&asked, None).await {
                 Ok(Found::Replay(record)) if record.token() == ticket.token => {
-                    return Ok(inner.confirm(&mut tries).await?);
+                    inner.confirm(&mut tries).await?;
+                    inner.counting.wrote(ticket, op.counted(), &Ok(()));
+                    return Ok(());
                 }
                 Ok(Found::InFlight(_)) => {}
                 Ok(Found::Granted(grant)) => {

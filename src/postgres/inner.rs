@@ -3,6 +3,7 @@
 use super::{
     begin::first,
     changes::Changes,
+    counts::Counting,
     crowd::{Crowds, OpenHere},
     keep_alive::KeptAlive,
     options::PostgresOptions,
@@ -55,6 +56,7 @@ pub(super) struct Inner {
     pub kept: KeptAlive,
     pub unsure: Unsure,
     pub crowds: Crowds,
+    pub counting: Counting,
     pub here: Arc<OpenHere>,
     /// Ends that were tried in vain are tried again a few at a time.
     pub ends: Semaphore,
@@ -93,6 +95,7 @@ impl Inner {
             kept: KeptAlive::default(),
             unsure: Unsure::default(),
             crowds: Crowds::default(),
+            counting: Counting::new(),
             here: Arc::default(),
             ends: Semaphore::new(ENDS_AT_A_TIME),
             closed: AtomicBool::new(false),

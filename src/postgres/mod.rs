@@ -25,8 +25,10 @@
 //! - The end of a dropped claim is sent to the server in the background, again and again until it is
 //!   known to be there. If the process ends before, the lease ends the claim. See
 //!   [`PostgresStore::drain`].
-//! - There are no `stats`, metrics, admin page, command or backup: use those of the database. The
-//!   only events are about connections and sessions, under the target `onlyonce::postgres`.
+//! - What this process has done and found is counted ([`PostgresStore::counts`]) and told by the
+//!   same events as with an embedded store; events about connections and sessions are under the
+//!   target `onlyonce::postgres`. There are no `stats` of the table, admin page, command or backup:
+//!   use those of the database.
 //!
 //! # One transaction
 //!
@@ -56,6 +58,7 @@
 mod begin;
 mod changes;
 mod commit;
+mod counts;
 mod crowd;
 mod in_order;
 mod inner;
@@ -77,6 +80,7 @@ mod trouble;
 mod unsure;
 mod write;
 
+pub use counts::Counts;
 pub use operator::Page;
 pub use options::{PostgresOptions, Replication};
 pub use store::PostgresStore;

@@ -77,6 +77,8 @@ pub(super) struct Row {
     pub now: i64,
     /// The statement granted the claim that it shows.
     pub granted: bool,
+    /// The state of the expired row whose place it has taken; 0: there was none.
+    pub replaced: i32,
     /// Whether a silent holder lives, as far as known.
     pub life: Life,
 }
@@ -138,7 +140,9 @@ impl Row {
             step: row.try_get(20)?,
             now: row.try_get(21)?,
             granted: row.try_get(22)?,
-            life: Life::of(row.try_get(23)?),
+            // The tens are what a granted claim has replaced.
+            life: Life::of(row.try_get::<_, i32>(23)? % 10),
+            replaced: row.try_get::<_, i32>(23)? / 10,
         })
     }
 
@@ -296,6 +300,7 @@ mod tests {
             step: 0,
             now: 0,
             granted: false,
+            replaced: 0,
             life: Life::Unknown,
         }
     }

@@ -74,7 +74,7 @@ impl Names {
     }
 
     /// The version of the tables and their revision, `None` if there are none.
-    async fn found(&self, session: &Session) -> Result<Option<(i32, i32)>, DbError> {
+    async fn found(&self, session: &Session) -> Result<Option<(i32, i32, String)>, DbError> {
         let exists = "SELECT to_regclass($1) IS NOT NULL AND to_regclass($2) IS NOT NULL";
         let row = session.query_one(exists, &[&self.table, &self.version]).await;
         if !row.map_err(|error| DbError::of(&error))?.get::<_, bool>(0) {
@@ -83,29 +83,30 @@ impl Names {
         // Tables of before there were revisions have no such column.
         let version = format!(
             "SELECT max(version), \
-             max(coalesce((to_jsonb(s) ->> 'revision')::integer, version)) FROM {} AS s",
+             max(coalesce((to_jsonb(s) ->> 'revision')::integer, version)), \
+             coalesce(max(to_jsonb(s) ->> 'secret'), '') FROM {} AS s",
             self.version
         );
         let row = session.query_one(&version, &[]).await;
         let row = row.map_err(|error| DbError::of(&error))?;
         let (version, revision): (Option<i32>, Option<i32>) = (row.get(0), row.get(1));
-        Ok(version.zip(revision))
+        Ok(version.zip(revision).map(|(version, revision)| (version, revision, row.get(2))))
     }
 
-    /// Checks that the tables exist, in a revision that this code uses.
-    pub async fn check(&self, session: &Session, place: &str) -> Result<(), OpenError> {
+    /// Checks that the tables exist, in a revision that this code uses. Returns their secret.
+    pub async fn check(&self, session: &Session, place: &str) -> Result<String, OpenError> {
         let found = self.found(session).await.map_err(|trouble| trouble.opening(place))?;
         let file = format!("table {}", self.table);
         let known = REVISION as u32;
         match found {
             None => Err(OpenError::NotMigrated { file, found: 0, known }),
-            Some((version, revision)) if version > VERSION => {
+            Some((version, revision, _)) if version > VERSION => {
                 Err(OpenError::Newer { file, found: revision.max(version) as u32, known })
             }
-            Some((_, revision)) if revision < REVISION => {
+            Some((_, revision, _)) if revision < REVISION => {
                 Err(OpenError::NotMigrated { file, found: revision.max(0) as u32, known })
             }
-            Some(_) => Ok(()),
+            Some((.., secret)) => Ok(secret),
         }
     }
 }
@@ -133,7 +134,7 @@ impl PostgresOptions {
         let session = sessions.connect_unshared().await;
         let session = session.map_err(|trouble| trouble.opening(&place))?;
         migrate(&names, &session).await.map_err(|trouble| trouble.opening(&place))?;
-        names.check(&session, &place).await
+        names.check(&session, &place).await.map(drop)
     }
 }
 
@@ -150,7 +151,7 @@ async fn migrate(names: &Names, session: &Session) -> Result<(), DbError> {
     }
     match names.found(session).await? {
         None => change(session, &names.create()).await?,
-        Some((version, revision)) if version <= VERSION && revision >= 1 => {
+        Some((version, revision, _)) if version <= VERSION && revision >= 1 => {
             for upgrade in UPGRADES.iter().skip(revision as usize - 1) {
                 change(session, &names.named(upgrade)).await?;
             }

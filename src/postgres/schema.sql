@@ -73,6 +73,11 @@ CREATE TABLE onlyonce_sessions (
 );
 
 -- The version that a program must know to use the tables, and the revision that they have: programs
--- of this version that know only an earlier revision can use them, too.
-CREATE TABLE onlyonce_schema (version integer NOT NULL, revision integer);
+-- of this version that know only an earlier revision can use them, too. Events name a key by its hash
+-- under the secret.
+CREATE TABLE onlyonce_schema (
+    version integer NOT NULL,
+    revision integer,
+    secret uuid NOT NULL DEFAULT gen_random_uuid()
+);
 INSERT INTO onlyonce_schema VALUES (2, 3);

@@ -48,7 +48,7 @@ pub(super) struct Statements {
     pub abandon: String,
     /// Arrays of scopes, keys, tokens, owners, leases (ms).
     pub keep_alive: String,
-    /// The maximum number of rows.
+    /// The maximum number of rows, the first hour.
     pub sweep: String,
     /// Scope, key, token before, owner after.
     pub free: String,
@@ -140,7 +140,9 @@ impl Statements {
                      WHERE t.expires_at <= {now} AND t.owner <> excluded.owner AND {life} <> 1 \
                      RETURNING *\
                  ) \
-                 SELECT {COLUMNS}, {now}, true, 0, NULL FROM fresh UNION ALL \
+                 SELECT {COLUMNS}, {now}, true, \
+                     coalesce((SELECT 10 * state FROM seen WHERE expires_at > 0), 0), NULL \
+                     FROM fresh UNION ALL \
                  SELECT {COLUMNS}, {now}, false, life, {barrier} FROM seen \
                      WHERE NOT EXISTS (SELECT FROM fresh)"
             ),
@@ -230,11 +232,12 @@ impl Statements {
             ),
             sweep: format!(
                 "WITH due AS MATERIALIZED (\
-                     SELECT ctid AS at FROM {table} WHERE sweep_hour <= {now} / 3600000 \
+                     SELECT ctid AS at, sweep_hour FROM {table} \
+                     WHERE sweep_hour >= $2 AND sweep_hour <= {now} / 3600000 \
                      ORDER BY sweep_hour LIMIT $1 FOR UPDATE SKIP LOCKED\
                  ), gone AS (\
                      DELETE FROM {table} AS t WHERE ctid = ANY (ARRAY (SELECT at FROM due)) \
-                     AND expires_at + {MARGIN_MS} <= {now} AND {life} <> 1 RETURNING 1\
+                     AND expires_at + {MARGIN_MS} <= {now} AND {life} <> 1 RETURNING state\
                  ), later AS (\
                      UPDATE {table} AS t SET sweep_hour = \
                          greatest(expires_at + {MARGIN_MS}, {now}) / 3600000 + 1 \
@@ -242,7 +245,9 @@ impl Statements {
                      AND (expires_at + {MARGIN_MS} > {now} OR {life} = 1) RETURNING 1\
                  ) \
                  SELECT (SELECT count(*) FROM due), (SELECT count(*) FROM gone), \
-                     (SELECT count(*) FROM later)"
+                     (SELECT count(*) FROM later), \
+                     (SELECT count(*) FROM gone WHERE state IN (1, 2)), \
+                     (SELECT max(sweep_hour) FROM due)"
             ),
             free: format!(
                 "UPDATE {table} SET token = greatest(token + 1, {us}), owner = $4, state = 0, \

@@ -2,6 +2,7 @@
 
 use super::{
     begin::Delivery,
+    counts::Counts,
     inner::Inner,
     options::PostgresOptions,
     pool::{Pool, Sessions},
@@ -88,7 +89,8 @@ impl PostgresOptions {
         let inner = Arc::new(Inner::new(self, pool));
         let session = inner.pool.sessions.connect_unshared().await;
         let session = session.map_err(|trouble| trouble.opening(&place))?;
-        inner.names.check(&session, &place).await?;
+        let secret = inner.names.check(&session, &place).await?;
+        inner.counting.hash_under(&secret);
         let store = PostgresStore(Arc::new(Owner(inner)));
         let stands = store.inner().start_standing().await;
         stands.map_err(|trouble| trouble.opening(&place))?;
@@ -134,6 +136,11 @@ impl PostgresStore {
         };
         let mut task = Attended(self.inner().runtime.spawn(draining));
         (&mut task.0).await.unwrap_or_else(|_| self.inner().ending())
+    }
+
+    /// Returns what this process has done and found by this store since it was opened.
+    pub fn counts(&self) -> Counts {
+        self.inner().counting.counts()
     }
 
     /// Returns whether the store's [session](PostgresOptions::holder_session) lasts, as far as this

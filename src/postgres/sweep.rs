@@ -4,8 +4,11 @@ use super::{inner::Inner, trouble::DbError};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 
-/// Rows of one statement.
+/// Rows of one statement, at first and at most. While a transaction stays open the index keeps the
+/// entries of all rows that were removed since, and each statement passes over those of its hour: so
+/// a backlog is taken in few large ones.
 const BATCH: i64 = 2000;
+const BATCH_MAX: i64 = 64_000;
 
 /// The result of a sweep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,19 +34,23 @@ impl Inner {
         }
         let statement = session.prepare(&self.sql.sweep).await.map_err(of)?;
         let mut swept = Swept::default();
+        let (mut batch, mut hour) = (BATCH, 0_i32);
         loop {
-            let row = session.query_one(&statement, &[&BATCH]).await.map_err(of)?;
-            let [due, gone, later] = [0, 1, 2].map(|i| row.get::<_, i64>(i));
+            let row = session.query_one(&statement, &[&batch, &hour]).await.map_err(of)?;
+            let [due, gone, later, stuck] = [0, 1, 2, 3].map(|i| row.get::<_, i64>(i));
+            self.counting.swept(stuck as u64);
             swept.removed += gone as u64;
             swept.postponed += later as u64;
             // Rows that other transactions have locked were skipped.
-            if due < BATCH || gone + later == 0 {
+            if due < batch || gone + later == 0 {
                 // The server may notice the end of the session only after the next sweep has begun.
                 let unlock = format!("; SELECT pg_advisory_unlock({lock})");
                 let last = self.sql.sweep_sessions.clone() + &unlock;
                 session.batch_execute(&last).await.map_err(of)?;
                 return Ok(Some(swept));
             }
+            hour = row.get::<_, Option<i32>>(4).unwrap_or(hour);
+            batch = (batch * 2).min(BATCH_MAX);
         }
     }
 

@@ -2,7 +2,7 @@
 //! transaction is committed together with the completion, or not at all.
 
 use super::{
-    begin::{Ask, exhausted, first, hidden},
+    begin::{Ask, first, hidden},
     crowd::{Here, LOCK_FIRST},
     in_order::in_order,
     inner::hash,
@@ -16,6 +16,7 @@ use super::{
 use crate::{
     error::{BeginError, ClaimError},
     spi::{Abandon, ClaimOp, Found, IdempotencyStore, Interruption, Request, Terms, Ticket},
+    stats::Count,
     store::async_store::AsyncStore,
     store::claim::Claim,
     token::Token,
@@ -249,7 +250,8 @@ impl TransactionStore {
     ) -> Result<Found, BeginError> {
         let (store, request) = (self.clone(), request.clone());
         let call = async move {
-            let found = store.begin_now(&request, seen).await?;
+            let found = store.begin_now(&request, seen).await;
+            let found = store.store.inner().counted(&request.key, found)?;
             Ok(Undelivered { store, found: Some(found) })
         };
         self.store.spawn(call).await.map(Undelivered::arrived)
@@ -274,7 +276,6 @@ impl TransactionStore {
                     if seen == Some(stuck.token)
                         && stuck.attempts >= inner.options.max_attempts =>
                 {
-                    exhausted(&stuck);
                     return Err(BeginError::AttemptsExhausted { attempts: stuck.attempts });
                 }
                 Ok(Some(Found::Interrupted(stuck))) => {
@@ -362,7 +363,10 @@ impl TransactionStore {
         };
         let found = match token {
             Some(token) => first_grant(token, request, owner, &terms).map(Found::Granted),
-            None => first(&rows)?.and_then(|row| row.found(request, owner)),
+            None => first(&rows)?.and_then(|row| {
+                inner.counting.replaced(&request.key, &row);
+                row.found(request, owner)
+            }),
         };
         match &found {
             Some(Found::Granted(grant)) => self.opened(&grant.ticket, session),
@@ -441,7 +445,9 @@ impl IdempotencyStore for TransactionStore {
                     if matches!(op, OwnedOp::Undo) {
                         store.store.inner().unsure.again(&ticket.key);
                     }
-                    store.undo(&ticket).await
+                    let undone = store.undo(&ticket).await;
+                    store.store.inner().counting.wrote(&ticket, op.counted(), &undone);
+                    undone
                 }
                 OwnedOp::UndoEffects => store.undo_effects(&ticket).await,
                 OwnedOp::NothingHappened => {
@@ -472,10 +478,17 @@ impl IdempotencyStore for TransactionStore {
         self.store.terms_in_force(terms)
     }
 
-    fn abandon(&self, ticket: &Ticket, _: Abandon) {
+    fn abandon(&self, ticket: &Ticket, how: Abandon) {
         let (store, ticket) = (self.clone(), ticket.clone());
         self.store.inner().end_behind(async move {
-            let _ = store.undo(&ticket).await;
+            let undone = store.undo(&ticket).await;
+            if undone.is_ok() {
+                let count = match how {
+                    Abandon::Undelivered => Count::Undelivered,
+                    _ => Count::Abandoned,
+                };
+                store.store.inner().counting.wrote(&ticket, Some(count), &Ok(()));
+            }
         });
     }
 }

@@ -12,5 +12,6 @@ ALTER TABLE onlyonce SET (
 );
 
 ALTER TABLE onlyonce_schema ADD COLUMN revision integer;
+ALTER TABLE onlyonce_schema ADD COLUMN secret uuid NOT NULL DEFAULT gen_random_uuid();
 
 UPDATE onlyonce_schema SET revision = 3;

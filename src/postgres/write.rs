@@ -12,6 +12,7 @@ use crate::{
     options::check_retention,
     record::{Reason, Retention},
     spi::{Abandon, ClaimOp, Ticket},
+    stats::Count,
 };
 use std::sync::Arc;
 
@@ -59,6 +60,17 @@ impl OwnedOp {
         })
     }
 
+    /// What is counted when it is done.
+    pub fn counted(&self) -> Option<Count> {
+        match self {
+            OwnedOp::Complete { .. } => Some(Count::Completed),
+            OwnedOp::Fail(_) => Some(Count::Failed),
+            OwnedOp::Release => Some(Count::Released),
+            OwnedOp::Undo => Some(Count::Undone),
+            _ => None,
+        }
+    }
+
     /// Whether a later call of the holder has done all that this one would, when it arrives late.
     fn is_overtaken(&self) -> bool {
         matches!(self, OwnedOp::Checkpoint(_) | OwnedOp::Renew)
@@ -93,6 +105,12 @@ pub(super) fn check_lengths(head: &[u8], body: &[u8], limit: usize) -> Result<()
 impl Inner {
     /// Does the operation, and repeats it until its outcome is known.
     pub async fn write(self: &Arc<Self>, ticket: &Ticket, op: &OwnedOp) -> Result<(), ClaimError> {
+        let answer = self.write_on(ticket, op).await;
+        self.counting.wrote(ticket, op.counted(), &answer);
+        answer
+    }
+
+    async fn write_on(self: &Arc<Self>, ticket: &Ticket, op: &OwnedOp) -> Result<(), ClaimError> {
         let mut tries = self.tries();
         let step = next_step();
         loop {
@@ -198,7 +216,8 @@ impl Inner {
 
     /// Undoes a claim whose caller never had it; returns whether the outcome is known.
     pub async fn undo(self: &Arc<Self>, ticket: &Ticket) -> bool {
-        let undone = self.write(ticket, &OwnedOp::Undo).await;
+        let undone = self.write_on(ticket, &OwnedOp::Undo).await;
+        self.counting.wrote(ticket, Some(Count::Undelivered), &undone);
         !matches!(undone, Err(ClaimError::Unavailable { .. } | ClaimError::StoreFull(_)))
     }
 
@@ -212,7 +231,11 @@ impl Inner {
         loop {
             let abandon = &self.sql.abandon;
             match self.execute(&tries, abandon, &[scope, key, token, owner, reason, step]).await {
-                Ok(_) => break,
+                Ok(changed) => {
+                    let dropped = (changed > 0).then_some(Count::Abandoned);
+                    self.counting.wrote(ticket, dropped, &Ok(()));
+                    break;
+                }
                 Err(trouble) => {
                     if let Err(trouble) = tries.again(trouble).await {
                         return matches!(trouble, DbError::Closed);

@@ -141,7 +141,7 @@ fn tables_are_upgraded() {
         drop((claim, store));
         let back = "DROP TABLE onlyonce_sessions; ALTER TABLE onlyonce DROP COLUMN session;
             ALTER TABLE onlyonce DROP COLUMN step;
-            ALTER TABLE onlyonce_schema DROP COLUMN revision;
+            ALTER TABLE onlyonce_schema DROP COLUMN revision, DROP COLUMN secret;
             UPDATE onlyonce_schema SET version = 1";
         server.sql(&database, back).await;
         let error = refused(&options).await;

@@ -7,6 +7,7 @@ mod bad_input;
 mod cancelled_waits;
 #[cfg(feature = "conformance")]
 mod conformance;
+mod counted;
 mod crowds;
 mod dropped_calls;
 mod helpers;

@@ -5,7 +5,7 @@ use onlyonce::*;
 
 /// The tables as they were before there were revisions.
 const BACK: &str = "ALTER TABLE onlyonce DROP COLUMN step;
-    ALTER TABLE onlyonce_schema DROP COLUMN revision";
+    ALTER TABLE onlyonce_schema DROP COLUMN revision, DROP COLUMN secret";
 
 /// A transaction that has only read the table, and stays open: others pass while the change waits
 /// for it, and a change that is given up leaves nothing that waits.

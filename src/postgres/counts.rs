@@ -1,0 +1,187 @@
+//! What a store has done and found, counted and told by events, as the server's answers say it.
+//!
+//! The events are those of the embedded store. A key is written as its hash under a secret of the
+//! table's, the same in all processes.
+
+use super::{inner::Inner, row::Row};
+use crate::{
+    error::{BeginError, ClaimError},
+    key::OwnedKey,
+    observe::events,
+    spi::{Found, Ticket},
+    stats::{Count, Counters},
+    token::Token,
+};
+use std::sync::OnceLock;
+
+/// What a store has done and found since it was opened, by this process. Of the whole cluster it is
+/// the sum over its processes.
+///
+/// Each count is also an event, as `docs/operations.md` lists them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Claims granted on keys that were absent.
+    pub granted: u64,
+    /// Claims granted by takeover.
+    pub taken_over: u64,
+    /// Answers from records.
+    pub replayed: u64,
+    /// Answers that another caller executes.
+    pub saw_in_flight: u64,
+    /// Answers that the key is interrupted.
+    pub saw_interrupted: u64,
+    /// Keys used for another request. An alarm: a client may be at fault.
+    pub mismatched: u64,
+    /// Keys of which all attempts were interrupted. An alarm: an operator must decide.
+    pub exhausted: u64,
+    /// Completions, those of transactions included.
+    pub completed: u64,
+    /// Failures with an unknown outcome.
+    pub failed: u64,
+    /// Releases.
+    pub released: u64,
+    /// Takeovers that were undone.
+    pub undone: u64,
+    /// Claims undone because their caller was gone, or had given up, before they reached it.
+    pub undelivered: u64,
+    /// Claims dropped undecided.
+    pub abandoned: u64,
+    /// Calls of holders that no longer held their key. An alarm: two attempts may have taken effect.
+    pub fenced: u64,
+    /// Interrupted keys that were forgotten unresolved: found so by a new claim, or by the sweeper.
+    /// An alarm: a retry executes again.
+    pub interrupted_expired: u64,
+    /// Claims granted on keys whose record had expired and was still there. An alarm: retries come
+    /// later than the retention allows for.
+    pub began_after_expiry: u64,
+    /// Claims refused for lack of space on the server.
+    pub refused_full: u64,
+}
+
+/// The counters of a store.
+#[derive(Debug)]
+pub(super) struct Counting {
+    counters: Counters,
+    secret: OnceLock<[u8; 32]>,
+}
+
+impl Counting {
+    pub fn new() -> Self {
+        Counting { counters: Counters::new(), secret: OnceLock::new() }
+    }
+
+    /// The table's secret, once it is known.
+    pub fn hash_under(&self, secret: &str) {
+        let _ = self
+            .secret
+            .set(blake3::derive_key("onlyonce 2026-11 keys in events", secret.as_bytes()));
+    }
+
+    fn hash(&self, key: &OwnedKey) -> u64 {
+        let mut hasher = blake3::Hasher::new_keyed(self.secret.get().unwrap_or(&[0; 32]));
+        hasher.update(&[key.scope().len() as u8]).update(key.scope()).update(key.key());
+        let hash = hasher.finalize();
+        u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("eight bytes"))
+    }
+
+    /// Counts, and tells, what has become of a key.
+    pub fn count(&self, key: &OwnedKey, count: Count, token: Option<Token>) {
+        let hash = self.hash(key);
+        self.counters.add(hash, count);
+        events::alarm(count, hash, token);
+    }
+
+    /// Counts keys that the sweeper has found: only their number is known.
+    pub fn swept(&self, interrupted: u64) {
+        for _ in 0..interrupted {
+            self.counters.add(0, Count::InterruptedExpired);
+        }
+        if interrupted > 0 {
+            tracing::error!(
+                target: "onlyonce",
+                keys = interrupted,
+                "interrupted keys expired unresolved: a retry executes again"
+            );
+        }
+    }
+
+    /// The answer to a caller.
+    pub fn found(&self, key: &OwnedKey, found: &Result<Found, BeginError>) {
+        match found {
+            Ok(Found::Granted(grant)) => {
+                let count = match grant.after {
+                    Some(_) => Count::TakenOver,
+                    None => Count::Granted,
+                };
+                self.count(key, count, Some(grant.ticket.token));
+            }
+            Ok(Found::Replay(record)) => self.count(key, Count::Replayed, Some(record.token())),
+            Ok(Found::InFlight(_)) => self.count(key, Count::SawInFlight, None),
+            Ok(Found::Interrupted(stuck)) => {
+                self.count(key, Count::SawInterrupted, Some(stuck.token));
+            }
+            Ok(Found::Mismatch { .. }) => self.count(key, Count::Mismatched, None),
+            Err(BeginError::AttemptsExhausted { .. }) => self.count(key, Count::Exhausted, None),
+            Err(BeginError::StoreFull(_)) => self.count(key, Count::RefusedFull, None),
+            Err(_) => {}
+        }
+    }
+
+    /// What a granted claim has taken the place of.
+    pub fn replaced(&self, key: &OwnedKey, row: &Row) {
+        let count = match (row.granted, row.replaced) {
+            (true, 1 | 2) => Count::InterruptedExpired,
+            (true, 3) => Count::BeganAfterExpiry,
+            _ => return,
+        };
+        self.count(key, count, row.token());
+    }
+
+    /// A holder's call that has an answer; `done` is what is counted if it was done.
+    pub fn wrote(&self, ticket: &Ticket, done: Option<Count>, answer: &Result<(), ClaimError>) {
+        let count = match answer {
+            Ok(()) => done,
+            Err(ClaimError::Fenced) => Some(Count::Fenced),
+            Err(_) => None,
+        };
+        if let Some(count) = count {
+            self.count(&ticket.key, count, Some(ticket.token));
+        }
+    }
+
+    pub fn counts(&self) -> Counts {
+        let get = |count| self.counters.get(count);
+        Counts {
+            granted: get(Count::Granted),
+            taken_over: get(Count::TakenOver),
+            replayed: get(Count::Replayed),
+            saw_in_flight: get(Count::SawInFlight),
+            saw_interrupted: get(Count::SawInterrupted),
+            mismatched: get(Count::Mismatched),
+            exhausted: get(Count::Exhausted),
+            completed: get(Count::Completed),
+            failed: get(Count::Failed),
+            released: get(Count::Released),
+            undone: get(Count::Undone),
+            undelivered: get(Count::Undelivered),
+            abandoned: get(Count::Abandoned),
+            fenced: get(Count::Fenced),
+            interrupted_expired: get(Count::InterruptedExpired),
+            began_after_expiry: get(Count::BeganAfterExpiry),
+            refused_full: get(Count::RefusedFull),
+        }
+    }
+}
+
+impl Inner {
+    /// The answer to a caller, counted.
+    pub fn counted(
+        &self,
+        key: &OwnedKey,
+        found: Result<Found, BeginError>,
+    ) -> Result<Found, BeginError> {
+        self.counting.found(key, &found);
+        found
+    }
+}
