@@ -105,6 +105,8 @@ async fn an_answer_knows_better() {
     assert_eq!(after(policy(), || saying(200, Verdict::Unknown)).await, Then::Left);
     assert_eq!(after(policy(), || saying(500, Verdict::Final)).await, Then::Replayed);
     assert_eq!(after(policy(), || saying(201, Verdict::NotRetained)).await, Then::NotRetained);
+    let whole = || saying(409, Verdict::FinalWithoutEffects);
+    assert_eq!(after(policy(), whole).await, Then::Replayed);
     let everything = Policy::store_everything();
     assert_eq!(after(everything, || saying(200, Verdict::NothingDone)).await, Then::Executed);
 }

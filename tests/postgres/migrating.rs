@@ -78,3 +78,39 @@ fn old_and_new_side_by_side() {
         server.sql(&database, old).await;
     });
 }
+
+/// What `docs/backends.md` grants to a role is enough for a store.
+#[test]
+fn a_role_that_only_uses_the_tables() {
+    block_on(async {
+        let Some(server) = Server::shared() else { return };
+        let database = server.database().await;
+        let docs = std::fs::read_to_string("docs/backends.md").unwrap();
+        let grants: Vec<&str> = docs.lines().filter(|line| line.starts_with("GRANT ")).collect();
+        assert_eq!(grants.len(), 3);
+        server.sql(&database, &format!("CREATE ROLE shop LOGIN; {}", grants.join(" "))).await;
+        let dsn = server.dsn(&database).replace("user=postgres", "user=shop");
+        let options = options(&dsn).holder_session(true).strict_read(true);
+        // There is nothing left to be done.
+        options.migrate().await.unwrap();
+        let store = options.connect().await.unwrap();
+        let (plain, shop) =
+            (AsyncStore::new(store.clone()), AsyncStore::new(store.in_transactions()));
+        let Begin::Execute(mut claim) = plain.begin(key("a"), print()).await.unwrap() else {
+            panic!("not granted")
+        };
+        claim.save_checkpoint(b"half").await.unwrap();
+        claim.complete(b"done").await.unwrap();
+        let Begin::Execute(mut claim) = shop.begin(key("b"), print()).await.unwrap() else {
+            panic!("not granted")
+        };
+        claim.transaction().await.unwrap().batch_execute("SELECT 1").await.unwrap();
+        claim.complete(b"done").await.unwrap();
+        for name in ["a", "b"] {
+            let found = plain.begin(key(name), print()).await.unwrap();
+            assert!(matches!(found, Begin::Replay(_)), "{found:?}");
+        }
+        assert!(store.sweep().await.unwrap().is_some());
+        store.resolve(key("a"), Resolution::Forget, true).await.unwrap();
+    });
+}
