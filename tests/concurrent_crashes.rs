@@ -27,7 +27,9 @@ use shuttle::{
     Config, FailurePersistence, MaxSteps, Runner,
     future::block_on,
     rand::{Rng, thread_rng},
-    scheduler::{PctScheduler, RandomScheduler, ReplayScheduler},
+    scheduler::{
+        PctScheduler, RandomScheduler, ReplayScheduler, UncontrolledNondeterminismCheckScheduler,
+    },
     thread,
 };
 use std::{
@@ -398,13 +400,28 @@ fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |n| n.parse().unwrap_or_else(|_| panic!("{name}")))
 }
 
-#[test]
-fn what_a_crash_leaves_is_explained_by_what_callers_were_answered() {
+fn config() -> Config {
     let mut config = Config::default();
     config.stack_size = 1 << 20;
     config.max_steps = MaxSteps::FailAfter(3_000_000);
     config.failure_persistence = FailurePersistence::File(None);
     config.silence_warnings = true;
+    config
+}
+
+/// Nothing but the seed decides what happens in a world.
+#[test]
+fn a_seed_is_repeated_exactly() {
+    let twice = |seed| {
+        let random = RandomScheduler::new_from_seed(seed, 100);
+        UncontrolledNondeterminismCheckScheduler::new(random)
+    };
+    Runner::new(twice(number("SEED", 1)), config()).run(one_world);
+}
+
+#[test]
+fn what_a_crash_leaves_is_explained_by_what_callers_were_answered() {
+    let config = config();
     if let Ok(file) = std::env::var("SCHEDULE") {
         let replay = ReplayScheduler::new_from_file(file).unwrap();
         Runner::new(replay, config).run(one_world);

@@ -10,7 +10,7 @@ use crate::{engine::Engine, spi::Abandon, token::Token};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
-    sync::{Arc, OnceLock, Weak},
+    sync::{Arc, LazyLock, Weak},
 };
 
 struct Outlived {
@@ -18,6 +18,21 @@ struct Outlived {
     /// lock may have been held when it was made.
     process: u32,
     stores: Mutex<HashMap<u64, Left>>,
+}
+
+impl Outlived {
+    fn new() -> Self {
+        Outlived { process: std::process::id(), stores: Mutex::default() }
+    }
+}
+
+#[cfg(not(onlyonce_shuttle))]
+static OUTLIVED: LazyLock<Outlived> = LazyLock::new(Outlived::new);
+
+// A schedule begins without what the one before it has left.
+#[cfg(onlyonce_shuttle)]
+shuttle::lazy_static! {
+    static ref OUTLIVED: Outlived = Outlived::new();
 }
 
 /// The handles that are left of one store.
@@ -37,10 +52,7 @@ impl Left {
 }
 
 fn outlived() -> Option<&'static Mutex<HashMap<u64, Left>>> {
-    static OUTLIVED: OnceLock<Outlived> = OnceLock::new();
-    let process = std::process::id();
-    let outlived = OUTLIVED.get_or_init(|| Outlived { process, stores: Mutex::default() });
-    (outlived.process == process).then_some(&outlived.stores)
+    (OUTLIVED.process == std::process::id()).then_some(&OUTLIVED.stores)
 }
 
 /// Registers the handles of one shard that exist while `store` is being closed. Under the shard's

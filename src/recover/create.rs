@@ -7,6 +7,7 @@ use crate::{
     options::Sizes,
     storage::{Storage, StorageFile},
     superblock::{Superblock, SuperblockFile},
+    sync,
 };
 use std::{io, sync::Arc};
 
@@ -42,7 +43,7 @@ pub(super) fn create(
         _ => OpenError::io(format!("creating a store in {place}"))(error),
     };
     let mut random = [0; 24];
-    getrandom::fill(&mut random)
+    sync::random(&mut random)
         .map_err(|error| failed(io::Error::other(format!("no randomness: {error}"))))?;
     let superblock = Superblock {
         number: 1,

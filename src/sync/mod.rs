@@ -32,6 +32,23 @@ pub(crate) fn yield_now() {
     }
 }
 
+/// Fills it with random bytes of the system.
+#[cfg(not(onlyonce_shuttle))]
+pub(crate) fn random(bytes: &mut [u8]) -> Result<(), getrandom::Error> {
+    getrandom::fill(bytes)
+}
+
+/// Fills it with bytes that belong to the schedule: it is repeated exactly.
+#[cfg(onlyonce_shuttle)]
+pub(crate) fn random(bytes: &mut [u8]) -> Result<(), getrandom::Error> {
+    use shuttle::rand::RngCore;
+    match shuttle::current::get_current_task() {
+        Some(_) => shuttle::rand::thread_rng().fill_bytes(bytes),
+        None => getrandom::fill(bytes)?,
+    }
+    Ok(())
+}
+
 /// Gives a lock to the thread that has waited longest for it, if there is one: for callers that
 /// take it again and again, and would otherwise always win.
 #[cfg(not(any(onlyonce_loom, onlyonce_shuttle)))]
