@@ -54,6 +54,9 @@ pub(super) struct Sessions {
     connect_timeout: Duration,
     /// The host to try first.
     first: AtomicUsize,
+    /// A connection was found not to be one session, or may not be one: none is made until that is
+    /// refuted.
+    pooled: AtomicBool,
 }
 
 /// A connection, and what its server has said beside its answers.
@@ -110,6 +113,7 @@ impl Sessions {
             setup,
             connect_timeout: options.connect_timeout,
             first: AtomicUsize::new(0),
+            pooled: AtomicBool::new(false),
         })
     }
 
@@ -148,6 +152,12 @@ impl Sessions {
         Err(worst.expect("there is at least one host"))
     }
 
+    /// A statement was not there that had been prepared, or another one was: perhaps the session was
+    /// another one. The next connection is used only if that is refuted.
+    pub fn doubt(&self) {
+        self.pooled.store(true, Ordering::SeqCst);
+    }
+
     /// A call has failed on the host in use: another one is tried first from now on.
     pub fn suspect(&self) {
         self.suspect_host(self.first.load(Ordering::Relaxed));
@@ -180,8 +190,8 @@ impl Sessions {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(DbError::of_connecting(&error)),
             Err(_) => {
-                let what = "two connections cannot have a transaction each at the same time";
-                return Err(DbError::Unreachable(what.into()));
+                // Nor may a pool of one session keep a second transaction waiting.
+                return Err(DbError::Pooled);
             }
         }
         self.check_again(&b).await?;
@@ -224,7 +234,7 @@ impl Sessions {
         let pid = column(3).parse().unwrap_or_default();
         let known = session.pid.load(Ordering::Relaxed);
         if (known != 0 && known != pid) || column(4) != session.mark {
-            return Err(pooled());
+            return Err(DbError::Pooled);
         }
         session.pid.store(pid, Ordering::Relaxed);
         match column(5) {
@@ -270,13 +280,6 @@ impl Sessions {
 /// SQL: sets a session's mark, and reads its settings.
 fn marked(mark: &str) -> String {
     format!("SELECT set_config('onlyonce.session', '{mark}', false); {SETTINGS}")
-}
-
-/// A connection does not lead to a session of its own.
-pub(super) fn pooled() -> DbError {
-    let what = "the connection is not one session of the server: a pooler in between shares \
-        sessions between transactions; connect directly, or through one that keeps sessions";
-    DbError::Unreachable(what.into())
 }
 
 /// Connects to one host, and drives the connection on a task of its own.
@@ -341,7 +344,11 @@ impl managed::Manager for Keeper {
 
     async fn create(&self) -> Result<Kept, DbError> {
         // Boxed, like the next one, so that the future of a call that needs neither is small.
-        let session = Box::pin(self.0.connect()).await?;
+        let session = match self.0.pooled.load(Ordering::SeqCst) {
+            true => Box::pin(self.0.connect_unshared()).await?,
+            false => Box::pin(self.0.connect()).await?,
+        };
+        self.0.pooled.store(false, Ordering::SeqCst);
         Ok(Kept { session, checked: Instant::now() })
     }
 
@@ -351,6 +358,9 @@ impl managed::Manager for Keeper {
         }
         if kept.checked.elapsed() > BELIEVED {
             let checked = Box::pin(self.0.check_again(&kept.session)).await;
+            if matches!(checked, Err(DbError::Pooled)) {
+                self.0.pooled.store(true, Ordering::SeqCst);
+            }
             checked.map_err(RecycleError::Backend)?;
             kept.checked = Instant::now();
         }

@@ -17,11 +17,7 @@
 //! A store whose session ends makes another one under the same number at once, wherever the
 //! writable server is then.
 
-use super::{
-    inner::Inner,
-    pool::{Session, pooled},
-    trouble::DbError,
-};
+use super::{inner::Inner, pool::Session, trouble::DbError};
 use std::{
     sync::{
         Arc, Weak,
@@ -188,7 +184,7 @@ impl Inner {
         let stands = SessionState { session, pid, over };
         match stands.has(id).await? {
             true => Ok(stands),
-            false => Err(pooled()),
+            false => Err(DbError::Pooled),
         }
     }
 }
@@ -215,7 +211,7 @@ async fn keep(inner: Weak<Inner>, mut stands: SessionState) {
             };
             match timeout(BEAT, stands.has(id)).await {
                 Ok(Ok(true)) => continue,
-                Ok(Ok(false)) => tracing::warn!(why = pooled().what(), "session lost"),
+                Ok(Ok(false)) => tracing::warn!(why = DbError::Pooled.what(), "session lost"),
                 Ok(Err(trouble)) => tracing::warn!(why = trouble.what(), "session lost"),
                 Err(_) => tracing::warn!(why = "the server is silent", "session lost"),
             }

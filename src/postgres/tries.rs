@@ -8,7 +8,7 @@ use super::{
 };
 use std::time::Duration;
 use tokio::time::{Instant, error::Elapsed, sleep, timeout_at};
-use tokio_postgres::types::ToSql;
+use tokio_postgres::{error::SqlState, types::ToSql};
 
 /// Parameters of a statement.
 pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -130,6 +130,9 @@ impl Inner {
             }
             Ok(Err(error)) => {
                 let trouble = DbError::of(&error);
+                if matches!(error.code().map(SqlState::code), Some("26000" | "42P05")) {
+                    self.pool.sessions.doubt();
+                }
                 match &trouble {
                     trouble if trouble.leaves_connection() => session.give_back(),
                     // It has become a standby: the pool's other connections lead there too.

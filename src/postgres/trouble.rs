@@ -18,6 +18,8 @@ pub(super) enum DbError {
     Denied(String),
     /// A server was reached that accepts no writes.
     ReadOnly(String),
+    /// The connection is not one session of the server: a pooler in between shares sessions.
+    Pooled,
     /// A server was reached that does not replicate synchronously.
     NotReplicated(String),
     /// The tables are missing or have another shape.
@@ -85,7 +87,7 @@ impl DbError {
         use DbError::*;
         matches!(
             self,
-            Lost(_) | Again(_) | Locked | Unreachable(_) | ReadOnly(_) | NotReplicated(_)
+            Lost(_) | Again(_) | Locked | Unreachable(_) | ReadOnly(_) | Pooled | NotReplicated(_)
         )
     }
 
@@ -115,6 +117,10 @@ impl DbError {
             DbError::Locked => "another transaction holds the key".into(),
             DbError::Full => "the server's disk is full".into(),
             DbError::Closed => "the store is closed".into(),
+            DbError::Pooled => "the connection is not one session of the server: a pooler in \
+                between shares sessions between transactions; connect directly, or through one \
+                that keeps sessions"
+                .into(),
             DbError::NotReplicated(what)
             | DbError::Again(what)
             | DbError::Unreachable(what)

@@ -76,3 +76,36 @@ fn a_pooler_of_transactions_is_refused() {
         }
     });
 }
+
+/// A pooler that comes to share sessions while the store is open: its connections are checked again,
+/// and calls say what is wrong.
+#[test]
+fn a_pooler_that_changes_is_noticed() {
+    block_on(async {
+        let Some(server) = Server::shared() else { return };
+        let Some(pooler) = Pooler::start(&server, "session") else { return };
+        let database = server.database().await;
+        let options = options(&pooler.dsn(&database)).notify(false);
+        let options = options.deadline(std::time::Duration::from_secs(4));
+        let store = options.connect().await.unwrap();
+        pooler.switch("session", "transaction");
+        until(async || {
+            // Its sessions end, and it makes others.
+            let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                       WHERE datname = current_database() AND pid <> pg_backend_pid()";
+            server.sql(&database, end).await;
+            options.connect().await.is_err()
+        })
+        .await;
+        until(async || {
+            let (a, b, c) =
+                tokio::join!(store.get(key("a")), store.get(key("b")), store.get(key("c")));
+            [a, b, c].iter().any(|got| {
+                matches!(got, Err(BeginError::Unavailable { what }) if what.contains("pooler"))
+            })
+        })
+        .await;
+        pooler.switch("transaction", "session");
+        until(async || store.get(key("a")).await.is_ok()).await;
+    });
+}

@@ -6,7 +6,7 @@ use super::*;
 pub struct Pooler {
     port: u16,
     child: Child,
-    _place: Place,
+    place: Place,
 }
 
 impl Pooler {
@@ -42,7 +42,17 @@ impl Pooler {
             assert!(start.elapsed() < PATIENCE, "no pooler: {}", said());
             std::thread::sleep(Duration::from_millis(20));
         }
-        Some(Pooler { port, child, _place: place })
+        Some(Pooler { port, child, place })
+    }
+
+    /// Pools in another mode from now on: clients that come get it.
+    pub fn switch(&self, from: &str, to: &str) {
+        let file = self.place.path().join("pgbouncer.ini");
+        let config = fs::read_to_string(&file).unwrap();
+        let (from, to) = (format!("pool_mode = {from}"), format!("pool_mode = {to}"));
+        fs::write(&file, config.replace(&from, &to)).unwrap();
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
     }
 
     pub fn dsn(&self, database: &str) -> String {
