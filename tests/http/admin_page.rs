@@ -432,7 +432,7 @@ fn picture() {
         thread::sleep(75 * SECOND);
         page.picture(&Path::new(&to).with_extension("png"));
         page.resize(400, 800);
-        page.picture(Path::new(&format!("{to}-phone.png")));
+        page.picture_of_top(Path::new(&format!("{to}-phone.png")), 400, 860);
         page.resize(1280, 900);
         open_dialog(&mut page);
         page.eval("document.querySelector('dialog [value=complete]').click()");

@@ -183,6 +183,12 @@ impl Page<'_> {
         self.shot(to, json!({ "format": "png", "captureBeyondViewport": true, "clip": clip }));
     }
 
+    /// A picture of its beginning.
+    pub fn picture_of_top(&mut self, to: &Path, width: u32, height: u32) {
+        let clip = json!({ "x": 0, "y": 0, "width": width, "height": height, "scale": 1 });
+        self.shot(to, json!({ "format": "png", "captureBeyondViewport": true, "clip": clip }));
+    }
+
     /// A picture of what the selector finds.
     pub fn picture_of(&mut self, selector: &str, to: &Path) {
         let at = self.eval(&format!(
