@@ -84,10 +84,12 @@ fn until_the_new_answer_is_durable_the_earlier_one_is_there() {
         drop(shut);
         assert_eq!(first.join().unwrap(), Ok(()));
         assert_eq!(second.join().unwrap(), Ok(()));
-        assert_eq!(store.answer("k"), b"third", "{durability:?}");
+        // Either may have been the first to get to the key.
+        let answer = store.answer("k");
+        assert!([&b"second"[..], b"third"].contains(&&*answer), "{durability:?}: {answer:?}");
         assert_eq!(store.stats().records, 1);
         let after = sim.options.open_on(Arc::new(sim.disk.power_cut())).unwrap();
-        assert_eq!(after.answer("k"), b"third");
+        assert_eq!(after.answer("k"), answer);
     }
 }
 
