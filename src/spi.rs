@@ -238,6 +238,18 @@ pub trait IdempotencyStore: Clone + Send + Sync + 'static {
         at_most: Duration,
     ) -> impl Future<Output = bool> + Send;
 
+    /// Returns what a `begin` would find at a key, whatever its fingerprint, and claims nothing:
+    /// neither `Granted` nor `Mismatch`, and `None` for an absent key. A backend without this is
+    /// unavailable for it.
+    fn look(
+        &self,
+        key: &OwnedKey,
+    ) -> impl Future<Output = Result<Option<Found>, BeginError>> + Send {
+        let _ = key;
+        let what = "this backend doesn't say what has become of a key".to_owned();
+        std::future::ready(Err(BeginError::Unavailable { what }))
+    }
+
     /// Returns `terms` with the store's own where they are `None`, or the error that a `begin` with
     /// them would get: for a caller that wants to know at its start. A backend without this returns
     /// them as they are.

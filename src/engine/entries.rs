@@ -11,6 +11,7 @@ use crate::{
     location::Location,
     log::Frame,
     record::{Reason, Record},
+    spi::{Found, Interruption, Running},
     token::Token,
 };
 use std::{sync::Arc, time::Duration};
@@ -57,6 +58,29 @@ pub enum State {
     },
     /// The operation took effect.
     Completed(Record),
+}
+
+impl Entry {
+    /// As a `begin` at the time `now_ms`, as times are shown, would find it.
+    pub(crate) fn found(self, now_ms: u64) -> Found {
+        let token = self.token;
+        match self.state {
+            State::InFlight { running_for, .. } => Found::InFlight(Running { token, running_for }),
+            State::Completed(record) => Found::Replay(record),
+            State::Interrupted { reason, at, holder_gone, checkpoint, answer } => {
+                Found::Interrupted(Interruption {
+                    token,
+                    reason,
+                    holder_gone,
+                    attempts: self.attempts,
+                    checkpoint,
+                    answer,
+                    settle_after: Duration::ZERO,
+                    interrupted_for: Duration::from_millis(now_ms.saturating_sub(at)),
+                })
+            }
+        }
+    }
 }
 
 /// The states of keys to list. The default lists all keys.

@@ -16,7 +16,7 @@ use crate::{
     key::{KeyRef, OwnedKey},
     options::check_retention,
     record::Retention,
-    spi::Completion,
+    spi::{Completion, Found},
     store::sharded::slot_of,
     token::Token,
 };
@@ -287,6 +287,24 @@ impl Inner {
             }
         };
         changed(done)
+    }
+}
+
+impl Inner {
+    /// The state of a key as a `begin` would find it.
+    pub async fn find(&self, key: OwnedKey) -> Result<Option<Found>, BeginError> {
+        let mut tries = self.tries();
+        loop {
+            match self.look(&tries, key.as_ref()).await {
+                Ok(row) => {
+                    return Ok(row.and_then(|row| {
+                        let now = u64::try_from(row.now).unwrap_or(0);
+                        entry(row, key).map(|entry| entry.found(now))
+                    }));
+                }
+                Err(trouble) => tries.again(trouble).await?,
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     error::{BeginError, ClaimError, OpenError},
+    key::OwnedKey,
     spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
     token::Token,
 };
@@ -241,6 +242,11 @@ impl IdempotencyStore for PostgresStore {
         let watching = async move { inner.changed(&request, seen, at_most).await };
         let mut task = Attended(self.inner().runtime.spawn(watching));
         (&mut task.0).await.unwrap_or(false)
+    }
+
+    async fn look(&self, key: &OwnedKey) -> Result<Option<Found>, BeginError> {
+        let (inner, key) = (self.inner().clone(), key.clone());
+        self.spawn(async move { inner.find(key).await }).await
     }
 
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     error::{BeginError, ClaimError},
+    key::OwnedKey,
     spi::{Abandon, ClaimOp, Found, IdempotencyStore, Interruption, Request, Terms, Ticket},
     stats::Count,
     store::async_store::AsyncStore,
@@ -472,6 +473,10 @@ impl IdempotencyStore for TransactionStore {
 
     async fn changed(&self, request: &Request, seen: Token, at_most: Duration) -> bool {
         self.store.changed(request, seen, at_most).await
+    }
+
+    async fn look(&self, key: &OwnedKey) -> Result<Option<Found>, BeginError> {
+        self.store.look(key).await
     }
 
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {

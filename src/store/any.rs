@@ -2,6 +2,7 @@
 
 use crate::{
     error::{BeginError, ClaimError},
+    key::OwnedKey,
     spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
     token::Token,
 };
@@ -28,6 +29,7 @@ trait Erased: Send + Sync {
         seen: Token,
         at_most: Duration,
     ) -> Boxed<'a, bool>;
+    fn look<'a>(&'a self, key: &'a OwnedKey) -> Boxed<'a, Result<Option<Found>, BeginError>>;
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError>;
     fn now(&self) -> Duration;
     fn abandon(&self, ticket: &Ticket, how: Abandon);
@@ -61,6 +63,10 @@ impl<S: IdempotencyStore> Erased for S {
         at_most: Duration,
     ) -> Boxed<'a, bool> {
         Box::pin(IdempotencyStore::changed(self, request, seen, at_most))
+    }
+
+    fn look<'a>(&'a self, key: &'a OwnedKey) -> Boxed<'a, Result<Option<Found>, BeginError>> {
+        Box::pin(IdempotencyStore::look(self, key))
     }
 
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
@@ -109,6 +115,10 @@ impl IdempotencyStore for AnyStore {
 
     async fn changed(&self, request: &Request, seen: Token, at_most: Duration) -> bool {
         self.0.changed(request, seen, at_most).await
+    }
+
+    async fn look(&self, key: &OwnedKey) -> Result<Option<Found>, BeginError> {
+        self.0.look(key).await
     }
 
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {

@@ -4,7 +4,7 @@
 use crate::{
     error::{BeginError, ClaimError},
     fingerprint::Fingerprint,
-    key::KeyRef,
+    key::{KeyRef, OwnedKey},
     spi::{Abandon, ClaimOp, Completion, Found, IdempotencyStore, Request, Terms, Ticket},
     store::claim::{Begin, Claim, Interrupted, Pending},
     store::once::Once,
@@ -111,6 +111,13 @@ impl<S: IdempotencyStore> IdempotencyStore for AsyncStore<S> {
         at_most: Duration,
     ) -> impl Future<Output = bool> + Send {
         self.0.changed(request, seen, at_most)
+    }
+
+    fn look(
+        &self,
+        key: &OwnedKey,
+    ) -> impl Future<Output = Result<Option<Found>, BeginError>> + Send {
+        self.0.look(key)
     }
 
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {

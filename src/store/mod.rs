@@ -22,7 +22,7 @@ use crate::{
     error::{BeginError, ClaimError, Forked, OpenError},
     fingerprint::Fingerprint,
     inspect::{Inspection, Progress, Report},
-    key::KeyRef,
+    key::{KeyRef, OwnedKey},
     limits::SHARDS,
     observe::{Call, events},
     options::Options,
@@ -501,6 +501,12 @@ impl IdempotencyStore for Store {
         at_most: Duration,
     ) -> impl Future<Output = bool> + Send {
         Changed::new(&self.0.engine, request.key.clone(), seen, at_most)
+    }
+
+    async fn look(&self, key: &OwnedKey) -> Result<Option<Found>, BeginError> {
+        let engine = self.engine()?;
+        let entry = engine.get(key.as_ref())?;
+        Ok(entry.map(|entry| entry.found(engine.time.shown(engine.now()))))
     }
 
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {

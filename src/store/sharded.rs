@@ -3,7 +3,7 @@
 
 use crate::{
     error::{BeginError, ClaimError},
-    key::KeyRef,
+    key::{KeyRef, OwnedKey},
     spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
     sync::wait::Event,
     token::Token,
@@ -375,6 +375,11 @@ impl<S: IdempotencyStore> IdempotencyStore for ShardedStore<S> {
         // Without keeping the map: this may take long, and changes nothing.
         let store = self.store_of(request.key.as_ref());
         store.changed(request, seen, at_most).await
+    }
+
+    async fn look(&self, key: &OwnedKey) -> Result<Option<Found>, BeginError> {
+        let store = self.store_of(key.as_ref());
+        store.look(key).await
     }
 
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
