@@ -2,11 +2,13 @@
 
 use super::{
     budget::{Budget, Places, Refused, Waiters},
+    details::Envelope,
     executor::{Executor, TokioExecutor},
     fingerprint::{Fingerprints, original_target},
     headers::Retained,
     interrupted::OnInterrupted,
     outcome::Outcomes,
+    problem::Problem,
     running::Running,
     scope::KeyScope,
     seal::{Dereference, Seal},
@@ -57,6 +59,8 @@ pub(super) struct Config {
     pub seal: Option<Arc<dyn Seal>>,
     pub dereference: Option<Dereference>,
     pub problem_types: String,
+    pub envelope: Envelope,
+    pub unsealed: bool,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -88,8 +92,15 @@ impl Config {
             seal: None,
             dereference: None,
             problem_types: PROBLEM_TYPES.to_owned(),
+            envelope: Envelope::default(),
+            unsealed: false,
             clock: Arc::new(SystemClock),
         }
+    }
+
+    /// The `type` of a problem.
+    pub fn kind_of(&self, problem: Problem) -> String {
+        format!("{}{}", self.problem_types, problem.name())
     }
 
     pub fn covers(&self, parts: &Parts) -> bool {

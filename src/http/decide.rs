@@ -89,7 +89,7 @@ impl<S: IdempotencyStore> Core<S> {
     /// The layer's own answer.
     pub fn say<B: Body>(&self, trouble: ProblemResponse) -> Response<ResponseBody<B>> {
         self.came(Outcome::Refused(trouble.problem));
-        trouble.answer(&self.config.problem_types)
+        trouble.answer(&self.config)
     }
 
     /// The request's key in its scope, as far as its head says.
@@ -118,6 +118,12 @@ impl<S: IdempotencyStore> Core<S> {
             Err(BadKey::Missing) if self.config.optional => Ok(None),
             key => self.in_scope(scope, key).map(Some),
         }
+    }
+
+    /// The key in a request's header, which is needed.
+    pub fn key_in_header(&self, parts: &Parts) -> Result<OwnedKey, ProblemResponse> {
+        let scope = self.scope(parts)?;
+        self.in_scope(&scope, self.config.key.in_headers(parts))
     }
 
     fn scope(&self, parts: &Parts) -> Result<Scope, ProblemResponse> {

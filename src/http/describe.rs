@@ -7,17 +7,18 @@ use serde_json::{Value, json};
 
 impl<S: IdempotencyStore> IdempotencyLayer<S> {
     /// Returns the layer's policy as JSON, for the service's documentation: the key's format, the
-    /// covered requests, how long answers are replayed, and what is not replayed. `null` where the
-    /// store's setting applies.
+    /// covered requests, how long answers are replayed, and what is not replayed. Windows and bounds
+    /// are those in force; `null` only where a backend doesn't know them, or a list means all.
     pub fn policy_json(&self) -> String {
         let config = &self.core.config;
         let names = |names: &[HeaderName]| -> Vec<String> {
             names.iter().map(|name| name.as_str().to_owned()).collect()
         };
+        let terms = self.core.store.terms_in_force(config.terms()).unwrap_or(config.terms());
         let problems = Problem::ALL.map(|problem| {
             json!({
-                "type": format!("{}{}", config.problem_types, problem.name()),
-                "title": problem.title(),
+                "type": config.kind_of(problem),
+                "title": problem.title(&config.label),
                 "status": problem.status().as_u16(),
             })
         });
@@ -42,9 +43,9 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
             },
             "max_request_body_bytes": config.max_body,
             "request_body_seconds": config.read_timeout.as_secs(),
-            "max_response_bytes": config.max_response,
-            "replay_for_seconds": config.retention.map(|r| r.replay_for.as_secs()),
-            "remember_for_seconds": config.retention.map(|r| r.remember_for.as_secs()),
+            "max_response_bytes": terms.reserve,
+            "replay_for_seconds": terms.retention.map(|r| r.replay_for.as_secs()),
+            "remember_for_seconds": terms.retention.map(|r| r.remember_for.as_secs()),
             "while_in_flight": {
                 "mode": if config.wait.is_zero() { "refuse" } else { "wait" },
                 "wait_ms": config.wait.as_millis() as u64,
@@ -58,6 +59,8 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
                 "except": names(&config.retained.keep),
             },
             "replay_marker": "Idempotent-Replayed: true",
+            "headers_of_answers": ["Idempotent-Replayed", "Age", "Idempotency-Expires-In",
+                "Idempotency-Retryable", "Retry-After"],
             "problems": problems,
         });
         policy.to_string()

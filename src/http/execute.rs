@@ -7,7 +7,7 @@ use super::{
     decide::{Asked, Left, Whole, refused},
     fingerprint::original_target,
     interrupted::{OnInterrupted, Settlement},
-    keep::Head,
+    keep::{Head, Place},
     outcome::Outcome,
     problem::{Problem, with_jitter},
     running::Run,
@@ -136,7 +136,8 @@ impl<S: IdempotencyStore> Core<S> {
         let (parts, data) = answer.into_parts();
         let headers = self.config.retained.of(&parts.headers, false);
         let head = Head { status: parts.status, headers };
-        let packed = self.config.pack(&key, Kind::Whole, &head, None, [&data].into_iter());
+        let packed =
+            self.config.pack(&key, Place::Record, Kind::Whole, &head, None, [&data].into_iter());
         let short = self.config.pack_head(&key, &head, false);
         let done = match &packed {
             Some(packed) => claim.complete_with(completion(&short, Some(packed))).await,

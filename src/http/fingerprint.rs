@@ -138,7 +138,7 @@ impl Fingerprints {
     /// use onlyonce::http::Fingerprints;
     /// let rules = Fingerprints::by(|parts, body| {
     ///     let target = parts.uri.path().as_bytes();
-    ///     [&(target.len() as u64).to_le_bytes(), target, body].concat()
+    ///     [&(target.len() as u64).to_le_bytes()[..], target, &body[..]].concat()
     /// });
     /// # let _ = rules;
     /// ```

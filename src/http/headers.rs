@@ -31,6 +31,8 @@ const NEVER: &[&str] = &[
     "tracestate",
     "traceresponse",
     "idempotent-replayed",
+    "idempotency-retryable",
+    "idempotency-expires-in",
 ];
 
 /// Families of them.

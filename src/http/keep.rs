@@ -19,6 +19,7 @@ impl Config {
     pub fn pack(
         &self,
         key: &OwnedKey,
+        place: Place,
         kind: Kind,
         head: &Head<'_>,
         trailers: Option<&HeaderMap>,
@@ -32,7 +33,7 @@ impl Config {
             return Some(bytes);
         };
         stored::encode(&mut bytes, head.status, &head.headers, trailers, body);
-        match seal.seal(&context(key), &bytes) {
+        match seal.seal(&context(key, place, kind), &bytes) {
             Ok(sealed) => Some([&stored::prefix(kind, true), &sealed[..]].concat()),
             Err(error) => {
                 tracing::error!(%error, "an answer could not be sealed, and is not kept");
@@ -52,7 +53,7 @@ impl Config {
         let headers = fitting(location.into_iter().chain(others).copied(), room);
         let head = Head { status: head.status, headers };
         let none = std::iter::empty::<&[u8]>;
-        self.pack(key, Kind::HeadOnly, &head, None, none())
+        self.pack(key, Place::Record, Kind::HeadOnly, &head, None, none())
             .filter(|packed| packed.len() <= HEAD_BYTES_MAX)
             // Nothing secret in a status.
             .unwrap_or_else(|| {
@@ -64,7 +65,7 @@ impl Config {
 
     /// Reads what [`pack`](Self::pack) made; `None` if these bytes are something else, or can't be
     /// opened.
-    pub fn unpack(&self, key: &OwnedKey, bytes: Bytes) -> Option<Stored> {
+    pub fn unpack(&self, key: &OwnedKey, place: Place, bytes: Bytes) -> Option<Stored> {
         if bytes.is_empty() {
             return None;
         }
@@ -72,9 +73,13 @@ impl Config {
             return strange();
         };
         if !sealed {
+            if self.seal.is_some() && !self.unsealed {
+                tracing::error!("a stored answer is not sealed, and is not believed");
+                return None;
+            }
             return stored::decode(kind, rest).or_else(strange);
         }
-        let opened = self.seal.as_ref()?.open(&context(key), &rest);
+        let opened = self.seal.as_ref()?.open(&context(key, place, kind), &rest);
         match opened {
             Ok(plain) => stored::decode(kind, plain.into()),
             Err(error) => {
@@ -110,9 +115,19 @@ fn fitting<'a>(
     all.filter(fits).collect()
 }
 
-/// Scope and key, delimited.
-fn context(key: &OwnedKey) -> Vec<u8> {
-    let mut context = vec![key.scope().len() as u8];
+/// What an answer is in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A part of the key's record.
+    Record,
+    /// What an interrupted key has kept.
+    Left,
+}
+
+/// Place and kind, scope and key, delimited. Not the token: it is another one when a key moves to
+/// another store.
+fn context(key: &OwnedKey, place: Place, kind: Kind) -> Vec<u8> {
+    let mut context = vec![place as u8, kind as u8, key.scope().len() as u8];
     context.extend_from_slice(key.scope());
     context.extend_from_slice(key.key());
     context

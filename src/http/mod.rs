@@ -44,6 +44,7 @@ mod check;
 mod config;
 mod decide;
 mod describe;
+mod details;
 mod execute;
 mod executor;
 #[cfg(feature = "axum")]
@@ -56,6 +57,7 @@ mod keep;
 mod layer;
 mod look;
 mod meaning;
+mod openapi;
 mod options;
 mod outcome;
 mod problem;
@@ -66,12 +68,14 @@ mod scope;
 mod seal;
 mod service;
 mod source;
+mod status;
 mod stored;
 mod verdict;
 
 pub use attempt::Attempt;
 pub use body::{RequestBody, ResponseBody};
 pub use check::WrongSetting;
+pub use details::ProblemDetails;
 pub use executor::{BoxFuture, Executor, TokioExecutor};
 #[cfg(feature = "axum")]
 pub use extract::NoAttempt;
@@ -84,6 +88,7 @@ pub use scope::{By, KeyScope};
 pub use seal::{BoxError, Seal, StoreReference};
 pub use service::Idempotency;
 pub use source::KeySource;
+pub use status::KeyStatus;
 pub use verdict::{Policy, Verdict};
 
 #[cfg(feature = "__internals")]

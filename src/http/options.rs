@@ -3,6 +3,7 @@
 use super::{
     attempt::Attempt,
     config::Config,
+    details::{Envelope, ProblemDetails},
     executor::Executor,
     fingerprint::Fingerprints,
     interrupted::{OnInterrupted, Settlement},
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{clock::Clock, record::Retention, spi::IdempotencyStore};
 use bytes::Bytes;
-use http::{HeaderName, Method, Request};
+use http::{HeaderName, HeaderValue, Method, Request};
 use http_body::Body;
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -189,6 +190,31 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
     /// follows. Default: `urn:onlyonce:problem:`. Once published it should stay.
     pub fn problem_types(self, start: impl Into<String>) -> Self {
         self.set(|config| config.problem_types = start.into())
+    }
+
+    /// Sets how the bodies of the layer's own answers are written: media type and bytes, for an API
+    /// whose errors have a shape of their own. Status and headers stay. Default:
+    /// [`ProblemDetails::rfc9457`].
+    ///
+    /// ```
+    /// # use onlyonce::{Store, http::{IdempotencyLayer, KeyScope, ProblemDetails}};
+    /// # fn make(store: Store) -> IdempotencyLayer<Store> {
+    /// IdempotencyLayer::new(store, KeyScope::Global).problem_body(ProblemDetails::stripe)
+    /// # }
+    /// ```
+    pub fn problem_body(
+        self,
+        write: impl Fn(&ProblemDetails) -> (HeaderValue, Bytes) + Send + Sync + 'static,
+    ) -> Self {
+        self.set(|config| config.envelope = Envelope(Arc::new(write)))
+    }
+
+    /// Replays also answers that are not sealed although a [`seal`](Self::seal) is set: those that
+    /// were stored before there was one, or by an operator. Default: they are not believed, because
+    /// what isn't sealed may be put there by anyone who can write to the store; the client gets 500
+    /// `failed`.
+    pub fn accept_unsealed(self) -> Self {
+        self.set(|config| config.unsealed = true)
     }
 
     /// Sets the clock for `Age` where the backend doesn't know how old its records are

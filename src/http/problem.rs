@@ -1,10 +1,12 @@
 //! The layer's own answers, as `application/problem+json` (RFC 9457).
 
-use super::body::ResponseBody;
-use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use super::{
+    body::ResponseBody,
+    config::Config,
+    details::{ProblemDetails, seconds},
+};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::Body;
-use serde_json::{Value, json};
 use std::time::Duration;
 
 /// The layer's own answers, for requests that get none from the service. Each has a page in
@@ -68,18 +70,18 @@ impl Problem {
         Problem::ShareUsed,
     ];
 
-    /// Status, the last part of the `type`, and the title.
+    /// Status, the last part of the `type`, and the title, in which `{key}` stands for the header.
     fn row(self) -> (StatusCode, &'static str, &'static str) {
         use Problem::*;
         let (status, name, title) = match self {
-            KeyMissing => (400, "key-missing", "Idempotency-Key is missing"),
-            KeyMalformed => (400, "key-malformed", "Idempotency-Key is malformed"),
+            KeyMissing => (400, "key-missing", "{key} is missing"),
+            KeyMalformed => (400, "key-malformed", "{key} is malformed"),
             BodyUnreadable => (400, "body-unreadable", "The request's body could not be read"),
             BodyTooLarge => (413, "body-too-large", "The request's body is too large"),
             BodyTooSlow => (408, "body-too-slow", "The request's body did not come in time"),
-            KeyReused => (422, "key-reused", "Idempotency-Key is already used"),
+            KeyReused => (422, "key-reused", "{key} is already used"),
             OtherDefinition => (503, "other-definition", "The service is being exchanged"),
-            InFlight => (409, "in-flight", "A request is outstanding for this Idempotency-Key"),
+            InFlight => (409, "in-flight", "A request is outstanding for this {key}"),
             Interrupted => (409, "interrupted", "The outcome of this request is not known"),
             NotRetained => (409, "not-retained", "The request is done, its answer is not kept"),
             ScopeMissing => (500, "scope-missing", "The service is misconfigured"),
@@ -102,8 +104,9 @@ impl Problem {
         self.row().1
     }
 
-    pub(super) fn title(self) -> &'static str {
-        self.row().2
+    /// The title, with what the key is called.
+    pub(super) fn title(self, label: &str) -> String {
+        self.row().2.replace("{key}", label)
     }
 
     /// Whether the same request may be sent again, unchanged.
@@ -133,7 +136,7 @@ impl Problem {
 pub(super) struct ProblemResponse {
     pub problem: Problem,
     detail: String,
-    retryable: bool,
+    pub retryable: bool,
     retry_after: Option<Duration>,
     /// Status and `Location` of an answer that is not kept.
     original: Option<(StatusCode, Option<HeaderValue>)>,
@@ -153,42 +156,54 @@ impl ProblemResponse {
     }
 
     /// Makes the response, and logs the same details, without the key.
-    pub fn answer<B: Body>(self, types: &str) -> Response<ResponseBody<B>> {
-        let instance = format!("urn:uuid:{}", uuid());
+    pub fn answer<B: Body>(self, config: &Config) -> Response<ResponseBody<B>> {
         let ProblemResponse { problem, detail, retryable, retry_after, original } = self;
-        let (status, name, title) = problem.row();
-        if status.is_server_error() {
+        let (original_status, location) = original.unzip();
+        let details = ProblemDetails {
+            problem,
+            kind: config.kind_of(problem),
+            title: problem.title(&config.label),
+            detail,
+            instance: format!("urn:uuid:{}", uuid()),
+            retryable,
+            retry_after,
+            original_status,
+        };
+        let (name, instance, detail) = (problem.name(), &details.instance, &details.detail);
+        if problem.status().is_server_error() {
             tracing::error!(problem = name, %instance, "{detail}");
         } else {
             tracing::debug!(problem = name, %instance, "{detail}");
         }
-        let mut body = json!({
-            "type": format!("{types}{name}"),
-            "title": title,
-            "status": status.as_u16(),
-            "detail": detail,
-            "instance": instance,
-            "retryable": retryable,
-        });
         let mut response = Response::new(());
-        *response.status_mut() = status;
+        *response.status_mut() = problem.status();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        let kind = HeaderValue::from_static("application/problem+json");
-        headers.insert(header::CONTENT_TYPE, kind);
+        headers.insert(RETRYABLE, said(retryable));
         if let Some(wait) = retry_after {
-            let seconds = wait.as_secs_f64().ceil() as u64;
-            headers.insert(header::RETRY_AFTER, seconds.into());
-            body["retry_after"] = Value::from(seconds);
+            headers.insert(header::RETRY_AFTER, seconds(wait).into());
         }
-        if let Some((status, location)) = original {
-            body["original_status"] = Value::from(status.as_u16());
-            if let Some(location) = location {
-                headers.insert(header::LOCATION, location);
-            }
+        if let Some(location) = location.flatten() {
+            headers.insert(header::LOCATION, location);
         }
-        response.map(|()| ResponseBody::whole(Bytes::from(format!("{body}\n")), None))
+        // What can't be fetched describes nothing.
+        if ["http://", "https://", "/"].iter().any(|start| details.kind.starts_with(start))
+            && let Ok(link) = format!("<{}>; rel=\"describedby\"", details.kind).try_into()
+        {
+            headers.insert(header::LINK, link);
+        }
+        let (media, body) = (config.envelope.0)(&details);
+        headers.insert(header::CONTENT_TYPE, media);
+        response.map(|()| ResponseBody::whole(body, None))
     }
+}
+
+/// Says whether the same request may be sent again, unchanged.
+pub(super) const RETRYABLE: HeaderName = HeaderName::from_static("idempotency-retryable");
+
+/// A value of [`RETRYABLE`].
+pub(super) fn said(retryable: bool) -> HeaderValue {
+    HeaderValue::from_static(if retryable { "true" } else { "false" })
 }
 
 /// Between three quarters and five quarters of `wait`, and between 1 and 10 seconds, so that

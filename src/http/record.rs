@@ -4,7 +4,7 @@ use super::{
     body::{Read, ResponseBody},
     execute::{Recorder, completion, is_overtaken, read_answer},
     fingerprint::media_type,
-    keep::Head,
+    keep::{Head, Place},
     replay::REPLAYED,
     seal::StoreReference,
     stored::{self, Kind},
@@ -135,7 +135,8 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         trailers: Option<&HeaderMap>,
     ) -> Result<(), ClaimError> {
         let config = &self.core.config;
-        let packed = config.pack(self.key, Kind::Whole, head, trailers, [data].into_iter());
+        let packed =
+            config.pack(self.key, Place::Record, Kind::Whole, head, trailers, [data].into_iter());
         let Some(packed) = packed else {
             return self.head_only(claim, head).await;
         };
@@ -156,7 +157,14 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
     ) -> Answer<R> {
         let config = &self.core.config;
         let head = self.head(&parts);
-        let packed = config.pack(self.key, Kind::Reference, &head, None, [&reference].into_iter());
+        let packed = config.pack(
+            self.key,
+            Place::Record,
+            Kind::Reference,
+            &head,
+            None,
+            [&reference].into_iter(),
+        );
         let done = match packed {
             Some(packed) => {
                 let short = config.pack_head(self.key, &head, false);
@@ -233,8 +241,14 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         let (packed, body) = match read_answer(body, Self::room(&claim, &head)).await {
             Read::Whole(data, trailers) => {
                 let (config, trailing) = (&self.core.config, trailers.as_ref());
-                let packed =
-                    config.pack(self.key, Kind::Whole, &head, trailing, [&data].into_iter());
+                let packed = config.pack(
+                    self.key,
+                    Place::Left,
+                    Kind::Whole,
+                    &head,
+                    trailing,
+                    [&data].into_iter(),
+                );
                 (packed, ResponseBody::whole(data, trailers))
             }
             Read::TooLarge(data, rest) => (None, ResponseBody::resumed(data, rest)),

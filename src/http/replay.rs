@@ -4,8 +4,9 @@ use super::{
     body::ResponseBody,
     config::Core,
     decide::{Decision, Left, in_flight},
+    keep::Place,
     outcome::Outcome,
-    problem::{Problem, ProblemResponse},
+    problem::{Problem, ProblemResponse, RETRYABLE, said},
     stored::{Kind, Stored},
 };
 use crate::{
@@ -22,6 +23,9 @@ use http_body::Body;
 /// Marks an answer that was not made by executing this request.
 pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
+/// How many seconds the key is remembered.
+pub(super) const EXPIRES_IN: HeaderName = HeaderName::from_static("idempotency-expires-in");
+
 impl<S: IdempotencyStore> Core<S> {
     /// The answer of a completed key.
     pub async fn replay<R: Body<Data = Bytes>>(
@@ -29,15 +33,11 @@ impl<S: IdempotencyStore> Core<S> {
         key: &OwnedKey,
         record: Record,
     ) -> Response<ResponseBody<R>> {
-        let age = match record.age() {
-            Some(age) => age.as_secs(),
-            None => self.config.clock.wall_ms().saturating_sub(record.completed_at()) / 1000,
-        };
+        let (age, expires) = (self.age(&record), self.expires_in(&record));
         if record.response().is_none() {
             return self.not_retained(key, &record);
         }
-        let Some(mut stored) = self.config.unpack(key, Bytes::from_owner(Whole(record.clone())))
-        else {
+        let Some(mut stored) = self.unpack_response(key, &record) else {
             return self.say(Problem::Failed.because("the stored answer can't be read"));
         };
         match stored.kind {
@@ -61,7 +61,38 @@ impl<S: IdempotencyStore> Core<S> {
             }
         }
         self.came(Outcome::Replayed);
-        replayed(stored, age)
+        let mut answer = replayed(stored, age, false);
+        answer.headers_mut().insert(EXPIRES_IN, expires.into());
+        answer
+    }
+
+    /// The age of a record, in seconds.
+    pub fn age(&self, record: &Record) -> u64 {
+        match record.age() {
+            Some(age) => age.as_secs(),
+            None => self.config.clock.wall_ms().saturating_sub(record.completed_at()) / 1000,
+        }
+    }
+
+    /// How long a record is remembered from now on, in seconds.
+    pub fn expires_in(&self, record: &Record) -> u64 {
+        let window = record.expires_at().saturating_sub(record.completed_at()) / 1000;
+        window.saturating_sub(self.age(record))
+    }
+
+    fn unpack_response(&self, key: &OwnedKey, record: &Record) -> Option<Stored> {
+        self.config.unpack(key, Place::Record, Bytes::from_owner(Whole(record.clone())))
+    }
+
+    /// What is kept of a record's answer.
+    pub fn unpack_record(&self, key: &OwnedKey, record: &Record) -> Option<Stored> {
+        match record.response() {
+            Some(_) => self.unpack_response(key, record),
+            None => {
+                let head = Bytes::copy_from_slice(record.head());
+                self.config.unpack(key, Place::Record, head)
+            }
+        }
     }
 
     /// The answer that an interrupted holder left; if it can't be read, `trouble`.
@@ -71,11 +102,11 @@ impl<S: IdempotencyStore> Core<S> {
         left: Left,
         trouble: ProblemResponse,
     ) -> Response<ResponseBody<R>> {
-        let unpacked = self.config.unpack(key, Bytes::from_owner(left.answer));
+        let unpacked = self.config.unpack(key, Place::Left, Bytes::from_owner(left.answer));
         match unpacked.filter(|stored| stored.kind == Kind::Whole) {
             Some(stored) => {
                 self.came(Outcome::LeftReplayed);
-                replayed(stored, left.age.as_secs())
+                replayed(stored, left.age.as_secs(), trouble.retryable)
             }
             None => self.say(trouble),
         }
@@ -89,7 +120,8 @@ impl<S: IdempotencyStore> Core<S> {
     ) -> Response<ResponseBody<R>> {
         let why = "this request was executed, and its answer is not kept; don't send it again";
         let trouble = Problem::NotRetained.because(why);
-        let head = self.config.unpack(key, Bytes::copy_from_slice(record.head()));
+        let head = Bytes::copy_from_slice(record.head());
+        let head = self.config.unpack(key, Place::Record, head);
         self.say(match head {
             Some(head) => {
                 trouble.original(head.status, head.headers.get(header::LOCATION).cloned())
@@ -125,7 +157,12 @@ impl<S: IdempotencyStore> Core<S> {
     }
 }
 
-fn replayed<R: Body<Data = Bytes>>(stored: Stored, age: u64) -> Response<ResponseBody<R>> {
+/// A stored answer. `retryable`: whether a retry may get another one.
+fn replayed<R: Body<Data = Bytes>>(
+    stored: Stored,
+    age: u64,
+    retryable: bool,
+) -> Response<ResponseBody<R>> {
     let Stored { status, headers, trailers, body, .. } = stored;
     let mut answer = Response::new(ResponseBody::whole(body, trailers));
     *answer.status_mut() = status;
@@ -133,6 +170,9 @@ fn replayed<R: Body<Data = Bytes>>(stored: Stored, age: u64) -> Response<Respons
     let headers = answer.headers_mut();
     headers.insert(REPLAYED, HeaderValue::from_static("true"));
     headers.insert(header::AGE, age.into());
+    if status.is_server_error() {
+        headers.insert(RETRYABLE, said(retryable));
+    }
     answer
 }
 

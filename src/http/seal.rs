@@ -11,8 +11,10 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Status, headers and body are sealed together. The bytes that a seal adds count towards the bound
 /// of the response.
 pub trait Seal: Send + Sync + 'static {
-    /// Seals `plain`. `context` names scope and key; a cipher takes it as associated data, so that
-    /// a sealed answer can't be put in the place of another one.
+    /// Seals `plain`. `context` names the kind of what is stored, scope and key; a cipher takes it as
+    /// associated data, so that a sealed answer can't be put in the place of another one. To
+    /// exchange the cipher's key, let what is sealed begin with the number of its key, and open
+    /// older numbers for as long as answers are remembered.
     fn seal(&self, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, BoxError>;
 
     /// Opens what [`seal`](Self::seal) made in the same context.

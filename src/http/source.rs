@@ -168,6 +168,11 @@ impl KeySource {
     }
 
     /// For the published policy.
+    pub(super) fn is_uuids(&self) -> bool {
+        self.uuids
+    }
+
+    /// For the published policy.
     pub(super) fn least(&self) -> usize {
         self.min_bytes.max(1)
     }

@@ -145,7 +145,7 @@ impl<'a> Reader<'a> {
             return None;
         }
         // Those that a replay adds have room, too. A map has a bound of its own.
-        let room = if count == 0 { 0 } else { count + 2 };
+        let room = if count == 0 { 0 } else { count + 4 };
         let mut headers = HeaderMap::try_with_capacity(room).ok()?;
         for _ in 0..count {
             let len = self.number()?;

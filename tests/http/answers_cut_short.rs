@@ -54,7 +54,7 @@ fn heard(bytes: &[u8]) -> Heard {
     let (status, lines) = head.split_once("\r\n").unwrap();
     let lines: Vec<_> = lines.split("\r\n").map(str::to_owned).collect();
     let of_message = |line: &String| {
-        ["date: ", "age: ", "connection: ", "idempotent-replayed: "]
+        ["date: ", "age: ", "connection: ", "idempotent-replayed: ", "idempotency-expires-in: "]
             .iter()
             .any(|h| line.starts_with(h))
     };

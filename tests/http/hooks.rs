@@ -43,6 +43,94 @@ async fn sealed_answers_are_not_in_the_store() {
     assert_eq!(orders.runs(), 1);
 }
 
+/// What is sealed can't take another's place, and what isn't sealed is not believed.
+#[tokio::test]
+async fn nothing_unsealed_is_believed() {
+    let (store, orders) = (store(), counter());
+    // Stored before there was a seal.
+    send(&behind(&layer(&store), &orders), post("k")).await;
+    let sealing = layer(&store).seal(Rot(13));
+    let strict = serve(behind(&sealing, &orders)).await;
+    assert_eq!(send_to(strict, post("k")).await.problem(), "failed");
+    let lenient = serve(behind(&sealing.accept_unsealed(), &orders)).await;
+    assert_eq!(send_to(lenient, post("k")).await.text(), "order 1");
+    assert_eq!(orders.runs(), 1);
+}
+
+/// Remembers the contexts in which it was asked to seal.
+#[derive(Clone, Default)]
+struct Noting(std::sync::Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Seal for Noting {
+    fn seal(&self, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, BoxError> {
+        self.0.lock().unwrap().push(context.to_vec());
+        Rot(1).seal(context, plain)
+    }
+
+    fn open(&self, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, BoxError> {
+        Rot(1).open(context, sealed)
+    }
+}
+
+#[tokio::test]
+async fn each_kind_of_answer_is_sealed_in_a_context_of_its_own() {
+    let store = store();
+    let orders = handler(|request: http::Request<Bytes>| async move {
+        answer(if request.body() == "broken" { 500 } else { 201 }, "order")
+    });
+    let seal = Noting::default();
+    let address = serve(behind(&layer(&store).seal(seal.clone()), &orders)).await;
+    // A record has a head beside the whole answer; an interrupted key keeps one answer.
+    send_to(address, post("k")).await;
+    send_to(address, post_body("l", "broken")).await;
+    let contexts = seal.0.lock().unwrap().clone();
+    assert_eq!(contexts.len(), 3);
+    let kinds: std::collections::HashSet<_> = contexts.iter().map(|c| c[..2].to_vec()).collect();
+    assert_eq!(kinds.len(), 3, "{contexts:?}");
+    for key in ["k", "l"] {
+        let got = send_to(address, post_body(key, if key == "l" { "broken" } else { "one book" }));
+        assert_eq!(got.await.text(), "order");
+    }
+}
+
+/// The number of its key is the first byte of what a seal makes.
+struct Rotating {
+    now: u8,
+    known: Vec<u8>,
+}
+
+impl Seal for Rotating {
+    fn seal(&self, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, BoxError> {
+        Ok([&[self.now], &Rot(self.now).seal(context, plain)?[..]].concat())
+    }
+
+    fn open(&self, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, BoxError> {
+        let (number, sealed) = sealed.split_first().ok_or("empty")?;
+        match self.known.contains(number) {
+            true => Rot(*number).open(context, sealed),
+            false => Err("by a key that is gone".into()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_key_of_a_seal_is_exchanged() {
+    let (store, orders) = (store(), counter());
+    let with = |now, known: &[u8]| layer(&store).seal(Rotating { now, known: known.to_vec() });
+    let [old, both, new] = [with(1, &[1]), with(2, &[1, 2]), with(2, &[2])];
+    let mut addresses = Vec::new();
+    for layer in [old, both, new] {
+        addresses.push(serve(behind(&layer, &orders)).await);
+    }
+    let [old, both, new] = addresses[..] else { unreachable!() };
+    send_to(old, post("a")).await;
+    assert!(send_to(both, post("a")).await.is_replay());
+    send_to(both, post("b")).await;
+    assert!(send_to(new, post("b")).await.is_replay());
+    assert_eq!(send_to(new, post("a")).await.problem(), "failed");
+    assert_eq!(orders.runs(), 2);
+}
+
 #[tokio::test]
 async fn bodies_kept_elsewhere() {
     let store = store();

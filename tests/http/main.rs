@@ -19,6 +19,8 @@ mod bounds_hold;
 mod clients_disconnect;
 mod draft_examples;
 mod hooks;
+#[cfg(feature = "admin")]
+mod in_a_browser;
 mod interrupted_keys;
 mod key_sources;
 mod keys_are_required;
@@ -35,5 +37,6 @@ mod slow_clients;
 mod store_fails;
 mod two;
 mod verdicts;
+mod what_clients_are_told;
 #[cfg(feature = "axum")]
 mod with_axum;

@@ -70,17 +70,6 @@ async fn failing_after() {
     assert_eq!(orders.runs(), 0);
 }
 
-#[tokio::test]
-async fn options_that_the_store_can_not_keep_are_said() {
-    let store = store();
-    let orders = counter();
-    let service = behind(&layer(&store).max_response(1 << 30), &orders);
-    let got = send(&service, post("k")).await;
-    assert_eq!((got.status.as_u16(), got.problem().as_str()), (500, "failed"));
-    assert!(!got.retryable());
-    assert_eq!(orders.runs(), 0);
-}
-
 /// What another program has stored is no answer of ours.
 #[tokio::test]
 async fn foreign_records_are_not_misread() {
