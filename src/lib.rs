@@ -66,6 +66,7 @@
 //! | `cli` | the command `onlyonce` |
 //! | `testing` | `testing`: checks a service's own handlers |
 //! | `conformance` | `conformance`: checks a backend |
+//! | `json` | `Once::run_json`: answers that are values |
 //!
 //! The guides, from idempotency itself to the files byte by byte, are in [`guide`].
 //!
@@ -143,6 +144,8 @@ pub use stats::{ScopeUse, Stats};
 pub use store::any::AnyStore;
 pub use store::async_store::AsyncStore;
 pub use store::claim::{Begin, Claim, Interrupted, Pending};
+#[cfg(feature = "json")]
+pub use store::json::Answered;
 pub use store::once::{Once, OnceError, Outcome, Settled, WorkError};
 pub use store::sharded::{Phase, SLOTS, ShardedStore, SlotMap, slot_of};
 pub use store::{Closed, Store};

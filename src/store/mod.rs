@@ -5,6 +5,8 @@ pub(crate) mod any;
 pub(crate) mod async_store;
 pub(crate) mod blocking;
 pub(crate) mod claim;
+#[cfg(feature = "json")]
+pub(crate) mod json;
 pub(crate) mod migrate;
 pub(crate) mod once;
 mod owner;

@@ -81,6 +81,14 @@ pub enum OnceError<S: IdempotencyStore, E> {
     Begin(BeginError),
     /// The work failed.
     Work(WorkError<E>),
+    /// The request was executed before, and its answer can't be given as the value that is asked for
+    /// (`run_json`, feature `json`): it is not retained, or is no JSON of this type.
+    Unreadable {
+        /// The record.
+        record: Record,
+        /// Why.
+        why: String,
+    },
     /// The work was executed, and its response could not be recorded (it was too large, the claim
     /// was fenced, the store failed): the key is interrupted, or held or decided by another caller,
     /// or unknown until the store is opened again.
@@ -104,6 +112,7 @@ impl<S: IdempotencyStore, E: fmt::Display> fmt::Display for OnceError<S, E> {
             OnceError::Work(WorkError::NothingDone(error) | WorkError::Unknown(error)) => {
                 error.fmt(f)
             }
+            OnceError::Unreadable { why, .. } => write!(f, "executed before: {why}"),
             OnceError::NotRecorded { error, .. } => write!(f, "executed but not recorded: {error}"),
         }
     }

@@ -39,6 +39,8 @@ mod metrics_are_published;
 mod mismatch_reveals_nothing;
 mod once_async;
 mod once_blocking;
+#[cfg(feature = "json")]
+mod once_in_json;
 mod once_loses_takeovers;
 mod once_settles;
 mod one_time;
