@@ -145,12 +145,14 @@ pub(super) struct Core<S> {
     pub shared: Arc<Shared>,
     /// The request's, where this is handled for one.
     pub span: tracing::Span,
+    /// It is one of gRPC.
+    pub grpc: bool,
 }
 
 impl<S: Clone> Clone for Core<S> {
     fn clone(&self) -> Self {
-        let Core { store, config, shared, span } = self;
+        let Core { store, config, shared, span, grpc } = self;
         let (store, config, shared) = (store.clone(), config.clone(), shared.clone());
-        Core { store, config, shared, span: span.clone() }
+        Core { store, config, shared, span: span.clone(), grpc: *grpc }
     }
 }

@@ -89,7 +89,7 @@ impl<S: IdempotencyStore> Core<S> {
     /// The layer's own answer.
     pub fn say<B: Body>(&self, trouble: ProblemResponse) -> Response<ResponseBody<B>> {
         self.came(Outcome::Refused(trouble.problem));
-        trouble.answer(&self.config)
+        trouble.answer(&self.config, self.grpc)
     }
 
     /// The request's key in its scope, as far as its head says.

@@ -47,7 +47,7 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
         let store = store.into_store();
         let config = Arc::new(Config::new(scope));
         let (shared, span) = (Arc::new(Shared::default()), tracing::Span::none());
-        IdempotencyLayer { core: Core { store, config, shared, span } }
+        IdempotencyLayer { core: Core { store, config, shared, span, grpc: false } }
     }
 
     /// Starts no more handlers, and waits, for `at_most`, for those that run; returns how many

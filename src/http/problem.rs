@@ -5,6 +5,7 @@ use super::{
     config::Config,
     details::{ProblemDetails, seconds},
 };
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::Body;
 use std::time::Duration;
@@ -109,6 +110,31 @@ impl Problem {
         self.row().2.replace("{key}", label)
     }
 
+    /// The status of gRPC that says the same.
+    fn grpc_status(self) -> u16 {
+        use Problem::*;
+        match self {
+            // INVALID_ARGUMENT
+            KeyMissing | KeyMalformed | BodyUnreadable => 3,
+            // DEADLINE_EXCEEDED
+            BodyTooSlow => 4,
+            // ALREADY_EXISTS
+            NotRetained => 6,
+            // RESOURCE_EXHAUSTED
+            BodyTooLarge | ShareUsed => 8,
+            // FAILED_PRECONDITION: a retry doesn't help until something else is done.
+            KeyReused | Interrupted => 9,
+            // ABORTED: again, with the same key.
+            InFlight => 10,
+            // INTERNAL
+            ScopeMissing | Failed => 13,
+            // UNKNOWN
+            NotRecorded => 2,
+            // UNAVAILABLE
+            OtherDefinition | Unavailable | Overloaded => 14,
+        }
+    }
+
     /// Whether the same request may be sent again, unchanged.
     fn retryable(self) -> bool {
         use Problem::*;
@@ -155,8 +181,9 @@ impl ProblemResponse {
         self
     }
 
-    /// Makes the response, and logs the same details, without the key.
-    pub fn answer<B: Body>(self, config: &Config) -> Response<ResponseBody<B>> {
+    /// Makes the response, and logs the same details, without the key. `grpc`: for a call of gRPC,
+    /// whose status is in headers of its own.
+    pub fn answer<B: Body>(self, config: &Config, grpc: bool) -> Response<ResponseBody<B>> {
         let ProblemResponse { problem, detail, retryable, retry_after, original } = self;
         let (original_status, location) = original.unzip();
         let details = ProblemDetails {
@@ -192,10 +219,32 @@ impl ProblemResponse {
         {
             headers.insert(header::LINK, link);
         }
+        if grpc {
+            let message = percent_encoded(&format!("{}: {}", details.title, details.detail));
+            headers.insert("grpc-status", problem.grpc_status().into());
+            headers.extend(HeaderValue::try_from(message).map(|said| (GRPC_MESSAGE, said)));
+            if let Some(wait) = retry_after {
+                headers.insert("grpc-retry-pushback-ms", (wait.as_millis() as u64).into());
+            }
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            *response.status_mut() = StatusCode::OK;
+            return response.map(|()| ResponseBody::whole(Bytes::new(), None));
+        }
         let (media, body) = (config.envelope.0)(&details);
         headers.insert(header::CONTENT_TYPE, media);
         response.map(|()| ResponseBody::whole(body, None))
     }
+}
+
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// A text as `grpc-message` has it.
+fn percent_encoded(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b' '..=b'~' if byte != b'%' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(byte).collect()
 }
 
 /// Says whether the same request may be sent again, unchanged.

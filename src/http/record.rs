@@ -3,7 +3,7 @@
 use super::{
     body::{Read, ResponseBody},
     execute::{Recorder, completion, is_overtaken, read_answer},
-    fingerprint::media_type,
+    fingerprint::{is_grpc, media_type},
     keep::{Head, Place},
     replay::REPLAYED,
     seal::StoreReference,
@@ -106,7 +106,7 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
     ) -> Answer<R> {
         let head = self.head(&parts);
         let room = Self::room(&claim, &head);
-        if is_stream(&parts) || body.size_hint().lower() > room as u64 {
+        if (is_stream(&parts) && !body.is_end_stream()) || body.size_hint().lower() > room as u64 {
             return self.without_body(claim, parts, body).await;
         }
         let (data, trailers) = match read_answer(body, room).await {
@@ -281,7 +281,6 @@ fn is_stream(parts: &Parts) -> bool {
     let media = media_type(&parts.headers);
     media == "text/event-stream"
         || media == "multipart/x-mixed-replace"
-        || media == "application/grpc"
-        || media.starts_with("application/grpc+")
+        || is_grpc(&parts.headers)
         || media.starts_with("application/grpc-web")
 }

@@ -7,6 +7,7 @@ use super::{
     decide::{Asked, Decision, Named},
     execute::execute,
     executor::{BoxFuture, Executor},
+    fingerprint::is_grpc,
     outcome::{Outcome, span},
 };
 use crate::spi::IdempotencyStore;
@@ -76,7 +77,8 @@ where
             return Box::pin(pass(inner, request));
         }
         let span = span!();
-        let core = Core { span: span.clone(), ..self.core.clone() };
+        let grpc = is_grpc(&parts.headers);
+        let core = Core { span: span.clone(), grpc, ..self.core.clone() };
         let handled = async move {
             let (key, whole) = match core.key(&parts) {
                 Ok(Named::By(key)) => {

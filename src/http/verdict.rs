@@ -1,5 +1,6 @@
 //! The meaning of a service's answer for the operation.
 
+use super::fingerprint::is_grpc;
 use super::seal::BoxError;
 use http::{StatusCode, header, response::Parts};
 use std::{any::Any, error::Error, fmt, sync::Arc};
@@ -204,6 +205,18 @@ pub(super) fn matches_path(pattern: &str, path: &str) -> bool {
 }
 
 fn usual(answer: &Parts) -> Verdict {
+    if is_grpc(&answer.headers)
+        && let Some(status) = answer.headers.get("grpc-status")
+    {
+        // In the head only where the call has failed before any message.
+        return match status.as_bytes() {
+            // PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAVAILABLE, UNAUTHENTICATED.
+            b"7" | b"8" | b"14" | b"16" => Verdict::NothingDone,
+            // UNKNOWN, DEADLINE_EXCEEDED, INTERNAL.
+            b"2" | b"4" | b"13" => Verdict::Unknown,
+            _ => Verdict::Final,
+        };
+    }
     match answer.status.as_u16() {
         307 | 308 | 401 | 403 | 407 | 421 | 425 | 429 => Verdict::NothingDone,
         503 if answer.headers.contains_key(header::RETRY_AFTER) => Verdict::NothingDone,
