@@ -273,7 +273,9 @@ impl Fingerprints {
         fingerprint.with_scheme(self.scheme)
     }
 
-    pub(super) fn of(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
+    /// Returns the fingerprint of a request, as the layer makes it by this definition: for programs
+    /// that put records of another store into this one.
+    pub fn of(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
         if let Some(own) = &self.own {
             return self.hashed([b"http by".as_slice(), &own(parts, body)]);
         }

@@ -31,7 +31,10 @@ impl<S: IdempotencyStore> IdempotencyLayer<S> {
                 "schema": schema,
             }));
         }
-        let text = |description: &str, kind: &str| json!({ "description": description, "schema": { "type": kind } });
+        let text = |description: &str, kind: &str| {
+            let schema = json!({ "type": kind });
+            json!({ "description": description, "schema": schema })
+        };
         let headers = json!({
             "Idempotent-Replayed": text("`true` on a stored answer.", "string"),
             "Idempotency-Retryable": text("Whether the same request may be sent again.", "string"),

@@ -1,6 +1,6 @@
 //! `get` takes apart what the HTTP layer has stored.
 
-use crate::command::{SCOPE, filled, options, path, print, run, state};
+use crate::command::{SCOPE, filled, options, path, print, run, run_with, state};
 use crate::service::{answer, handler, with};
 use onlyonce::{
     Begin, Fingerprint, KeyRef, Scope,
@@ -253,4 +253,34 @@ fn headers_that_are_none() {
     resolve(&["--status", "7"]).misused();
     resolve(&["--status", "201", "--header", "nonsense"]).misused();
     resolve(&["--header", "a: b"]).misused();
+}
+
+/// Records of another store become answers that the layer replays.
+#[tokio::test]
+async fn answers_that_are_imported() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = r#"{"scope":["account-1"],"key":"k-1",
+        "http_request":{"method":"POST","path":"/orders","query":"dry=1","host":"shop.test",
+            "content_type":"application/json","body":"{}"},
+        "http":{"status":201,"headers":[["location","/orders/1"]],"body":"order 1"},
+        "expires_in":-1}"#;
+    let gone = r#"{"scope":["account-1"],"key":"k-2","fingerprint":"4f6d13f4e64b4176f2a628c1713b2c33",
+        "response":"r","expires_in":-2}"#;
+    let lines = [line, gone].map(|line| line.replace('\n', "")).join("\n");
+    let told = run_with(&["import", path(dir.path()), "--create"], &lines).ok();
+    assert!(told.contains('1'), "{told}");
+    let store = options().open(dir.path()).unwrap();
+    let layer = IdempotencyLayer::new(store.clone(), KeyScope::by(|_| Some("account-1")));
+    let never = handler(|_| async { unreachable!("it was executed before") });
+    let request = http::Request::post("/orders?dry=1")
+        .header("idempotency-key", "k-1")
+        .header("host", "shop.test")
+        .header("content-type", "application/json")
+        .body(http_body_util::Full::new(bytes::Bytes::from("{}")))
+        .unwrap();
+    let got = crate::service::call(&layer.layer(never), request).await;
+    assert_eq!((got.status.as_u16(), got.text(), got.is_replay()), (201, "order 1", true));
+    assert_eq!(got.header("location"), Some("/orders/1"));
+    drop(layer);
+    store.close().unwrap();
 }

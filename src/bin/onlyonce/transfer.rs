@@ -13,6 +13,7 @@ use super::{
 use onlyonce::{
     Begin, Clock, Completion, Durability, Fingerprint, KeyRef, OpenError, Resolution, Retention,
     Scope, Store, SystemClock,
+    http::{Fingerprints, StoredAnswer},
 };
 use serde_json::{Map, Value, json};
 use std::{
@@ -256,8 +257,13 @@ fn number(map: &Map<String, Value>, name: &str) -> Result<Option<u64>, String> {
 }
 
 fn fingerprint(map: &Map<String, Value>) -> Result<Fingerprint, String> {
-    let scheme = number(map, "scheme")?.unwrap_or(0);
-    let scheme = u8::try_from(scheme).map_err(|_| "scheme must be 0 to 255")?;
+    let given = number(map, "scheme")?;
+    let scheme = u8::try_from(given.unwrap_or(0)).map_err(|_| "scheme must be 0 to 255")?;
+    if let Some(request) = map.get("http_request") {
+        let request = request.as_object().ok_or("http_request must be an object")?;
+        // The layer's definition has the number 1 unless it was given another one.
+        return of_request(request, given.map_or(1, |_| scheme));
+    }
     if let Some(parts) = texts(map, "request")? {
         return Ok(Fingerprint::of(parts).with_scheme(scheme));
     }
@@ -273,8 +279,69 @@ fn fingerprint(map: &Map<String, Value>) -> Result<Fingerprint, String> {
     }
 }
 
+/// The fingerprint that the HTTP layer makes of a request by its default definition.
+fn of_request(request: &Map<String, Value>, scheme: u8) -> Result<Fingerprint, String> {
+    let text = |name: &str| match request.get(name) {
+        None | Some(Value::Null) => Ok(""),
+        Some(Value::String(text)) => Ok(text.as_str()),
+        Some(_) => Err(format!("{name} of http_request must be a string")),
+    };
+    let (method, path, query) = (text("method")?, text("path")?, text("query")?);
+    if method.is_empty() || !path.starts_with('/') {
+        return Err("http_request needs a method, and a path that begins with /".into());
+    }
+    let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+    let mut made = http::Request::builder().method(method).uri(target);
+    for (name, value) in [("content-type", text("content_type")?), ("host", text("host")?)] {
+        if !value.is_empty() {
+            made = made.header(name, value);
+        }
+    }
+    let made = made.body(()).map_err(|error| format!("http_request: {error}"))?;
+    let body = take_bytes(request, "body")?.unwrap_or_default();
+    Ok(Fingerprints::new().scheme(scheme).of(&made.into_parts().0, &body.into()))
+}
+
+/// Head and response.
+type Packed = (Vec<u8>, Vec<u8>);
+
+/// An answer as the HTTP layer stores it, from the form in which `export` takes them apart.
+fn of_answer(map: &Map<String, Value>) -> Result<Option<Packed>, String> {
+    let Some(answer) = map.get("http") else { return Ok(None) };
+    let answer = answer.as_object().ok_or("http must be an object")?;
+    let status = number(answer, "status")?.and_then(|status| u16::try_from(status).ok());
+    let status = status.and_then(|status| http::StatusCode::from_u16(status).ok());
+    let status = status.ok_or("http needs a status, such as 201")?;
+    let mut headers = http::HeaderMap::new();
+    let lines = match answer.get("headers") {
+        None => &[][..],
+        Some(lines) => lines.as_array().ok_or("headers must be an array of [name, value]")?,
+    };
+    for line in lines {
+        let pair = line.as_array().and_then(|line| match &line[..] {
+            [name, value] => Some((name.as_str()?, value.as_str()?)),
+            _ => None,
+        });
+        let (name, value) = pair.ok_or("a header must be [name, value]")?;
+        let name = http::HeaderName::try_from(name).map_err(|error| format!("{name}: {error}"))?;
+        let value = http::HeaderValue::try_from(value).map_err(|error| error.to_string())?;
+        headers.append(name, value);
+    }
+    let body = take_bytes(answer, "body")?.unwrap_or_default();
+    if let Some(why) = StoredAnswer::unfit(status, &headers, &body) {
+        return Err(why.into());
+    }
+    Ok(Some(StoredAnswer::pack(status, &headers, &body)))
+}
+
 fn completed(map: &Map<String, Value>, now: u64) -> Result<What, String> {
-    let expires_at = match (number(map, "expires_at")?, number(map, "expires_in")?) {
+    // Redis' answers of `TTL`: no expiry, and no such key (any more).
+    let seconds = match map.get("expires_in").and_then(Value::as_i64) {
+        Some(-1) => None,
+        Some(-2) => return Ok(What::Expired),
+        _ => number(map, "expires_in")?,
+    };
+    let expires_at = match (number(map, "expires_at")?, seconds) {
         (Some(at), None) => Some(at),
         (None, Some(seconds)) => Some(now.saturating_add(seconds.saturating_mul(1000))),
         (None, None) => None,
@@ -287,12 +354,17 @@ fn completed(map: &Map<String, Value>, now: u64) -> Result<What, String> {
         (Some(at), Some(window)) => Some(at.saturating_add(window)),
         _ => expires_at,
     };
-    let response = take_bytes(map, "response")?;
-    let head = take_bytes(map, "head")?.unwrap_or_default();
+    let mut response = take_bytes(map, "response")?;
+    let mut head = take_bytes(map, "head")?;
     let retained = map.get("retained").and_then(Value::as_bool).unwrap_or(true);
     if retained && response.is_none() {
-        return Err("response is missing; \"retained\": false says that it is not kept".into());
+        let Some((short, whole)) = of_answer(map)? else {
+            let why = "response (or http) is missing; \"retained\": false says that it is not kept";
+            return Err(why.into());
+        };
+        (response, head) = (Some(whole), head.or(Some(short)));
     }
+    let head = head.unwrap_or_default();
     // Once its window has passed a response is not kept any more.
     let response = response.filter(|_| replay_until.is_none_or(|until| until > now));
     let retention = expires_at.map(|at| {
@@ -328,6 +400,12 @@ mod tests {
         assert!(why(&line(",\"state\":\"lost\"")).contains("state"));
         let both = ",\"response\":\"r\",\"expires_at\":5,\"expires_in\":5";
         assert!(why(&line(both)).contains("not both"));
+        let http = |rest: &str| why(&line(&format!(",\"http\":{{{rest}}}")));
+        assert!(http("\"body\":\"b\"").contains("status"));
+        assert!(http("\"status\":204,\"body\":\"b\"").contains("no body"));
+        assert!(http("\"status\":200,\"headers\":[\"a\"]").contains("[name, value]"));
+        let request = "{\"scope\":\"a\",\"key\":\"k\",\"http_request\":{\"method\":\"POST\"}}";
+        assert!(why(request).contains("a path"));
         assert!(why(&line(",\"response\":\"r\",\"scheme\":256")).contains("scheme"));
     }
 
@@ -353,5 +431,8 @@ mod tests {
         let past = ",\"completed_at\":500,\"replay_for_ms\":100,\"expires_at\":1500";
         assert_eq!(windows(line(past)), (false, Some((1, 500))));
         assert!(matches!(line(",\"expires_at\":1000"), What::Expired));
+        // Redis.
+        assert_eq!(windows(line(",\"expires_in\":-1")), (true, None));
+        assert!(matches!(line(",\"expires_in\":-2"), What::Expired));
     }
 }
