@@ -379,11 +379,16 @@ impl Engine {
     }
 
     /// Everything that was written is durable: for `flush`, and for stores without threads.
+    ///
+    /// The claims file comes first. In `Buffered` a claim that isn't known to be durable is cleared
+    /// as soon as its record is in the log. If this sync covers that, the commits that follow must
+    /// cover the record: otherwise a loss of power could take both, and leave nothing of a claim
+    /// that was there before this began.
     pub fn commit_all(&self) -> Result<(), Poisoned> {
+        self.sync_claims()?;
         for (class, appender) in self.log.appenders() {
             appender.group.wait(&self.appender_commit(class), appender.reserved())?;
         }
-        self.sync_claims()?;
         self.poison.check()
     }
 

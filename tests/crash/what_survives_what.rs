@@ -1,8 +1,9 @@
 //! Table 1.3: what a call that has returned is worth after a kill and after a loss of power,
 //! durability by durability.
 
-use crate::common::*;
+use crate::common::{gate::Gated, *};
 use onlyonce::*;
+use std::{sync::Arc, thread};
 
 const BUFFERED: Durability = Durability::Buffered { max_delay: SECOND };
 
@@ -175,4 +176,30 @@ fn an_idle_store_asks_its_disk_once_a_minute() {
     sim.clock.advance(SECOND);
     store.housekeep().unwrap();
     assert!(sim.disk.calls() > calls);
+}
+
+/// A flush promises a claim that was there before it began. Completed while the flush runs, the key
+/// is completed or interrupted after a loss of power, and not absent.
+#[test]
+fn a_flush_covers_a_claim_that_is_completed_meanwhile() {
+    must_end(|| {
+        let buffered = Durability::Buffered { max_delay: HOUR };
+        let sim = sim(buffered);
+        let disk = Gated::new(&sim.disk);
+        let store = sim.options.open_on(Arc::new(disk.clone())).unwrap();
+        let mut claim = store.claim("k");
+        let shut = disk.shut("claims");
+        thread::scope(|scope| {
+            let flush = scope.spawn(|| store.flush());
+            shut.until_reached();
+            claim.complete(b"done").unwrap();
+            drop(shut);
+            assert_eq!(flush.join().unwrap(), Ok(()));
+        });
+        for _ in 0..20 {
+            let cut = sim.disk.power_cut();
+            let after = sim.options.open_on(Arc::new(cut)).unwrap();
+            assert!(!after.is_absent("k"), "it can be claimed as if it had never been");
+        }
+    });
 }
