@@ -13,39 +13,24 @@
 #![cfg(onlyonce_shuttle)]
 mod common;
 
-use common::*;
+use common::{
+    schedules::{number, polled, run},
+    *,
+};
 use onlyonce::*;
 use shuttle::{
-    Config, FailurePersistence, MaxSteps, Runner,
     future::block_on,
-    scheduler::{PctScheduler, RandomScheduler, ReplayScheduler},
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     thread,
 };
-use std::{collections::BTreeSet, sync::Arc, task::Poll, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-fn number(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |n| n.parse().unwrap_or_else(|_| panic!("{name}")))
-}
-
-/// Half of the schedules choose anew at each step, half hold few changes of thread at rare places.
+/// As many schedules as `SCHEDULES` says.
 fn check(test: fn()) {
-    let mut config = Config::default();
-    config.stack_size = 1 << 20;
-    config.max_steps = MaxSteps::FailAfter(3_000_000);
-    config.failure_persistence = FailurePersistence::File(None);
-    config.silence_warnings = true;
-    if let Ok(file) = std::env::var("SCHEDULE") {
-        let replay = ReplayScheduler::new_from_file(file).unwrap();
-        Runner::new(replay, config).run(test);
-        return;
-    }
-    let (times, seed) = (number("SCHEDULES", 300) as usize / 2, number("SEED", 1));
-    Runner::new(RandomScheduler::new_from_seed(seed, times), config.clone()).run(test);
-    Runner::new(PctScheduler::new_from_seed(seed, 4, times), config).run(test);
+    run(number("SCHEDULES", 300) as usize, number("SEED", 1), false, test);
 }
 
 /// A store with its threads on a disk of its own.
@@ -55,18 +40,6 @@ fn threaded_sim(durability: Durability) -> (Store, Sim) {
         options.segment_bytes(64 << 10).capacity(256 << 10)
     });
     (sim.open(), sim)
-}
-
-fn polled<F: Future>(future: F, times: u64) -> Option<F::Output> {
-    let mut future = std::pin::pin!(future);
-    let mut left = times;
-    block_on(std::future::poll_fn(|context| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        future.as_mut().poll(context).map(Some)
-    }))
 }
 
 /// How a holder ends, and what those who waited find.

@@ -5,6 +5,8 @@
 
 pub mod futures;
 pub mod gate;
+#[cfg(onlyonce_shuttle)]
+pub mod schedules;
 
 use onlyonce::storage::SimStorage;
 use onlyonce::*;

@@ -21,17 +21,19 @@ pub enum Is {
 pub enum Crash {
     Kill,
     PowerCut,
+    /// None: the callers end, and the store is closed.
+    Close,
 }
 
 /// What a step promises to outlive the crash.
 fn is_promised(what: What, durability: Durability, crash: Crash) -> bool {
     match (crash, durability) {
-        (Crash::Kill, _) | (_, Durability::Synced) => true,
+        (Crash::Kill | Crash::Close, _) | (_, Durability::Synced) => true,
         (_, _) if what == What::Tick => true,
-        (Crash::PowerCut, Durability::SyncedCompletions) => {
+        (_, Durability::SyncedCompletions) => {
             !matches!(what, What::Begin | What::TakeOver | What::Release(_))
         }
-        (Crash::PowerCut, _) => matches!(what, What::Forget | What::Free | What::Decide(_)),
+        (_, _) => matches!(what, What::Forget | What::Free | What::Decide(_)),
     }
 }
 
@@ -87,7 +89,7 @@ fn answer_of(what: What) -> Answer {
 /// Everything that the key may be after the crash; nothing if the answers have no explanation.
 pub fn left(calls: &[Call], durability: Durability, crash: Crash) -> BTreeSet<Is> {
     assert!(calls.len() <= 64);
-    let answered = |call: &Call| call.answer.is_some();
+    let answered = |call: &Call| call.answer.is_some() && !call.optional;
     let needed = calls.iter().enumerate().filter(|(_, call)| answered(call));
     let needed: u64 = needed.map(|(n, _)| 1 << n).sum();
     let mut tried = HashSet::new();
@@ -102,7 +104,10 @@ pub fn left(calls: &[Call], durability: Durability, crash: Crash) -> BTreeSet<Is
             left.insert(kept);
         }
         for (n, call) in calls.iter().enumerate().filter(|(n, _)| done & (1 << n) == 0) {
-            let before = |other: &Call| other.answer.is_some() && other.ended < call.began;
+            let before = |other: &Call| {
+                let copied_first = other.optional && call.what == What::Tick;
+                other.answer.is_some() && other.ended < call.began && !copied_first
+            };
             let first = |(m, other): (usize, &Call)| done & (1 << m) != 0 || !before(other);
             if !calls.iter().enumerate().all(first) {
                 continue;
@@ -112,7 +117,7 @@ pub fn left(calls: &[Call], durability: Durability, crash: Crash) -> BTreeSet<Is
                 && (call.flushed || is_promised(call.what, durability, crash));
             // A record that others have seen is durable, where completions are.
             let shown = matches!(answer, Answer::Replay(_))
-                && (crash == Crash::Kill || !matches!(durability, Durability::Buffered { .. }));
+                && (crash != Crash::PowerCut || !matches!(durability, Durability::Buffered { .. }));
             // A decision fences the holder at once, and is seen when it is durable.
             let decides = |other: &Call| {
                 matches!(other.what, What::Decide(_))
@@ -135,7 +140,9 @@ pub fn left(calls: &[Call], durability: Durability, crash: Crash) -> BTreeSet<Is
             }
             for now in states {
                 todo.push((done | 1 << n, now, if now != seen || shown { now } else { kept }));
-                if now != seen && !promised {
+                // A record that expires before it is durable leaves what was there before it.
+                let outlives = call.what == What::Tick && !matches!(kept, Is::Completed(_));
+                if now != seen && (!promised || outlives && crash == Crash::PowerCut) {
                     todo.push((done | 1 << n, now, kept));
                 }
             }
