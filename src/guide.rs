@@ -4,6 +4,9 @@
 #[doc = include_str!("../docs/idempotency.md")]
 pub mod idempotency {}
 
+#[doc = include_str!("../docs/which-tool.md")]
+pub mod which_tool {}
+
 #[doc = include_str!("../docs/http.md")]
 pub mod http {}
 

@@ -80,6 +80,18 @@
 #![deny(missing_docs, unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(not(unix))]
+compile_error!(
+    "onlyonce keeps its files by the calls of Unix systems; there is no other storage yet"
+);
+#[cfg(any(target_os = "openbsd", target_os = "netbsd"))]
+compile_error!(
+    "onlyonce needs a file's map and calls to the same file to see the same bytes at once; \
+     OpenBSD keeps them in two caches, and NetBSD has not been tried"
+);
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("onlyonce maps its files whole: it needs addresses of 64 bits");
+
 #[cfg(feature = "admin")]
 pub mod admin;
 pub mod backup;
