@@ -42,14 +42,22 @@ use tokio::{
 };
 use tower_cookies::CookieManagerLayer;
 
-/// What is measured: name, how the server is made, and whether keys are used again.
-const CASES: &[(&str, &str, bool)] = &[
-    ("bare", "bare", false),
-    ("first, Buffered", "buffered", false),
-    ("first, Synced", "synced", false),
-    ("replay", "buffered", true),
-    ("axum-idempotent, first", PEER, false),
-    ("axum-idempotent, replay", PEER, true),
+/// What is measured: name, how the server is made, and what is sent.
+const CASES: &[(&str, &str, &str)] = &[
+    ("bare", "bare", "first"),
+    ("first, Buffered", "buffered", "first"),
+    ("first, Synced", "synced", "first"),
+    ("replay", "buffered", "again"),
+    ("axum-idempotent, first", PEER, "first"),
+    ("axum-idempotent, replay", PEER, "again"),
+];
+
+/// What refusals cost: name, how the server is made, what is sent. Counted only.
+const REFUSALS: &[(&str, &str, &str)] = &[
+    ("refused, 400", "buffered", "malformed"),
+    ("refused, 409", "held", "held"),
+    ("refused, 422", "buffered", "other"),
+    ("refused, 503", "closed", "first"),
 ];
 
 const PEER: &str = "axum-idempotent";
@@ -60,20 +68,21 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     match args[..] {
         ["serve", mode] => runtime.block_on(serve(mode)),
-        ["load", address, mode, replay, seconds, connections] => {
+        ["load", address, mode, sent, seconds, connections] => {
             let single = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let seconds = seconds.parse().unwrap();
             let connections = connections.parse().unwrap();
             let load = Load {
                 address: address.parse().unwrap(),
                 session: mode == PEER,
-                replay: replay == "true",
+                sent: Sent::named(sent),
+                status: "201",
             };
             single.unwrap().block_on(load.run(seconds, connections));
         }
-        ["one-process", mode, replay, requests] => {
+        ["one-process", mode, sent, requests] => {
             let single = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let one = one_process(mode, replay == "true", requests.parse().unwrap());
+            let one = one_process(mode, sent, requests.parse().unwrap());
             single.unwrap().block_on(one);
         }
         ["instructions"] => instructions(),
@@ -88,12 +97,11 @@ fn compare(seconds: u64, rounds: u64, connections: u64) {
     println!("{connections} connections, {rounds} rounds of {seconds} s");
     let mut rates = vec![Vec::new(); CASES.len()];
     for _ in 0..rounds {
-        for ((_, mode, replay), rates) in CASES.iter().zip(&mut rates) {
+        for ((_, mode, sent), rates) in CASES.iter().zip(&mut rates) {
             let mut server = start(&["serve", mode]);
             let address = first_line(&mut server);
             let [seconds, connections] = [seconds, connections].map(|n| n.to_string());
-            let mut client =
-                start(&["load", &address, mode, &replay.to_string(), &seconds, &connections]);
+            let mut client = start(&["load", &address, mode, sent, &seconds, &connections]);
             rates.push(first_line(&mut client).parse::<f64>().unwrap());
             client.wait().unwrap();
             server.kill().unwrap();
@@ -111,8 +119,8 @@ fn compare(seconds: u64, rounds: u64, connections: u64) {
 /// Of a request, by the difference between many and few.
 fn instructions() {
     let mut bare = 0;
-    for (name, mode, replay) in CASES {
-        let [few, many] = [1000, 3000].map(|requests| collected(mode, *replay, requests));
+    for (name, mode, sent) in CASES.iter().chain(REFUSALS) {
+        let [few, many] = [1000, 3000].map(|requests| collected(mode, sent, requests));
         let each = (many - few) / 2000;
         bare = if *mode == "bare" { each } else { bare };
         println!("{name:<24}{each:>9} instructions a request   {:>+8}", each as i64 - bare as i64);
@@ -120,15 +128,14 @@ fn instructions() {
 }
 
 /// What callgrind says of one run. Its output stays in `target/callgrind.*` of this package.
-fn collected(mode: &str, replay: bool, requests: u64) -> u64 {
+fn collected(mode: &str, sent: &str, requests: u64) -> u64 {
     let target = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
     let mut command = Command::new("valgrind");
-    command.arg("--tool=callgrind").arg(format!(
-        "--callgrind-out-file={target}/callgrind.{mode}.{}.{requests}",
-        if replay { "replay" } else { "first" }
-    ));
+    command
+        .arg("--tool=callgrind")
+        .arg(format!("--callgrind-out-file={target}/callgrind.{mode}.{sent}.{requests}"));
     command.arg(std::env::current_exe().unwrap()).args(["one-process", mode]);
-    command.args([replay.to_string(), requests.to_string()]);
+    command.args([sent, &requests.to_string()]);
     let output = command.output().expect("valgrind can be started");
     let text = String::from_utf8_lossy(&output.stderr);
     let line = text.lines().find_map(|line| line.split_once("Collected : "));
@@ -163,10 +170,19 @@ async fn serve(mode: &str) {
     axum::serve(listener, service(mode, dir.path())).await.unwrap();
 }
 
-async fn one_process(mode: &str, replay: bool, requests: u64) {
+async fn one_process(mode: &str, sent: &str, requests: u64) {
     let dir = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let load = Load { address: listener.local_addr().unwrap(), session: mode == PEER, replay };
+    let address = listener.local_addr().unwrap();
+    let sent = Sent::named(sent);
+    let status = match (mode, sent) {
+        ("closed", _) => "503",
+        (_, Sent::Malformed) => "400",
+        (_, Sent::Held) => "409",
+        (_, Sent::Other) => "422",
+        _ => "201",
+    };
+    let load = Load { address, session: mode == PEER, sent, status };
     let server = axum::serve(listener, service(mode, dir.path()));
     tokio::select! {
         _ = std::future::IntoFuture::into_future(server) => {}
@@ -189,6 +205,17 @@ fn service(mode: &str, dir: &Path) -> Router {
         "synced" => {
             let store = store(Durability::Synced);
             app.route_layer(IdempotencyLayer::new(store, KeyScope::Global))
+        }
+        "held" => {
+            let store = store(Durability::Buffered { max_delay: Duration::from_millis(50) });
+            let never = Router::new().route("/orders", post(std::future::pending::<StatusCode>));
+            never.route_layer(IdempotencyLayer::new(store, KeyScope::Global))
+        }
+        "closed" => {
+            let store = store(Durability::Buffered { max_delay: Duration::from_millis(50) });
+            let layer = IdempotencyLayer::new(store.clone(), KeyScope::Global);
+            store.close().unwrap();
+            app.route_layer(layer)
         }
         PEER => peer(app),
         other => panic!("no mode {other}"),
@@ -221,8 +248,37 @@ struct Load {
     address: SocketAddr,
     /// It needs a session.
     session: bool,
-    /// It sends the same keys again.
-    replay: bool,
+    sent: Sent,
+    /// The status of its answers; of the first one too, unless that is another request's.
+    status: &'static str,
+}
+
+/// The keys and bodies that it sends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// A key of its own for each request.
+    First,
+    /// The same request again.
+    Again,
+    /// No key.
+    Malformed,
+    /// The same key with another body, after the first.
+    Other,
+    /// The same key, while its first request runs.
+    Held,
+}
+
+impl Sent {
+    fn named(name: &str) -> Self {
+        match name {
+            "first" => Sent::First,
+            "again" => Sent::Again,
+            "malformed" => Sent::Malformed,
+            "other" => Sent::Other,
+            "held" => Sent::Held,
+            other => panic!("nothing is called {other}"),
+        }
+    }
 }
 
 impl Load {
@@ -248,22 +304,47 @@ impl Load {
             ask(&mut stream, &request, &mut answer).await;
             headers += &format!("cookie: {}\r\n", cookie(&answer));
         }
-        let body = "x".repeat(256);
+        let request = |key: &str, body: &str| {
+            format!(
+                "POST /orders HTTP/1.1\r\n{headers}idempotency-key: {key}\r\n\
+                 content-length: 256\r\n\r\n{body}"
+            )
+        };
+        let (body, other) = ("x".repeat(256), "y".repeat(256));
+        let same = format!("\"{number:08x}-{:016x}\"", 0);
+        let mut held = None;
+        match self.sent {
+            Sent::Other => ask(&mut stream, &request(&same, &other), &mut answer).await,
+            Sent::Held => {
+                let mut first = TcpStream::connect(self.address).await.unwrap();
+                first.write_all(request(&same, &body).as_bytes()).await.unwrap();
+                held = Some(first);
+                // Until it runs.
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            Sent::First | Sent::Again | Sent::Malformed => {}
+        }
         let mut done = 0;
         while more(done) {
-            let nth = if self.replay { 0 } else { done };
-            let request = format!(
-                "POST /orders HTTP/1.1\r\n{headers}idempotency-key: \"{number:08x}-{nth:016x}\"\r\n\
-                 content-length: 256\r\n\r\n{body}"
-            );
+            let request = match self.sent {
+                Sent::First => request(&format!("\"{number:08x}-{done:016x}\""), &body),
+                Sent::Malformed => request("a b", &body),
+                Sent::Again | Sent::Other | Sent::Held => request(&same, &body),
+            };
             ask(&mut stream, &request, &mut answer).await;
-            assert!(answer.starts_with(b"HTTP/1.1 201"), "{}", String::from_utf8_lossy(&answer));
+            let said = String::from_utf8_lossy(&answer);
+            assert!(said.starts_with("HTTP/1.1 ") && said[9..].starts_with(self.status), "{said}");
             if done < 3 {
                 let replayed = String::from_utf8_lossy(&answer).contains("-replayed: true\r\n");
-                assert_eq!(replayed, self.replay && done > 0, "not what is to be measured");
+                assert_eq!(
+                    replayed,
+                    self.sent == Sent::Again && done > 0,
+                    "not what is to be measured"
+                );
             }
             done += 1;
         }
+        drop(held);
         done
     }
 }
