@@ -247,7 +247,7 @@ fn one_world() {
     let mut sim = Sim::with(|options| {
         let options = options.background(true).durability(world.durability).lease(MINUTE);
         let options = options.max_attempts(100).clock_jump_max(30 * DAY);
-        let options = options.hash_bits(if world.fills { 2 } else { 64 });
+        let options = options.hash_bits(if world.fills { 0 } else { 64 });
         options.retention(HOUR).segment_bytes(64 << 10).capacity(512 << 10)
     });
     let story = Arc::new(Story::default());

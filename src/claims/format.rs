@@ -14,7 +14,7 @@ use crate::{
     token::Token,
 };
 use crc32fast::Hasher;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 pub(crate) const CELL_BYTES: usize = 256;
 const LINK_BYTES: usize = 32;
@@ -264,7 +264,8 @@ pub(crate) struct Contents {
 /// Reads all cells of a file.
 pub(crate) fn decode_all(store: u64, bytes: &[u8]) -> Contents {
     let mut contents = Contents::default();
-    let mut newest: HashMap<u64, Found> = HashMap::new();
+    // In the order of tokens: an opening is repeated exactly.
+    let mut newest: BTreeMap<u64, Found> = BTreeMap::new();
     let mut used: HashMap<u64, u32> = HashMap::new();
     let cells = (bytes.len() / CELL_BYTES) as u32;
     for cell in FIRST_CELL..cells {

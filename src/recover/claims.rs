@@ -250,7 +250,9 @@ impl Engine {
             }
         }
         let mut undecided = Vec::new();
-        for found in newest.into_values() {
+        let mut newest: Vec<&Found> = newest.into_values().collect();
+        newest.sort_unstable_by_key(|found| found.token);
+        for found in newest {
             let recorded = match frames.highest_token(&self.index, found.key.as_ref())? {
                 Ok(recorded) => recorded,
                 // The damaged record may be this key's completion: with the claim gone, the key
