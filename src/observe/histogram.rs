@@ -98,7 +98,6 @@ impl Counts {
     }
 
     /// The counts since `before`.
-    #[cfg(feature = "metrics")]
     pub fn since(&self, before: &Counts) -> Counts {
         let before = before.0.iter().copied().chain(std::iter::repeat(0));
         Counts(self.0.iter().zip(before).map(|(now, then)| now.saturating_sub(then)).collect())
