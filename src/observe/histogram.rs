@@ -141,7 +141,6 @@ mod tests {
         assert_eq!(Counts::default().quantile(0.5), None);
     }
 
-    #[cfg(feature = "metrics")]
     #[test]
     fn differences_are_what_came_between() {
         let histogram = Histogram::new();
