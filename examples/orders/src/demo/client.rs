@@ -77,6 +77,7 @@ fn delivered(status: u16, mut headers: HeaderMap, body: Bytes) -> Delivered {
         .map(Duration::from_secs);
     headers.remove(header::DATE);
     headers.remove(header::AGE);
+    headers.remove("idempotency-expires-in");
     let mut headers: Vec<_> = headers
         .iter()
         .map(|(name, value)| (name.to_string(), Bytes::copy_from_slice(value.as_bytes())))

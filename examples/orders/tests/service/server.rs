@@ -139,7 +139,8 @@ impl Answer {
         let all = headers.len();
         headers.retain(|line| line != "idempotent-replayed: true");
         let replayed = headers.len() < all;
-        headers.retain(|line| !line.starts_with("date: ") && !line.starts_with("age: "));
+        let of_delivery = ["date: ", "age: ", "idempotency-expires-in: "];
+        headers.retain(|line| !of_delivery.iter().any(|name| line.starts_with(name)));
         headers.sort();
         Answer {
             status: status_line.split(' ').nth(1).unwrap().parse().unwrap(),
