@@ -113,7 +113,7 @@ fn a_segment_is_freed_on_the_disk_before_a_new_life_begins() {
         for at in 1..60 {
             let dying = left.kill();
             dying.fault_at(at, onlyonce::storage::Fault::Crash);
-            drop(open(&options, &dying));
+            let survived = open(&options, &dying).is_ok();
             let next = dying.kill();
             drop(open(&options, &next));
             let last = next.power_cut();
@@ -121,6 +121,10 @@ fn a_segment_is_freed_on_the_disk_before_a_new_life_begins() {
             assert!(opened.is_ok(), "seed {seed}, call {at}: {opened:?}, {}", last.place());
             let found = crate::reference::begin(&opened.unwrap(), "k").unwrap();
             assert!(!matches!(found, Begin::Execute(_)), "seed {seed}, call {at}");
+            if survived {
+                // It makes fewer calls.
+                break;
+            }
         }
     }
 }
