@@ -46,6 +46,8 @@ const REDUNDANT: &[(&str, &str, &str, &str)] = &[
     ("all", "fsync", "ring", CREATED),
     ("all", "fsync", "segment-N", CREATED),
     ("all", "fsync", "manifest", CREATED),
+    ("all", "fsync", "decisions-N", CREATED),
+    ("", "fdatasync", "decisions-N", "the outcome of a decision, which may be lost"),
     ("", "fdatasync", "superblock", "the other copy, which is synced too, is enough"),
     ("", "fsync", "full", "the last of three: it is no backup before that"),
     ("", "fsync", "later", "the last of three: it is no backup before that"),
@@ -204,7 +206,7 @@ impl<'a> Trial<'a> {
                 Event::Mark(line) => {
                     told.hear(line);
                     here |= line.starts_with("is ") || line.starts_with("copied ");
-                    here |= line == "promised";
+                    here |= line == "promised" || line == "decided";
                 }
                 _ => {}
             }
@@ -236,10 +238,9 @@ type Counted = (usize, usize, usize, String);
 /// Numbers make no difference.
 fn kind(path: &Path) -> String {
     let name = path.display().to_string();
-    match name.split_once("segment-") {
-        Some((above, _)) => format!("{above}segment-N"),
-        None => name,
-    }
+    let numbered = ["segment-", "decisions-"];
+    let known = numbered.iter().find_map(|kind| Some((name.split_once(kind)?.0, kind)));
+    known.map_or(name.clone(), |(above, kind)| format!("{above}{kind}N"))
 }
 
 fn check(name: &str) {

@@ -70,6 +70,7 @@ impl fmt::Display for Is {
 struct Copy {
     place: String,
     holds: BTreeMap<String, Is>,
+    decided: usize,
     finished: bool,
 }
 
@@ -80,6 +81,8 @@ pub struct Told {
     now: u64,
     /// What each key may be after a loss of power: what was promised, and all that came after.
     keys: BTreeMap<String, Vec<Is>>,
+    /// How many decisions of operators were answered: as many are in the journal.
+    decided: usize,
     copies: Vec<Copy>,
 }
 
@@ -94,13 +97,15 @@ impl Told {
                 states.push(Is::parse(&words[2..]));
             }
             ["is", key] => promise(self.keys.get_mut(key).unwrap()),
+            ["decided"] => self.decided += 1,
             ["promised"] => self.keys.values_mut().for_each(promise),
             ["copies", place] => {
                 let newest = |(key, states): (&String, &Vec<Is>)| {
                     (key.clone(), states.last().unwrap().clone())
                 };
                 let holds = self.keys.iter().map(newest).collect();
-                self.copies.push(Copy { place: place.to_owned(), holds, finished: false });
+                let (place, decided) = (place.to_owned(), self.decided);
+                self.copies.push(Copy { place, holds, decided, finished: false });
             }
             ["copies", place, of] => {
                 let of = self.copies.iter().find(|copy| copy.place == of).unwrap();
@@ -153,6 +158,7 @@ fn opened(files: BTreeMap<String, Vec<u8>>, now: u64, create: bool) -> Result<St
 fn judge_store(found: &Found, told: &Told) -> Result<(), String> {
     let store = opened(inside(found, STORE), told.now, true);
     let store = store.map_err(|error| format!("the store does not open: {error}"))?;
+    journal_holds(&store, told.decided)?;
     for (key, states) in &told.keys {
         let is = asked(&store, key)?;
         if !is_among(&is, states, told.now) {
@@ -176,7 +182,17 @@ fn is_among(is: &Is, states: &[Is], now: u64) -> bool {
     checkpoints.contains(&checkpoint) && answers.contains(&answer)
 }
 
+/// A decision is in the journal before it is carried out.
+fn journal_holds(store: &Store, decided: usize) -> Result<(), String> {
+    match store.decisions() {
+        Ok(decisions) if decisions.len() >= decided => Ok(()),
+        Ok(decisions) => Err(format!("{} of {decided} decisions are known", decisions.len())),
+        Err(error) => Err(format!("the decisions do not read: {error}")),
+    }
+}
+
 fn holds(store: &Store, told: &Told, copy: &Copy) -> Result<(), String> {
+    journal_holds(store, copy.decided)?;
     for (key, state) in &copy.holds {
         let is = asked(store, key)?;
         if state.at(told.now) != is {

@@ -327,6 +327,8 @@ impl Life {
 
     fn resolve(&self, name: &str, resolution: Resolution<'_>) {
         self.store().resolve(key(name), resolution, true).unwrap();
+        self.notes.look();
+        self.marks.say("decided");
     }
 
     /// More records than segments of the smallest size hold.
