@@ -118,6 +118,10 @@ pub fn left(calls: &[Call], durability: Durability, crash: Crash) -> BTreeSet<Is
             // A record that others have seen is durable, where completions are.
             let shown = matches!(answer, Answer::Replay(_))
                 && (crash != Crash::PowerCut || !matches!(durability, Durability::Buffered { .. }));
+            // The claim that a checkpoint or a failure belongs to is as durable as these.
+            let settles = promised
+                && answer == Answer::Done
+                && matches!(call.what, What::Fail(_) | What::Checkpoint(_));
             // A decision fences the holder at once, and is seen when it is durable.
             let decides = |other: &Call| {
                 matches!(other.what, What::Decide(_))
@@ -139,7 +143,11 @@ pub fn left(calls: &[Call], durability: Durability, crash: Crash) -> BTreeSet<Is
                 states.push(Is::Absent);
             }
             for now in states {
-                todo.push((done | 1 << n, now, if now != seen || shown { now } else { kept }));
+                todo.push((
+                    done | 1 << n,
+                    now,
+                    if now != seen || shown || settles { now } else { kept },
+                ));
                 // A record that expires before it is durable leaves what was there before it.
                 let outlives = call.what == What::Tick && !matches!(kept, Is::Completed(_));
                 if now != seen && (!promised || outlives && crash == Crash::PowerCut) {
