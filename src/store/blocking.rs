@@ -35,7 +35,7 @@ impl Store {
         resolution: Resolution<'_>,
         force: bool,
     ) -> Result<(), ClaimError> {
-        self.decide(key, resolution, force, None, By::default())
+        self.resolve_by(key, resolution, force, None, By::default())
     }
 
     /// Resolves like [`resolve`](Self::resolve), if the key's last attempt is still the one with
@@ -52,7 +52,7 @@ impl Store {
         force: bool,
         seen: Token,
     ) -> Result<(), ClaimError> {
-        self.decide(key, resolution, force, Some(seen), By::default())
+        self.resolve_by(key, resolution, force, Some(seen), By::default())
     }
 
     /// Resolves like [`resolve`](Self::resolve) or [`resolve_seen`](Self::resolve_seen), and keeps
@@ -70,36 +70,8 @@ impl Store {
         seen: Option<Token>,
         by: By<'_>,
     ) -> Result<(), ClaimError> {
-        self.decide(key, resolution, force, seen, by)
-    }
-
-    /// Returns the decisions that operators have taken, oldest first, as far as they are kept. Reads
-    /// their files. Imports of absent keys are not among them.
-    ///
-    /// # Errors
-    /// [`ClaimError::Unavailable`] if a file can't be read; [`ClaimError::Closed`] or
-    /// [`ClaimError::Forked`] from the store.
-    pub fn decisions(&self) -> Result<Vec<Decision>, ClaimError> {
-        let engine = self.engine()?;
-        if engine.closed.load(Ordering::Acquire) {
-            return Err(ClaimError::Closed);
-        }
-        let since = engine.time.shown(engine.now()).saturating_sub(engine.config.decisions_ms);
-        let since = if engine.config.decisions_ms == 0 { u64::MAX } else { since };
-        decisions::read_all(&*engine.storage, engine.id, since)
-            .map_err(|error| ClaimError::Unavailable { what: error.to_string() })
-    }
-
-    /// Notes the decision first, about exactly the attempt that was looked at: if that has changed
-    /// by the time it is carried out, both are repeated (or refused, if the caller named it).
-    fn decide(
-        &self,
-        key: KeyRef<'_>,
-        resolution: Resolution<'_>,
-        force: bool,
-        seen: Option<Token>,
-        by: By<'_>,
-    ) -> Result<(), ClaimError> {
+        // Noted first, about exactly the attempt that was looked at: if that has changed by the time
+        // it is carried out, both are repeated (or refused, if the caller named it).
         const TRIES: usize = 16;
         let engine = self.engine()?;
         for again in (0..TRIES).rev() {
@@ -124,6 +96,23 @@ impl Store {
             }
         }
         unreachable!("the last try returns")
+    }
+
+    /// Returns the decisions that operators have taken, oldest first, as far as they are kept. Reads
+    /// their files. Imports of absent keys are not among them.
+    ///
+    /// # Errors
+    /// [`ClaimError::Unavailable`] if a file can't be read; [`ClaimError::Closed`] or
+    /// [`ClaimError::Forked`] from the store.
+    pub fn decisions(&self) -> Result<Vec<Decision>, ClaimError> {
+        let engine = self.engine()?;
+        if engine.closed.load(Ordering::Acquire) {
+            return Err(ClaimError::Closed);
+        }
+        let since = engine.time.shown(engine.now()).saturating_sub(engine.config.decisions_ms);
+        let since = if engine.config.decisions_ms == 0 { u64::MAX } else { since };
+        decisions::read_all(&*engine.storage, engine.id, since)
+            .map_err(|error| ClaimError::Unavailable { what: error.to_string() })
     }
 
     fn carry_out(

@@ -120,17 +120,19 @@ fn statements_that_are_gone_are_prepared_again() {
     });
 }
 
+/// A unique column with a value that is taken, and a constraint that is deferred.
+const TABLES: &str =
+    "CREATE TABLE users (mail text PRIMARY KEY); INSERT INTO users VALUES ('taken');
+    CREATE TABLE parents (id int PRIMARY KEY);
+    CREATE TABLE lines (parent int REFERENCES parents DEFERRABLE INITIALLY DEFERRED)";
+
 /// A statement of the handler's has failed, or a deferred constraint does not hold: the effects can't
 /// be committed. The answer can, without them.
 #[test]
 fn an_answer_without_the_effects() {
     block_on(async {
         let Some((shop, server, database)) = shop().await else { return };
-        let tables =
-            "CREATE TABLE users (mail text PRIMARY KEY); INSERT INTO users VALUES ('taken');
-            CREATE TABLE parents (id int PRIMARY KEY);
-            CREATE TABLE lines (parent int REFERENCES parents DEFERRABLE INITIALLY DEFERRED)";
-        server.sql(&database, tables).await;
+        server.sql(&database, TABLES).await;
         let store = shop.get_ref().get_ref().clone();
         let order = "INSERT INTO orders VALUES ('order')";
         let cases = [
@@ -229,11 +231,7 @@ fn a_refusal_arrives() {
     use tower::ServiceExt;
     block_on(async {
         let Some((shop, server, database)) = shop().await else { return };
-        let tables =
-            "CREATE TABLE users (mail text PRIMARY KEY); INSERT INTO users VALUES ('taken');
-            CREATE TABLE parents (id int PRIMARY KEY);
-            CREATE TABLE lines (parent int REFERENCES parents DEFERRABLE INITIALLY DEFERRED)";
-        server.sql(&database, tables).await;
+        server.sql(&database, TABLES).await;
         let claims = shop.get_ref().clone();
         let handler = |sql: &'static str, status: StatusCode, verdict: Option<Verdict>| {
             let claims = claims.clone();
