@@ -60,6 +60,7 @@
 //! |---|---|
 //! | `tower`, `axum` | `http`: a layer that makes any `http` service's retries safe |
 //! | `postgres` | `postgres`: a store on a PostgreSQL cluster, for several machines |
+//! | `ring` | the provider of its TLS, where the process installs none |
 //! | `metrics` | `metrics`: counters, gauges and histograms for the crate of that name |
 //! | `tracing` | events and spans |
 //! | `admin` | `admin`: a service with an API and a page, over an open store |

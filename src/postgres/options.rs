@@ -140,6 +140,11 @@ impl PostgresOptions {
 
     /// Sets TLS that accepts servers certified by one of these authorities (PEM), under the name in
     /// the connection string.
+    ///
+    /// Its cryptography is the process's: the provider that `rustls` has as its default when the
+    /// store is opened (`CryptoProvider::install_default`). If there is none, it is that of the
+    /// crate's feature `ring`; without that feature too, opening is refused with
+    /// [`OpenError::Options`].
     pub fn tls_roots(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.tls_roots = Some(pem.into());
         self
@@ -417,7 +422,10 @@ impl PostgresOptions {
         let Some(pem) = &self.tls_roots else {
             return Ok(self.tls.clone());
         };
-        use rustls::pki_types::{CertificateDer, pem::PemObject};
+        use rustls::{
+            crypto::CryptoProvider,
+            pki_types::{CertificateDer, pem::PemObject},
+        };
         let bad = |error: &dyn std::fmt::Display| OpenError::options(format!("tls_roots: {error}"));
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -427,7 +435,7 @@ impl PostgresOptions {
         if roots.is_empty() {
             return Err(bad(&"no certificate in it"));
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = provider(CryptoProvider::get_default()).map_err(|error| bad(&error))?;
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| bad(&error))?
@@ -446,6 +454,22 @@ impl std::fmt::Debug for PostgresOptions {
             .field("table", &self.table)
             .finish_non_exhaustive()
     }
+}
+
+/// The process's choice of cryptography; the crate's own only if asked for by a feature, because a
+/// second provider in a process makes `rustls` refuse to choose for the process's other parts.
+fn provider(
+    installed: Option<&Arc<rustls::crypto::CryptoProvider>>,
+) -> Result<Arc<rustls::crypto::CryptoProvider>, &'static str> {
+    if let Some(installed) = installed {
+        return Ok(installed.clone());
+    }
+    #[cfg(feature = "ring")]
+    return Ok(Arc::new(rustls::crypto::ring::default_provider()));
+    #[cfg(not(feature = "ring"))]
+    Err("the process has no provider of cryptography for TLS: install one at its start \
+         (rustls::crypto::CryptoProvider::install_default), or pass a whole configuration by \
+         PostgresOptions::tls, or build onlyonce with its feature `ring`")
 }
 
 /// The `sslmode` in a connection string.
@@ -497,7 +521,23 @@ pub(super) struct Hosts {
 
 #[cfg(test)]
 mod tests {
-    use super::sslmode;
+    use super::{provider, sslmode};
+
+    #[test]
+    #[cfg(feature = "ring")]
+    fn an_installed_provider_comes_before_the_own_one() {
+        let own = provider(None).unwrap();
+        let installed = std::sync::Arc::new(own.as_ref().clone());
+        let taken = provider(Some(&installed)).unwrap();
+        assert!(std::sync::Arc::ptr_eq(&taken, &installed));
+    }
+
+    #[test]
+    #[cfg(not(feature = "ring"))]
+    fn without_a_provider_the_error_says_what_to_do() {
+        let error = provider(None).unwrap_err();
+        assert!(error.contains("install_default") && error.contains("`ring`"), "{error}");
+    }
 
     #[test]
     fn the_mode_is_found_where_it_is_one() {
