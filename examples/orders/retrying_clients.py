@@ -1,11 +1,12 @@
 """Clients that retry by themselves, and a proxy that loses answers: each order once.
 
-    python3 retrying_clients.py path/to/orders
+    python3 retrying_clients.py path/to/orders [path/to/place_orders]
 
 Starts the service and, before it, a proxy that hurts the first tries of each key: it loses the
 answer when the service has given it, or a part of it, or the request, or is too slow. Then urllib3
-and curl place orders through it, as their own settings tell them to retry. In the end the
-service's list has each order exactly once, and each client was told its number.
+and curl place orders through it, as their own settings tell them to retry. Then `place_orders` (the
+example of `onlyonce-client`) places named ones, and is killed again and again while it does. In the
+end the service's list has each order exactly once, and each client was told its number.
 """
 
 import concurrent.futures
@@ -25,6 +26,9 @@ from urllib3.util import Retry
 
 URLLIB3_ORDERS = 60
 CURL_ORDERS = 12
+NAMED_ORDERS = 40
+# After how many answers place_orders is killed.
+KILLS = [0, 3, 8, 15]
 # How long urllib3 waits for an answer.
 PATIENCE_S = 1.0
 # What happens to the first tries of a key, one after the other; later ones pass.
@@ -46,6 +50,7 @@ class Proxy:
         self.lock = threading.Lock()
         self.tries = {}  # by key
         self.plans = {}  # by key
+        self.hurts_others = False  # also keys that have no plan
         self.hurt = {}  # how often, by kind
         self.lost_orders = 0  # answers of 201 that the service gave and no client got
         self.replays = 0  # answers that came through marked
@@ -101,6 +106,8 @@ class Proxy:
         with self.lock:
             nth = self.tries.get(key, 0)
             self.tries[key] = nth + 1
+            if nth == 0 and key and key not in self.plans and self.hurts_others:
+                self.plans[key] = HURTS[len(self.tries) % len(HURTS)]
             plan = self.plans.get(key, [])
             kind = plan[nth] if nth < len(plan) else None
             if kind is not None:
@@ -198,6 +205,41 @@ def place(proxy, name, send, count):
     return numbers
 
 
+def place_named(proxy, program):
+    """Orders whose client finds its keys again after it was killed; number of the order by item."""
+    proxy.hurts_others = True
+    before = len(proxy.tries)
+    url = "http://{}:{}/orders".format(*proxy.address)
+    numbers = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for kill_after in KILLS + [None]:
+            command = [program, url, str(NAMED_ORDERS), folder]
+            client = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            if kill_after == 0:
+                # At work, with nothing answered yet.
+                wait_until(lambda: len(proxy.tries) > before)
+                client.kill()
+            for nth, line in enumerate(client.stdout):
+                if kill_after is not None and nth + 1 >= kill_after:
+                    client.kill()
+                if not line.endswith("\n"):
+                    break  # killed in the middle of it
+                item, number = line.rstrip("\n").split("\t")
+                assert numbers.setdefault(item, int(number)) == int(number), "another order"
+            ended = client.wait()
+            assert kill_after is not None or ended == 0, ended
+    assert len(numbers) == NAMED_ORDERS, numbers
+    print(f"place_orders: {NAMED_ORDERS} orders, killed {len(KILLS)} times")
+    return numbers
+
+
+def wait_until(so):
+    until = time.monotonic() + 30
+    while not so():
+        assert time.monotonic() < until, "nothing happened in 30 s"
+        time.sleep(0.002)
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.argv[1], "serve", "--listen", "127.0.0.1:0", "--dir", folder, "--create"]
@@ -218,6 +260,8 @@ def check(service):
         numbers |= place(proxy, "curl", by_curl, CURL_ORDERS)
     else:
         print("no curl here")
+    if len(sys.argv) > 2:
+        numbers |= place_named(proxy, sys.argv[2])
     listed = urllib3.request("GET", "http://{}:{}/orders".format(*address)).json()
     in_service = [(order["item"], order["id"]) for order in listed]
     assert sorted(in_service) == sorted(numbers.items()), "an order is missing, or there twice"
