@@ -20,7 +20,7 @@ use crate::{
     broken::{self, Broken},
     error::OpenError,
     limits::{COUNT_MAX, RING_BYTES_MAX, SLOTS_MAX, TIME_MAX_MS, TOKEN_MAX},
-    storage::{Storage, StorageFile},
+    storage::{self, Storage, StorageFile},
 };
 use std::{io, sync::Arc};
 
@@ -190,7 +190,11 @@ impl SuperblockFile {
             what: "neither copy of the superblock is whole",
         };
         if file.size() < FILE_BYTES {
-            return if file.size() == 0 { Ok(None) } else { Err(damaged(file.size())) };
+            // It has its size before anything is written to it.
+            return match storage::is_blank(&*file).map_err(OpenError::io(doing))? {
+                true => Ok(None),
+                false => Err(damaged(file.size())),
+            };
         }
         let this = SuperblockFile(file);
         // Each by itself: what can't be read of one is in the other, too.

@@ -6,7 +6,8 @@
 //! entry:  length u32 | checksum u32 | bytes
 //! ```
 //!
-//! A file is removed when its youngest entry has been kept long enough.
+//! A file is removed when its youngest entry has been kept long enough. One that has an entry has a
+//! durable name: none is appended before.
 
 use super::{
     Decision, Outcome,
@@ -161,6 +162,20 @@ impl Tail {
                 // Not a file of this store's, or torn as it was made.
                 None => self.earlier.push((number, pen.now_ms)),
             }
+        }
+        if let Some(open) = &self.file
+            && open.at == HEADER as u64
+        {
+            // The life that made it may have ended before its name was durable: it is made again.
+            (self.file, self.last_file) = (None, self.last_file.saturating_sub(1));
+        }
+        if let Some(open) = &self.file {
+            // It may be in the page cache alone, after a sync that failed. What is appended counts
+            // only behind it: both are covered by the next sync.
+            let mut bytes = vec![0; open.at as usize];
+            open.file.read_at(0, &mut bytes).map_err(unavailable)?;
+            let written = open.file.write_at(0, &bytes);
+            written.map_err(|error| pen.failed("writing decisions again", &error))?;
         }
         self.known = true;
         Ok(())

@@ -1,7 +1,7 @@
 //! Reads the claims file and decides about its claims.
 
 use super::{
-    CLAIMS_FILE, create, read_file,
+    CLAIMS_FILE, read_file,
     records::{Decisions, Failure, Frames},
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     poison::{Poison, Poisoned},
     record::Reason,
     stats::Count,
-    storage::{Storage, StorageFile, is_failed_sync, is_no_room},
+    storage::{Storage, StorageFile, is_blank, is_failed_sync, is_no_room},
     superblock::Superblock,
     token::Token,
 };
@@ -78,14 +78,22 @@ pub(super) fn read(
 ) -> Result<ClaimsFile, OpenError> {
     let io = |doing: &str| OpenError::io(format!("{doing} the claims file"));
     let mut made_anew = 0;
+    let again = || {
+        let file = storage.create(CLAIMS_FILE, Cells::file_bytes(sizes.cells))?;
+        // Blank until its name is durable: if that fails, the next salvage begins here again.
+        storage.sync_dir()?;
+        Cells::create(&*file, superblock.store)?;
+        Ok(file)
+    };
     let file = match storage.open(CLAIMS_FILE) {
+        Ok(file) if salvage && is_blank(&*file).unwrap_or(false) => {
+            made_anew = 1;
+            again().map_err(io("creating"))?
+        }
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound && salvage => {
-            let file =
-                create::create_claims(storage, superblock.store, sizes).map_err(io("creating"))?;
-            storage.sync_dir().map_err(io("creating"))?;
             made_anew = 1;
-            file
+            again().map_err(io("creating"))?
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(OpenError::Missing { file: CLAIMS_FILE.into() });

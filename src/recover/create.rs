@@ -5,7 +5,7 @@ use crate::{
     claims::Cells,
     error::OpenError,
     options::Sizes,
-    storage::{Storage, StorageFile},
+    storage::{Storage, StorageFile, is_blank},
     superblock::{Superblock, SuperblockFile},
     sync,
 };
@@ -61,22 +61,12 @@ pub(super) fn create(
     };
     let file = SuperblockFile::create(storage).map_err(failed)?;
     storage.sync_dir().map_err(failed)?;
-    create_claims(storage, superblock.store, sizes).map_err(failed)?;
+    let claims = storage.create(CLAIMS_FILE, Cells::file_bytes(sizes.cells));
+    claims.and_then(|file| Cells::create(&*file, superblock.store)).map_err(failed)?;
     create_ring(storage, sizes.ring).map_err(failed)?;
     storage.sync_dir().map_err(failed)?;
     file.write(&superblock).map_err(failed)?;
     Ok((file, superblock))
-}
-
-/// Creates an empty claims file.
-pub(super) fn create_claims(
-    storage: &dyn Storage,
-    store: u64,
-    sizes: &Sizes,
-) -> io::Result<Arc<dyn StorageFile>> {
-    let file = storage.create(CLAIMS_FILE, Cells::file_bytes(sizes.cells))?;
-    Cells::create(&*file, store)?;
-    Ok(file)
 }
 
 /// Creates the ring. It is written once here, so that its blocks are real ones from the start.
@@ -85,6 +75,28 @@ pub(crate) fn create_ring(storage: &dyn Storage, bytes: u64) -> io::Result<Arc<d
     file.write_at(0, &vec![0; bytes as usize])?;
     file.sync()?;
     Ok(file)
+}
+
+/// Begins a ring that a salvage makes, until its name is durable: if that fails, the file is there
+/// and counts as missing.
+const UNFINISHED: &[u8; 32] = b"onlyonce: a ring being salvaged\0";
+
+/// Creates a missing ring of a store that exists.
+fn create_ring_again(storage: &dyn Storage, bytes: u64) -> io::Result<Arc<dyn StorageFile>> {
+    let file = storage.create(RING_FILE, bytes)?;
+    file.write_at(0, UNFINISHED)?;
+    storage.sync_dir()?;
+    file.write_at(0, &vec![0; bytes as usize])?;
+    file.sync()?;
+    Ok(file)
+}
+
+/// Whether a salvage that was interrupted has left this ring.
+fn is_unfinished(file: &dyn StorageFile, bytes: u64, salvage: bool) -> bool {
+    let mut first = [0; UNFINISHED.len()];
+    let marked = file.read_at(0, &mut first).is_ok() && first == *UNFINISHED;
+    // It died when a part of it was there.
+    marked || salvage && file.size() < bytes && is_blank(file).unwrap_or(false)
 }
 
 /// Opens the ring and reads it. A missing ring is created again when salvaging.
@@ -105,7 +117,13 @@ pub(super) fn open_ring(
             (superblock.ring_bytes / 4).saturating_sub(1024)
         )))
     };
-    match storage.open(RING_FILE) {
+    let found = match storage.open(RING_FILE) {
+        Ok(file) if is_unfinished(&*file, superblock.ring_bytes, salvage) => {
+            Err(io::ErrorKind::NotFound.into())
+        }
+        found => found,
+    };
+    match found {
         Ok(file) if file.size() != superblock.ring_bytes => Err(OpenError::Damaged {
             file: RING_FILE.into(),
             offset: file.size(),
@@ -121,8 +139,7 @@ pub(super) fn open_ring(
             if superblock.ring_bytes < 4 * sizes.frame_max {
                 return too_small();
             }
-            let file = create_ring(storage, superblock.ring_bytes).map_err(doing())?;
-            storage.sync_dir().map_err(doing())?;
+            let file = create_ring_again(storage, superblock.ring_bytes).map_err(doing())?;
             Ok((file, Vec::new()))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

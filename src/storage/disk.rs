@@ -66,7 +66,7 @@ impl DiskStorage {
     /// [`io::ErrorKind::NotADirectory`] if there is something else, and whatever the operating
     /// system says.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        create_durably(path.as_ref())?;
+        create_durably(path.as_ref(), sync_directory)?;
         Self::at(path.as_ref(), false)
     }
 
@@ -133,6 +133,19 @@ impl DiskStorage {
         Ok(file)
     }
 
+    /// Creates an empty file in the place of a regular one, if there is one of this name.
+    fn create_file(&self, name: &str) -> io::Result<File> {
+        let create = || self.open_file(name, OFlags::CREATE | OFlags::EXCL);
+        match create() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.open_file(name, OFlags::empty())?;
+                fs::unlinkat(&self.directory, name, AtFlags::empty())?;
+                create()
+            }
+            answer => answer,
+        }
+    }
+
     fn file(&self, file: File, path: PathBuf, size: u64) -> Arc<dyn StorageFile> {
         Arc::new(DiskFile { file, path, size, write_through: self.write_through })
     }
@@ -161,7 +174,7 @@ impl Storage for DiskStorage {
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
         let path = self.path.join(name);
         let fail = |e| named("create", &path, e);
-        let file = self.open_file(name, OFlags::CREATE | OFlags::TRUNC).map_err(fail)?;
+        let file = self.create_file(name).map_err(fail)?;
         let failed = match allocate(&file, len) {
             Err(error) => fail(error),
             Ok(()) => match file.sync_all() {
@@ -443,7 +456,7 @@ fn stores_may_need_space(_directory: &File) -> bool {
 }
 
 /// Creates a directory and its missing parents so that a loss of power leaves them there.
-fn create_durably(path: &Path) -> io::Result<()> {
+fn create_durably(path: &Path, sync: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
     let mut missing = Vec::new();
     let mut above = path;
     while !above.try_exists().map_err(|e| named("open", above, e))? {
@@ -455,13 +468,18 @@ fn create_durably(path: &Path) -> io::Result<()> {
     }
     // An earlier opener may have created this one and died before it synced the entry. A process
     // that may not read the parent did not create it either.
-    let _ = sync_directory(parent(above));
+    let _ = sync(parent(above));
     for directory in missing.into_iter().rev() {
         match std::fs::create_dir(directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(named("create", directory, error));
             }
-            _ => sync_directory(parent(directory))?,
+            _ => sync(parent(directory)).inspect_err(|_| {
+                // The next opener must make it again: a sync that succeeds then would prove
+                // nothing of a name that is there already. It is empty, unless another opener
+                // uses it.
+                let _ = std::fs::remove_dir(directory);
+            })?,
         }
     }
     Ok(())

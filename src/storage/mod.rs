@@ -13,7 +13,10 @@
 //!   bytes, never a mixture;
 //! * after a failed sync nothing is known about the bytes written since the last successful one:
 //!   the disk may hold them or not, and a later successful sync does not mean that it does.
-//!   Only writing them again and syncing does.
+//!   Only writing them again and syncing does;
+//! * the same holds of names: after a failed [`Storage::sync_dir`] only one that is created again
+//!   (or removed) is covered by a later one. The process may have died since, and another one
+//!   finds the name: that it is there does not mean that it is durable.
 
 mod disk;
 mod map;
@@ -45,8 +48,11 @@ pub trait Storage: Send + Sync + fmt::Debug + 'static {
     /// included.
     fn list(&self) -> io::Result<Vec<String>>;
 
-    /// Creates (or replaces) a file of exactly `len` bytes, all zero, whose blocks are really
-    /// allocated. [`io::ErrorKind::StorageFull`] if there is no room; nothing stays behind then.
+    /// Creates a file of exactly `len` bytes, all zero, whose blocks are really allocated.
+    /// [`io::ErrorKind::StorageFull`] if there is no room; nothing stays behind then.
+    ///
+    /// A file of this name is removed first, and not emptied: the name must be written again, as
+    /// nothing may be known of the one that is there (see above).
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>>;
 
     /// Opens an existing file. [`io::ErrorKind::NotFound`] if there is none.
@@ -134,6 +140,19 @@ pub(crate) fn is_no_room(error: &io::Error) -> bool {
 /// Whether it was a sync that failed.
 pub(crate) fn is_failed_sync(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<SyncFailed>())
+}
+
+/// Whether a file has nothing but zeros, by read calls.
+pub(crate) fn is_blank(file: &dyn StorageFile) -> io::Result<bool> {
+    let mut piece = [0; PAGE_BYTES];
+    for from in (0..file.size()).step_by(PAGE_BYTES) {
+        let len = (file.size() - from).min(PAGE_BYTES as u64) as usize;
+        file.read_at(from, &mut piece[..len])?;
+        if piece[..len].iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Makes `to`, of the same size, share the blocks of `from`: a copy that costs next to nothing.

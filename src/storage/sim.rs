@@ -55,7 +55,8 @@ pub enum Fault {
     /// was not durable yet old, new or in between on the platter, and the cache believes that it
     /// is written: only writing it again and syncing helps.
     Error(io::ErrorKind),
-    /// The first half of a write lands, then it fails. Any other call fails like an error.
+    /// A write lands from its beginning up to the end of one of its sectors, as the seed decides,
+    /// then it fails. Any other call fails like an error.
     ShortWrite,
     /// The process dies before, in the middle of or right after the call, as the seed decides.
     /// This call and all later ones fail, and later stores through a map are lost, until
@@ -106,10 +107,13 @@ impl SimStorage {
     /// now, and what was not synced still is not. Every later call on this one fails and its
     /// lock is gone.
     pub fn kill(&self) -> SimStorage {
-        self.next_disk(|_, history| {
+        let next = self.next_disk(|_, history| {
             let copy = |inode: &Shared| Arc::new(Mutex::new(inode.lock().duplicate()));
             Some(history.iter().map(|entry| entry.as_ref().map(copy)).collect())
-        })
+        });
+        // The system lives, and still believes that these are on the platter.
+        next.disk.state.lock().doubtful.clone_from(&self.disk.state.lock().doubtful);
+        next
     }
 
     fn next_disk(
@@ -122,6 +126,7 @@ impl SimStorage {
         let mut next = State::new(Rng::new(seed));
         next.capacity = state.capacity;
         next.tears = state.tears;
+        next.forgets = state.forgets;
         for (name, history) in &state.names {
             if let Some(history) = carry(&mut state.rng, history) {
                 next.names.insert(name.clone(), history);
@@ -155,6 +160,12 @@ impl SimStorage {
     /// mapped from now on. Words of eight bytes stay whole. Not unless it is asked for.
     pub fn tear_mapped(&self, tears: bool) {
         self.disk.state.lock().tears = tears;
+    }
+
+    /// Whether a sync that fails may also take its pages out of the cache: what is read, also
+    /// through a map, is then what the platter has. Not unless it is asked for.
+    pub fn forget_failed(&self, forgets: bool) {
+        self.disk.state.lock().forgets = forgets;
     }
 
     /// The sum of all files' lengths.
@@ -276,9 +287,14 @@ impl Storage for SimStorage {
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
         let inode = self.disk.call(|state, fate| match fate {
             Fate::Whole => state.create(name, len),
-            // Died between making the file and giving it its size.
-            Fate::Torn => state.create(name, 0),
-            Fate::Half | Fate::Failed => Err(absent(name)),
+            Fate::Torn => {
+                state.create_in_part(name, len);
+                Err(absent(name))
+            }
+            Fate::Half | Fate::Failed => {
+                state.remove_if_there(name);
+                Err(absent(name))
+            }
         })?;
         Ok(Arc::new(SimFile { disk: Arc::clone(&self.disk), inode, size: len }))
     }
@@ -371,9 +387,9 @@ impl StorageFile for SimFile {
                 Fate::Whole => inode.write(offset, bytes, &mut state.rng),
                 Fate::Half | Fate::Torn => {
                     // A sector is written as one, or not at all.
-                    let middle =
-                        (offset + bytes.len() / 2) / super::SECTOR_BYTES * super::SECTOR_BYTES;
-                    let landed = middle.saturating_sub(offset);
+                    let end = offset + state.rng.below(bytes.len() + 1);
+                    let landed =
+                        (end / super::SECTOR_BYTES * super::SECTOR_BYTES).saturating_sub(offset);
                     inode.write(offset, &bytes[..landed], &mut state.rng);
                 }
                 Fate::Failed => {}
@@ -403,7 +419,7 @@ impl StorageFile for SimFile {
             match fate {
                 Fate::Whole => inode.sync(),
                 Fate::Torn => inode.write_back(&mut state.rng),
-                Fate::Half | Fate::Failed => inode.fail_sync(&mut state.rng),
+                Fate::Half | Fate::Failed => inode.fail_sync(&mut state.rng, state.forgets),
             }
             Ok(())
         })

@@ -39,9 +39,12 @@ fn a_created_file_is_zero_and_has_its_size() {
 #[test]
 fn creating_replaces() {
     on_both(|storage| {
-        storage.create("a", 64).unwrap().write_at(0, &[1; 64]).unwrap();
+        let old = storage.create("a", 64).unwrap();
+        old.write_at(0, &[1; 64]).unwrap();
         let file = storage.create("a", 32).unwrap();
         assert_eq!(read(&file, 0, 32), [0; 32]);
+        // It is another file: the name was written again.
+        assert_eq!(read(&old, 0, 64), [1; 64]);
         assert_eq!(storage.list().unwrap(), ["a"]);
     });
 }

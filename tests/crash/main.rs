@@ -18,6 +18,7 @@ mod foreign_files;
 mod full_disk;
 mod golden_store;
 mod model;
+mod names_are_durable;
 mod one_superblock_copy_is_enough;
 mod open_files_run_out;
 mod opening_dies_and_is_repeated;

@@ -20,6 +20,25 @@ fn missing_directories_are_created() {
 }
 
 #[test]
+fn a_directory_whose_name_is_not_known_to_be_durable_is_made_again() {
+    let (directory, _) = fresh();
+    let deep = directory.path().join("a/b/c");
+    for failing in ["", "a", "a/b"] {
+        let failing = directory.path().join(failing);
+        let synced = create_durably(&deep, |path| match path == failing {
+            true => Err(ErrorKind::Other.into()),
+            false => sync_directory(path),
+        });
+        synced.unwrap_err();
+        // (What is above it was there already, or is durable.)
+        let left = std::fs::read_dir(&failing).unwrap().count();
+        assert_eq!(left, 0, "{}", failing.display());
+    }
+    create_durably(&deep, sync_directory).unwrap();
+    assert!(deep.is_dir());
+}
+
+#[test]
 fn a_path_that_is_a_file_is_refused() {
     let (directory, storage) = fresh();
     storage.create("x", 8).unwrap();

@@ -12,6 +12,9 @@ const VERSIONS: usize = 3;
 /// How much of a new file is looked at at once, to see whether it is zero.
 const PIECE: usize = 4096;
 
+/// How many sectors the cache keeps together.
+const PAGE_SECTORS: usize = 8;
+
 type Sector = [u8; SECTOR_BYTES];
 
 /// The bytes of a file, twice.
@@ -134,10 +137,11 @@ impl Inode {
     }
 
     /// A sync that fails: each dirty sector reaches the platter or not, and the cache believes
-    /// that all did.
-    pub(super) fn fail_sync(&mut self, rng: &mut Rng) {
+    /// that all did; or, if it `forgets`, some pages go back to what the platter has.
+    pub(super) fn fail_sync(&mut self, rng: &mut Rng, forgets: bool) {
         let eagerness = Eagerness::roll(rng);
-        for sector in self.take_dirty() {
+        let dirty = self.take_dirty();
+        for sector in dirty.iter().copied() {
             if eagerness.writes(rng) {
                 let bytes = self.any_version(sector, rng);
                 let range = self.range(sector);
@@ -145,6 +149,22 @@ impl Inode {
             }
         }
         self.versions.clear();
+        if forgets && rng.below(2) == 0 {
+            let mut pages: Vec<usize> = dirty.iter().map(|sector| sector / PAGE_SECTORS).collect();
+            pages.dedup();
+            pages.retain(|_| rng.below(2) == 0);
+            pages.into_iter().for_each(|page| self.forget(page));
+        }
+    }
+
+    /// The page is read from the platter again.
+    fn forget(&mut self, page: usize) {
+        let start = page * PAGE_SECTORS * SECTOR_BYTES;
+        let end = (start + PAGE_SECTORS * SECTOR_BYTES).min(self.len());
+        self.live.write_bytes(start, &self.durable[start..end]);
+        // A page's bits are in one word.
+        let (word, first) = (page * PAGE_SECTORS / 64, page * PAGE_SECTORS % 64);
+        self.live.dirty()[word].fetch_and(!(0xff << first), Ordering::AcqRel);
     }
 
     /// Some dirty sectors reach the platter, and the cache does not know it yet.

@@ -22,7 +22,7 @@ pub(super) type History = Vec<Option<Shared>>;
 pub(super) enum Fate {
     /// All of it.
     Whole,
-    /// Half of it, if it is a write, else nothing; then it fails.
+    /// A part of it, if it is a write, else nothing; then it fails.
     Half,
     /// Some of it; then the process dies.
     Torn,
@@ -47,6 +47,7 @@ pub(super) struct State {
     pub(super) faults: BTreeMap<u64, Fault>,
     pub(super) capacity: Option<u64>,
     pub(super) tears: bool,
+    pub(super) forgets: bool,
     pub(super) locked: bool,
     /// Crashed, cut off or killed: for good.
     pub(super) off: bool,
@@ -97,6 +98,7 @@ impl State {
             faults: BTreeMap::new(),
             capacity: None,
             tears: false,
+            forgets: false,
             locked: false,
             off: false,
         }
@@ -132,20 +134,13 @@ impl State {
         let old = self.find(name);
         let freed = old.as_ref().map_or(0, |inode| inode.lock().len() as u64);
         let needed = (self.len_total() - freed).saturating_add(len);
+        // A new file under a name that is written again.
+        self.remove_if_there(name);
+        self.doubtful.remove(name);
         if self.capacity.is_some_and(|capacity| needed > capacity) {
-            if old.is_some() {
-                self.remove(name);
-            }
             return Err(io::Error::new(io::ErrorKind::StorageFull, "the disk is full"));
         }
-        let fresh = Inode::zeroed(len as usize);
-        if let Some(inode) = old {
-            // The same file, emptied and allocated again: no name changes, so whatever a loss of
-            // power leaves of the directory, the old bytes are gone.
-            *inode.lock() = fresh;
-            return Ok(inode);
-        }
-        let inode = Arc::new(Mutex::new(fresh));
+        let inode = Arc::new(Mutex::new(Inode::zeroed(len as usize)));
         let history = self.names.entry(name.to_owned()).or_insert_with(|| vec![None]);
         history.push(Some(Arc::clone(&inode)));
         Ok(inode)
@@ -154,6 +149,23 @@ impl State {
     pub(super) fn remove(&mut self, name: &str) {
         if let Some(history) = self.names.get_mut(name) {
             history.push(None);
+        }
+        // It is written again, which the next sync covers.
+        self.doubtful.remove(name);
+    }
+
+    pub(super) fn remove_if_there(&mut self, name: &str) {
+        if self.find(name).is_some() {
+            self.remove(name);
+        }
+    }
+
+    /// The process dies between removing a file and allocating all of the new one.
+    pub(super) fn create_in_part(&mut self, name: &str, len: u64) {
+        self.remove_if_there(name);
+        let eighths = self.rng.below(9) as u64;
+        if eighths < 8 {
+            let _ = self.create(name, len * eighths / 8);
         }
     }
 
@@ -168,7 +180,8 @@ impl State {
         });
     }
 
-    /// Each name that was not durable yet may be old or new from now on, whatever syncs follow.
+    /// Each name that was not durable yet may be old or new from now on, whatever syncs follow,
+    /// until it is removed or created again.
     pub(super) fn fail_sync_dir(&mut self) {
         let unsynced = self.names.iter().filter(|(_, history)| history.len() > 1);
         self.doubtful.extend(unsynced.map(|(name, _)| name.clone()));

@@ -111,6 +111,53 @@ fn a_failed_sync_proves_nothing_and_neither_does_the_next() {
 }
 
 #[test]
+fn a_failed_sync_may_take_pages_out_of_the_cache() {
+    let mut seen = BTreeSet::new();
+    for seed in SEEDS {
+        let (disk, file) = disk_with(seed, 9);
+        disk.forget_failed(true);
+        let view = file.map_mut().unwrap();
+        view.store(0, &[1; SECTOR_BYTES]).unwrap();
+        view.store(8 * SECTOR_BYTES, &[1; SECTOR_BYTES]).unwrap();
+        disk.fault_at(disk.calls() + 1, Fault::Error(ErrorKind::Other));
+        file.sync().unwrap_err();
+        let (cache, platter) = (sectors(&disk), sectors(&disk.power_cut()));
+        let byte = |of: &[u8]| (of[0], of[8]);
+        seen.insert((byte(&cache), byte(&platter)));
+        assert!((0..9).all(|sector| cache[sector] >= platter[sector]), "older than the platter");
+    }
+    // Each page is kept, kept and not written, or forgotten.
+    assert_eq!(seen.len(), 9);
+}
+
+#[test]
+fn a_name_that_a_failed_sync_was_to_cover_must_be_made_again() {
+    let failed = |seed| {
+        let disk = SimStorage::new(seed);
+        disk.create("a", 8).unwrap();
+        disk.fault_at(disk.calls() + 1, Fault::Error(ErrorKind::Other));
+        disk.sync_dir().unwrap_err();
+        disk
+    };
+    let mut lost = 0;
+    for seed in SEEDS {
+        for disk in [failed(seed), failed(seed).kill(), failed(seed).kill().kill()] {
+            disk.create("b", 8).unwrap();
+            disk.sync_dir().unwrap();
+            let found = disk.power_cut();
+            assert!(found.open("b").is_ok());
+            lost += usize::from(found.open("a").is_err());
+            disk.kill();
+        }
+        let disk = failed(seed).kill();
+        disk.create("a", 16).unwrap();
+        disk.sync_dir().unwrap();
+        assert_eq!(disk.power_cut().open("a").unwrap().size(), 16);
+    }
+    assert!((1..3 * SEEDS.end as usize).contains(&lost));
+}
+
+#[test]
 fn names_are_durable_after_a_directory_sync_only() {
     let (mut kept, mut back) = (0, 0);
     for seed in SEEDS {
@@ -179,19 +226,25 @@ fn a_crash_in_the_middle_of_creating_leaves_anything() {
         disk.create("a", 1000).unwrap_err();
         seen.insert(disk.kill().snapshot().get("a").map(Vec::len));
     }
-    assert_eq!(seen, BTreeSet::from([None, Some(0), Some(1000)]));
+    let parts = (0..=8).map(|eighths| Some(1000 * eighths / 8));
+    assert_eq!(seen, BTreeSet::from_iter(parts.chain([None])));
 }
 
 #[test]
-fn an_injected_error_does_nothing_and_a_short_write_half() {
+fn an_injected_error_does_nothing_and_a_short_write_a_part() {
+    let mut seen = BTreeSet::new();
+    for seed in SEEDS {
+        let (disk, file) = disk_with(seed, 3);
+        disk.fault_at(disk.calls() + 1, Fault::ShortWrite);
+        file.write_at(0, &[1; 3 * SECTOR_BYTES]).unwrap_err();
+        seen.insert(sectors(&disk));
+    }
+    assert!([[0, 0, 0], [1, 0, 0], [1, 1, 0]].iter().all(|part| seen.contains(&part[..])));
     let (disk, file) = disk_with(1, 2);
     let next = || disk.calls() + 1;
     disk.fault_at(next(), Fault::Error(ErrorKind::StorageFull));
     assert_eq!(file.write_at(0, &[1; 1024]).unwrap_err().kind(), ErrorKind::StorageFull);
     assert_eq!(sectors(&disk), [0, 0]);
-    disk.fault_at(next(), Fault::ShortWrite);
-    file.write_at(0, &[1; 1024]).unwrap_err();
-    assert_eq!(sectors(&disk), [1, 0]);
     for fault in [Fault::ShortWrite, Fault::Error(ErrorKind::Other)] {
         disk.fault_at(next(), fault);
         disk.create("b", 8).err().unwrap();
