@@ -69,6 +69,9 @@ pub(crate) struct Chain {
     /// The commit that covers this clears what the version has replaced, and the next one makes
     /// that durable; 0 if it has replaced nothing in this life.
     pub replaced_at: u64,
+    /// A caller was told that this version is durable, or waits to be told: it is cleared only when
+    /// what ends the claim is durable.
+    pub promised: bool,
 }
 
 /// Everything that is stored of an undecided claim.
@@ -354,7 +357,7 @@ impl Cells {
             }
         }
         let written_at = self.written.fetch_add(1, Ordering::SeqCst) + 1;
-        Ok(Some(Chain { cells, written_at, replaced_at: 0 }))
+        Ok(Some(Chain { cells, written_at, replaced_at: 0, promised: false }))
     }
 
     fn write_cell(&self, cell: u32, link: &format::Link, piece: &[&[u8]]) -> Result<(), Poisoned> {

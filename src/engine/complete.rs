@@ -172,9 +172,10 @@ impl Engine {
         }
         let Appended { class, end, .. } = *appended;
         let syncs = self.config.syncs_completions();
+        let promised = done.chain.promised || self.cells.is_durable(&done.chain);
         if broken::is(Broken::ClearBeforeDurable) {
             let _ = self.cells.clear(&done.chain);
-        } else if syncs || done.chain.replaced_at > 0 || self.cells.is_durable(&done.chain) {
+        } else if syncs || done.chain.replaced_at > 0 || promised {
             self.cells.clear_after(class, end, done.chain);
             // The group that covered it may have ended before the chain was queued.
             if self.log.is_durable(appended.location) {

@@ -87,9 +87,12 @@ impl Engine {
         let [hash, at] = ticket.note;
         let mut shard = self.index.shard(hash);
         self.check_claim()?;
-        if shard.attempt(at as u32, ticket.token).is_none() {
+        let Some(undecided) = shard.attempt(at as u32, ticket.token) else {
             return self.not_held(&mut shard, ticket);
-        }
+        };
+        // An operator may complete the key before the sync, which would then cover that the claim
+        // is cleared, while the record is not durable yet.
+        undecided.chain.promised = true;
         Ok(Step { value: (), wait: Some(self.claims_durable()) })
     }
 

@@ -11,11 +11,10 @@ use std::{
 
 #[derive(Debug, Default)]
 struct State {
-    /// Names that begin like this wait in their syncs.
-    shut: Option<&'static str>,
-    /// And when they are written to.
-    writes_too: bool,
-    waiting: usize,
+    /// Names that begin like these wait in their syncs, or (true) when they are written to as well.
+    shut: Vec<(&'static str, bool)>,
+    /// The names of those that wait.
+    waiting: Vec<String>,
     /// Where the writes out of a map began and ended.
     region_writes: Vec<Range<u64>>,
 }
@@ -34,7 +33,7 @@ pub struct Gated {
 }
 
 /// Calls wait while this exists.
-pub struct Shut(Arc<Gate>);
+pub struct Shut(Arc<Gate>, &'static str);
 
 impl Gated {
     pub fn new(disk: &SimStorage) -> Self {
@@ -53,9 +52,9 @@ impl Gated {
 
     fn shut_for(&self, prefix: &'static str, writes_too: bool) -> Shut {
         let mut state = self.gate.state.lock().unwrap();
-        (state.shut, state.writes_too) = (Some(prefix), writes_too);
+        state.shut.push((prefix, writes_too));
         drop(state);
-        Shut(self.gate.clone())
+        Shut(self.gate.clone(), prefix)
     }
 
     /// Where the writes out of a map began and ended, in the order in which they were made.
@@ -71,13 +70,13 @@ impl Gated {
 impl Shut {
     /// Returns when somebody waits at the gate.
     pub fn until_reached(&self) {
-        until(|| self.0.state.lock().unwrap().waiting > 0);
+        until(|| self.0.state.lock().unwrap().waiting.iter().any(|name| name.starts_with(self.1)));
     }
 }
 
 impl Drop for Shut {
     fn drop(&mut self) {
-        self.0.state.lock().unwrap().shut = None;
+        self.0.state.lock().unwrap().shut.retain(|(prefix, _)| *prefix != self.1);
         self.0.changed.notify_all();
     }
 }
@@ -92,12 +91,17 @@ struct GatedFile {
 impl GatedFile {
     fn pass(&self, writes: bool) {
         let mut state = self.gate.state.lock().unwrap();
-        while state.shut.is_some_and(|prefix| self.name.starts_with(prefix))
-            && (state.writes_too || !writes)
-        {
-            state.waiting += 1;
+        let is_shut = |state: &State| {
+            let shut = |(prefix, writes_too): &(&str, bool)| {
+                self.name.starts_with(prefix) && (*writes_too || !writes)
+            };
+            state.shut.iter().any(shut)
+        };
+        while is_shut(&state) {
+            state.waiting.push(self.name.clone());
             state = self.gate.changed.wait(state).unwrap();
-            state.waiting -= 1;
+            let place = state.waiting.iter().position(|name| *name == self.name);
+            state.waiting.remove(place.expect("noted before"));
         }
     }
 }

@@ -24,6 +24,7 @@ mod open_files_run_out;
 mod opening_dies_and_is_repeated;
 mod openings_read_what_they_need;
 mod poisoned_store;
+mod promised_claims;
 mod rare_meetings;
 mod read_only_places;
 mod restarts_take_no_space;
