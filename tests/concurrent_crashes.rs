@@ -4,8 +4,8 @@
 //! what the next opening finds must be explained by what the callers were answered, as the
 //! durability table says for the setting. Then the keys are decided in the second life, which is
 //! killed too. A world may also have a call to the disk that fails, syncs of one file that take long,
-//! tasks that are polled late, backups, a store that is closed and opened under its callers, and an
-//! orderly end.
+//! tasks that are polled late, backups, a store that is closed and opened under its callers, openings
+//! that die, and an orderly end.
 //!
 //! ```sh
 //! RUSTFLAGS='--cfg onlyonce_shuttle --cfg onlyonce_broken' cargo test --release \
@@ -91,6 +91,10 @@ struct World {
     slow: &'static str,
     /// A call to the disk fails.
     fails: bool,
+    /// A sync that fails may take pages out of the cache.
+    forgets: bool,
+    /// The opening after the crash dies or fails, and is repeated.
+    struck: bool,
     /// Backups are taken.
     copies: bool,
     /// The store is closed and opened under its callers.
@@ -118,16 +122,18 @@ impl World {
             other_class: one_in(3),
             slow: if one_in(4) { slow[below(3)] } else { "" },
             fails: one_in(6),
+            forgets: one_in(2),
+            struck: one_in(3),
             copies: one_in(6),
             reopens: one_in(6),
             fills: !expires && one_in(6),
             crash: [Crash::Kill, Crash::PowerCut, Crash::Kill, Crash::PowerCut, Crash::Close]
                 [below(5)],
         };
-        // A store that a failed call has poisoned is opened again by another process only: what the
-        // directory has of a name whose sync failed is not known, and the same disk may not say.
-        let fails = world.fails && world.crash != Crash::Close && !world.reopens;
-        World { fails, ..world }
+        let fails = world.fails && world.crash != Crash::Close;
+        // (Opened again by the same process, a store would have lost what its callers have seen.)
+        let forgets = world.forgets && fails && !world.reopens;
+        World { fails, forgets, ..world }
     }
 }
 
@@ -189,11 +195,11 @@ fn is_among(found: Is, left: &BTreeSet<Is>) -> bool {
 /// Worlds of this run, this one included.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// The calls on a key as a copy saw them, which took this long.
-fn as_copied(calls: &[Call], copy: &story::Copy) -> Vec<Call> {
-    let begun = calls.iter().filter(|call| call.began <= copy.ended || call.what == What::Tick);
+/// The calls on a key as a copy of this moment has them.
+fn as_copied(calls: &[Call], moment: usize) -> Vec<Call> {
+    let begun = calls.iter().filter(|call| call.began <= moment || call.what == What::Tick);
     let seen = begun.map(|call| {
-        let optional = call.ended > copy.began && call.what != What::Tick;
+        let optional = call.ended > moment && call.what != What::Tick;
         Call { optional, ..call.clone() }
     });
     seen.collect()
@@ -241,6 +247,32 @@ fn drive_to_rest(sim: &Sim, store: Store, told: &dyn Fn() -> String) {
     again.close().unwrap();
 }
 
+/// Openings that die, fail, or end as soon as they are over. Returns the crash that the next one has
+/// to explain.
+fn strike_opening(sim: &mut Sim, story: &Story, mut crash: Crash) -> Crash {
+    for _ in 0..1 + below(2) {
+        let fault = if one_in(4) { Fault::Error(ErrorKind::Other) } else { Fault::Crash };
+        sim.disk.fault_at(sim.disk.calls() + 1 + below(80) as u64, fault);
+        let opened = sim.try_open().is_ok();
+        site(if opened { "an opening was the last" } else { "an opening died" });
+        let cut = one_in(2);
+        story.event(match (opened, cut) {
+            (false, false) => "the next opening is killed",
+            (false, true) => "the power goes during the next opening",
+            (true, false) => "the process is killed after the next opening",
+            (true, true) => "the power goes after the next opening",
+        });
+        if cut && !opened && crash == Crash::Kill {
+            crash = Crash::PowerCut;
+        }
+        sim.disk = if cut { sim.disk.power_cut() } else { sim.disk.kill() };
+        if opened {
+            break;
+        }
+    }
+    crash
+}
+
 fn one_world() {
     let world = shrink::FORCED.lock().unwrap().unwrap_or_else(World::draw);
     let count = COUNT.fetch_add(1, SeqCst) + 1;
@@ -260,8 +292,12 @@ fn one_world() {
     let before = store.stats();
     let shared = Shared { store: Mutex::new(store), keys: AtomicUsize::new(2) };
     let shared = Arc::new(shared);
+    sim.disk.tear_mapped(world.durability != Durability::Synced);
+    sim.disk.forget_failed(world.forgets);
+    let mut faulty = u64::MAX;
     if world.fails {
         let (call, short) = (sim.disk.calls() + 1 + below(60) as u64, one_in(3));
+        faulty = call;
         let fault = if short { Fault::ShortWrite } else { Fault::Error(ErrorKind::Other) };
         sim.disk.fault_at(call, fault);
     }
@@ -288,7 +324,13 @@ fn one_world() {
         if turn == reopens {
             let old = shared.store();
             story.flush("an orderly closing", || old.close().is_ok());
-            match on_slow(&sim) {
+            let mut opened = on_slow(&sim);
+            if world.fails && opened.is_err() {
+                site("an opening failed");
+                story.event("an opening fails");
+                opened = on_slow(&sim);
+            }
+            match opened {
                 Ok(store) => *shared.store.lock().unwrap() = store,
                 Err(error) => panic!("{error:?} after\n{}", story.tell()),
             }
@@ -304,6 +346,7 @@ fn one_world() {
         }
     }
     let told = || format!("world {count}: {world:?}\n{}", story.tell());
+    let mut crash = world.crash;
     if world.crash != Crash::Close {
         if shared.store().stats().poisoned.is_some() {
             site("a call to the disk failed");
@@ -312,10 +355,14 @@ fn one_world() {
             Crash::Kill => "the process is killed",
             _ => "the power goes",
         });
+        let old = sim.disk.clone();
         sim.disk = match world.crash {
             Crash::Kill => sim.disk.kill(),
             _ => sim.disk.power_cut(),
         };
+        if world.forgets && old.calls() >= faulty {
+            crash = Crash::PowerCut;
+        }
     }
     callers.into_iter().for_each(|caller| caller.join().unwrap());
     let store = shared.store();
@@ -334,6 +381,9 @@ fn one_world() {
     count_meetings(&calls);
 
     sim.options = sim.options.clone().background(false);
+    if world.struck {
+        crash = strike_opening(&mut sim, &story, crash);
+    }
     let store = sim.try_open().unwrap_or_else(|error| panic!("{error:?} after\n{}", told()));
     let given = calls.iter().filter_map(|call| match call.answer {
         Some(Answer::Granted(token)) => Some(token),
@@ -350,19 +400,21 @@ fn one_world() {
     for copy in story.copies() {
         let copied = sim.options.open_on(Arc::new(copy.disk.clone()));
         let copied = copied.unwrap_or_else(|error| panic!("{error:?}: a backup of\n{}", told()));
-        for key in &keys {
-            let seen = as_copied(&of_key(*key), &copy);
-            let left = judge::left(&seen, Durability::Synced, Crash::Kill);
-            let found = looked_up(&copied, *key);
-            let what = format!("key {} is {found:?} in a backup", name_of(*key));
-            assert!(is_among(found, &left), "{what}, not of {left:?}:\n{}", told());
-        }
+        let found: Vec<_> = keys.iter().map(|key| (*key, looked_up(&copied, *key))).collect();
+        let explains = |moment| {
+            found.iter().all(|(key, found)| {
+                let seen = as_copied(&of_key(*key), moment);
+                is_among(*found, &judge::left(&seen, Durability::Synced, Crash::Kill))
+            })
+        };
+        let is_cut = (copy.began..=copy.ended).any(explains);
+        assert!(is_cut, "a backup has {found:?}, as at no moment:\n{}", told());
         copied.close().unwrap();
     }
 
     let mut last = [0; 2];
     for key in keys {
-        let left = judge::left(&of_key(key), world.durability, world.crash);
+        let left = judge::left(&of_key(key), world.durability, crash);
         let (name, found) = (name_of(key), looked_up(&store, key));
         assert!(!left.is_empty(), "no order explains the answers of key {name}:\n{}", told());
         assert!(is_among(found, &left), "key {name} is {found:?}, not of {left:?}:\n{}", told());
@@ -440,6 +492,9 @@ fn what_a_crash_leaves_is_explained_by_what_callers_were_answered() {
         "the clock went on",
         "a sync took long",
         "a call to the disk failed",
+        "an opening failed",
+        "an opening died",
+        "an opening was the last",
         "a backup was taken",
         "closed and opened under its callers",
         "the index grew",

@@ -229,10 +229,11 @@ impl Caller {
                 ((), Some(Answer::Done))
             }
             Err(
-                ClaimError::NotApplicable { .. }
-                | ClaimError::AlreadyCompleted
-                | ClaimError::NeedsForce { .. },
-            ) => ((), Some(Answer::Refused)),
+                ClaimError::AlreadyCompleted | ClaimError::NotApplicable { state: "completed" },
+            ) => ((), Some(Answer::Completed)),
+            Err(ClaimError::NotApplicable { .. } | ClaimError::NeedsForce { .. }) => {
+                ((), Some(Answer::Refused))
+            }
             Err(_) => ((), None),
         });
     }

@@ -71,6 +71,7 @@ fn after(is: Is, what: What, answer: Answer) -> Vec<Is> {
         (What::Free, Answer::Done) if undecided => vec![Is::Absent],
         (What::Decide(response), Answer::Done) if undecided => vec![Is::Completed(response)],
         (What::Forget | What::Free | What::Decide(_), Answer::Refused) => vec![is],
+        (_, Answer::Completed) => same(matches!(is, Is::Completed(_))),
         (What::Tick, _) => vec![if matches!(is, Is::Completed(_)) { Is::Absent } else { is }],
         // Of a claim that was undone before it was delivered.
         (What::Undo, Answer::Done) if is == Is::Undecided(0) => vec![Is::Absent, is],
@@ -116,7 +117,7 @@ pub fn left(calls: &[Call], durability: Durability, crash: Crash) -> BTreeSet<Is
             let promised = call.answer.is_some()
                 && (call.flushed || is_promised(call.what, durability, crash));
             // A record that others have seen is durable, where completions are.
-            let shown = matches!(answer, Answer::Replay(_))
+            let shown = matches!(answer, Answer::Replay(_) | Answer::Completed)
                 && (crash != Crash::PowerCut || !matches!(durability, Durability::Buffered { .. }));
             // The claim that a checkpoint or a failure belongs to is as durable as these.
             let settles = promised
@@ -125,7 +126,7 @@ pub fn left(calls: &[Call], durability: Durability, crash: Crash) -> BTreeSet<Is
             // A decision fences the holder at once, and is seen when it is durable.
             let decides = |other: &Call| {
                 matches!(other.what, What::Decide(_))
-                    && other.answer != Some(Answer::Refused)
+                    && !matches!(other.answer, Some(Answer::Refused | Answer::Completed))
                     && other.began < call.ended
                     && call.began < other.ended
             };

@@ -42,7 +42,9 @@ fn smaller(world: World) -> Vec<World> {
     add(World { calls: (world.calls / 2).max(1), ..world });
     add(World { calls: (world.calls - 1).max(1), ..world });
     add(World { slow: "", ..world });
-    add(World { fails: false, ..world });
+    add(World { fails: false, forgets: false, ..world });
+    add(World { forgets: false, ..world });
+    add(World { struck: false, ..world });
     add(World { copies: false, ..world });
     add(World { reopens: false, ..world });
     add(World { fills: false, ..world });

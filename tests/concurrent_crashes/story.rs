@@ -31,6 +31,8 @@ pub enum Answer {
     Fenced,
     /// It does not apply to what the key is, or not yet.
     Refused,
+    /// It does not apply, because the key is completed.
+    Completed,
 }
 
 #[derive(Clone, Debug)]
@@ -75,6 +77,7 @@ impl fmt::Display for Answer {
             Answer::Busy => f.write_str("it is in flight or interrupted"),
             Answer::Done => f.write_str("done"),
             Answer::Fenced => f.write_str("fenced"),
+            Answer::Completed => f.write_str("it is completed already"),
             Answer::Refused => f.write_str("it does not apply"),
         }
     }
