@@ -145,7 +145,7 @@ impl Publisher {
 
     fn with_labels(store: &Store, labels: Vec<Label>) -> Self {
         // In a forked child there is nothing to be watched.
-        let _ = store.engine().map(|engine| engine.timings.watch());
+        let _ = store.engine().map(|engine| engine.timings().watch());
         for (name, kind, unit, meaning) in NAMES {
             match kind {
                 Counter => describe_counter!(name, unit, meaning),
@@ -170,7 +170,7 @@ impl Publisher {
             return true;
         };
         self.publish_stats(&engine.stats());
-        let timings = &engine.timings;
+        let timings = engine.timings();
         for (timed, step) in STEPS {
             let labels = self.labelled("step", step);
             let samples = histogram!("onlyonce_step_seconds", labels);

@@ -14,14 +14,14 @@ use crate::{
 };
 use http::StatusCode;
 use serde_json::{Value, json};
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 /// Everything that the page shows beside keys.
 pub(super) fn stats(store: &Store, config: &Config) -> Value {
     let engine = store.same_engine();
     let stats = store.stats();
     config.hour.look(store, &stats);
-    let timings = &engine.timings;
+    let timings = engine.timings();
     let times: serde_json::Map<String, Value> = STEPS
         .iter()
         .map(|(timed, name)| ((*name).into(), times(&timings.counts(*timed))))
@@ -43,14 +43,14 @@ pub(super) fn stats(store: &Store, config: &Config) -> Value {
         "read_only": config.read_only,
         "note_required": config.note_required,
         "second_person": config.second_person,
-        "draining": engine.draining.load(Ordering::Acquire),
-        "durability": format!("{:?}", engine.config.durability),
-        "lease_ms": engine.config.lease_ms,
-        "replay_for_ms": engine.config.replay_ms,
-        "remember_for_ms": engine.config.remember_ms,
-        "max_response": engine.config.max_response,
-        "max_attempts": engine.config.max_attempts,
-        "health": troubles(&stats, engine.draining.load(Ordering::Acquire)),
+        "draining": engine.is_draining(),
+        "durability": format!("{:?}", engine.config().durability),
+        "lease_ms": engine.config().lease_ms,
+        "replay_for_ms": engine.config().replay_ms,
+        "remember_for_ms": engine.config().remember_ms,
+        "max_response": engine.config().max_response,
+        "max_attempts": engine.config().max_attempts,
+        "health": troubles(&stats, engine.is_draining()),
         "counts": counts(&stats),
         "now": sizes(&stats),
         "scopes": scopes(store, &stats),
@@ -67,7 +67,7 @@ fn scopes(store: &Store, stats: &Stats) -> Vec<Value> {
         return Vec::new();
     }
     let shown = |(scope, of): (Box<[u8]>, crate::stats::ScopeUse)| {
-        let hash = KeyHash(store.same_engine().index.hasher().scope(&scope)).to_string();
+        let hash = KeyHash(store.same_engine().hasher().scope(&scope)).to_string();
         json!({
             "scope": names::of_scope(&scope), "shown": shown_scope(&scope), "hash": hash,
             "undecided": of.undecided, "interrupted": of.interrupted,
@@ -263,8 +263,8 @@ fn troubles(stats: &Stats, draining: bool) -> Vec<String> {
 pub(super) fn health(store: &Store) -> (StatusCode, Value) {
     let stats = store.stats();
     let engine = store.same_engine();
-    let draining = engine.draining.load(Ordering::Acquire);
-    let closed = engine.closed.load(Ordering::Acquire);
+    let draining = engine.is_draining();
+    let closed = engine.is_closed();
     let ready = stats.poisoned.is_none() && stats.full.is_none() && !draining && !closed;
     let mut troubles = troubles(&stats, draining);
     if closed {

@@ -43,7 +43,7 @@ struct Sample {
 
 impl Sample {
     fn of(stats: &Stats, store: &Store) -> Self {
-        let timings = &store.same_engine().timings;
+        let timings = store.same_engine().timings();
         Sample {
             at_ms: stats.now_ms,
             claims: stats.granted + stats.taken_over,

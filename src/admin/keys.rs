@@ -264,7 +264,7 @@ fn base(store: &Store, entry: &Entry, now_ms: u64) -> Value {
         "scope": names::of_scope(entry.key.scope()),
         "key": names::of_key(entry.key.key()),
         "shown": shown(entry.key.as_ref()),
-        "hash": KeyHash(store.same_engine().index.hash(entry.key.as_ref())).to_string(),
+        "hash": KeyHash(store.same_engine().hash(entry.key.as_ref())).to_string(),
         "state": state,
         "age_ms": age(entry, now_ms).as_millis() as u64,
         "token": entry.token.get(),

@@ -94,13 +94,13 @@ impl Admin {
     /// of the figures every half minute, and ends half a minute after the store at the latest.
     pub fn new(store: &Store) -> Self {
         // In a forked child there is nothing to watch, and each request is refused.
-        let _ = store.engine().map(|engine| engine.timings.watch());
+        let _ = store.engine().map(|engine| engine.timings().watch());
         Admin(Arc::new(Config {
             store: store.downgrade(),
             read_only: false,
             origins: Vec::new(),
             prefix: String::new(),
-            name: store.same_engine().storage.place(),
+            name: store.same_engine().place(),
             actor_header: None,
             note_required: false,
             second_person: false,
@@ -258,7 +258,7 @@ impl Config {
 
     /// An escaped byte of an answer takes five characters in JSON.
     fn largest_answer(&self) -> usize {
-        self.store.upgrade().map_or(0, |store| 5 * store.same_engine().config.max_response)
+        self.store.upgrade().map_or(0, |store| 5 * store.same_engine().config().max_response)
     }
 
     /// Answers a request, on a thread that may wait.

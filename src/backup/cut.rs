@@ -1,52 +1,17 @@
 //! The state to copy, as of one moment.
 
-use super::{Backup, BackupError, BackupOptions, write::Writer};
-use crate::{
-    claim::Phase,
-    claims::{Cells, Chain, Found},
-    clock::shifted,
-    decisions,
-    engine::Engine,
-    engine::tokens,
-    index::{Shard, Undecided},
-    inspect::{Inspection, Problem},
-    log::{Slot, Use},
-    recover::segments::{Segment, Until, read_until},
-    storage::Storage,
-    superblock::Superblock,
+use super::{
+    Backup, BackupError, BackupOptions,
+    write::{Snapshot, Writer},
 };
-use std::sync::{Arc, atomic::Ordering};
-
-/// Everything that a copy is made of.
-pub(super) struct Snapshot<'a> {
-    pub superblock: Superblock,
-    pub taken_ms: u64,
-    pub claims: Vec<Found>,
-    pub claims_bytes: u64,
-    pub segments: &'a [Segment],
-    /// The operators' decisions: files and what they hold.
-    pub decisions: Vec<(String, Vec<u8>)>,
-    /// Leave out what doesn't read.
-    pub salvage: Option<&'a Inspection>,
-}
-
-/// While it lives no segment is used again.
-struct Pins<'a>(&'a Engine);
-
-impl Drop for Pins<'_> {
-    fn drop(&mut self) {
-        self.0.copying.fetch_sub(1, Ordering::SeqCst);
-        self.0.notifiers.keep.notify();
-    }
-}
-
-/// The moment: taken with everything locked, read afterwards.
-struct Moment {
-    superblock: Superblock,
-    taken_ms: u64,
-    claims: Vec<Found>,
-    slots: Vec<(Arc<Slot>, Until)>,
-}
+use crate::{
+    claims::Cells,
+    decisions,
+    engine::{Engine, snapshot::Moment},
+    inspect::{Inspection, Problem},
+    recover::segments::read_until,
+    storage::Storage,
+};
 
 impl Engine {
     /// Copies the store to `dst`.
@@ -67,7 +32,7 @@ impl Engine {
         let mut segments = Vec::new();
         for (slot, until) in slots {
             let number = slot.number;
-            let read = read_until(slot, until, self.index.hasher())?;
+            let read = read_until(slot, until, self.hasher())?;
             let offset = 0;
             segments.push(read.ok_or_else(|| {
                 let what = "a segment does not read back";
@@ -76,9 +41,9 @@ impl Engine {
             })?);
         }
         segments.sort_by_key(|segment| segment.slot.number);
-        let claims_bytes = self.cells.bytes();
+        let claims_bytes = self.claims_bytes();
         let segments = &segments[..];
-        let decisions = decisions_of(&*self.storage)?;
+        let decisions = decisions_of(&**self.storage())?;
         let cut = Snapshot {
             superblock,
             taken_ms,
@@ -90,66 +55,6 @@ impl Engine {
         };
         // Another owner may write to the files of a store that has been closed.
         writer.write(cut, &mut || Ok(self.check_claim()?))
-    }
-
-    /// Where everything is, at one moment. No record is in the middle of being appended, because
-    /// that is done under the lock of a shard.
-    fn moment(&self) -> (Moment, Pins<'_>) {
-        // No segment is created, sealed or recycled while the moment is taken.
-        let _one = self.keeping.lock();
-        let superblock = self.superblock.lock().1;
-        let shards: Vec<_> = self.index.shards().collect();
-        let taken_ms = self.now();
-        let claims = shards.iter().flat_map(|shard| self.claims_of(shard, taken_ms)).collect();
-        let tails: Vec<_> =
-            self.log.appenders().filter_map(|(_, appender)| appender.open_at()).collect();
-        let slots = self.log.slots.iter().map(|slot| {
-            let until = match slot.used_as() {
-                Use::Free => Until::Free,
-                Use::Sealed | Use::Retired => Until::Sealed,
-                Use::Filling => {
-                    let tail = tails.iter().find(|(number, _)| *number == slot.number);
-                    Until::Offset(tail.map_or(slot.bytes, |(_, at)| *at))
-                }
-            };
-            (slot.clone(), until)
-        });
-        let slots = slots.collect();
-        self.copying.fetch_add(1, Ordering::SeqCst);
-        (Moment { superblock, taken_ms, claims, slots }, Pins(self))
-    }
-
-    /// The undecided claims of a shard.
-    fn claims_of(&self, shard: &Shard, now: u64) -> Vec<Found> {
-        let found = |undecided: &Undecided| {
-            let Undecided { held, terms, .. } = undecided;
-            if held.expired(now, self.interrupted_ms(terms.remember_ms)) {
-                return None;
-            }
-            let interrupted = match held.phase_at(now) {
-                Phase::InFlight { .. } => None,
-                Phase::Interrupted { reason, at } => Some((reason, at)),
-            };
-            Some(Found {
-                token: held.token,
-                version: undecided.version,
-                used: undecided.version,
-                attempt: held.attempt,
-                started_ms: held.started_ms,
-                lease_ms: held.lease_ms,
-                replay_ms: terms.replay_ms,
-                remember_ms: terms.remember_ms,
-                reserve: terms.reserve,
-                fingerprint: held.fingerprint,
-                history: held.history,
-                interrupted,
-                key: undecided.key.clone(),
-                checkpoint: undecided.checkpoint.clone(),
-                answer_of: undecided.answer_of(),
-                chain: Chain::default(),
-            })
-        };
-        shard.undecided.iter().filter_map(|(_, undecided)| found(undecided)).collect()
     }
 }
 
@@ -231,22 +136,4 @@ fn decisions_of(storage: &dyn Storage) -> Result<Vec<(String, Vec<u8>)>, BackupE
     let read = files.and_then(|files| files.into_iter().map(|(_, name)| read(name)).collect());
     let read: Vec<Option<_>> = read.map_err(BackupError::io("reading the decisions"))?;
     Ok(read.into_iter().flatten().collect())
-}
-
-/// The superblock of the copy: time continues from the snapshot, tokens from above what the
-/// original can have given out by then, with a day's worth more for a clock that is behind.
-pub(super) fn superblock_of_copy(cut: &Snapshot<'_>) -> Superblock {
-    let Snapshot { superblock: original, taken_ms, claims, .. } = cut;
-    // A salvaged copy may have claims that its superblock doesn't allow.
-    let limit = original.token_limit.max(Found::above_all(claims));
-    // Tokens go by the wall clock.
-    let by_time = tokens::Tokens::first(limit, shifted(*taken_ms, original.shift_ms));
-    Superblock {
-        token_limit: tokens::a_day_later(by_time),
-        time_ms: original.time_ms.max(*taken_ms),
-        // The copied files are written and synced before the superblock is.
-        closed: true,
-        number: original.next_number(),
-        ..*original
-    }
 }

@@ -3,16 +3,17 @@
 
 use super::{
     Backup, BackupError, BackupOptions, MANIFEST,
-    cut::{Snapshot, superblock_of_copy},
     manifest::{Entry, Manifest, Where},
 };
 use crate::{
-    claims::Cells,
-    inspect::Problem,
+    claims::{Cells, Found},
+    clock::shifted,
+    engine::tokens,
+    inspect::{Inspection, Problem},
     log::{FooterEntry, Slot, Summary, file_name, next_epoch},
-    recover::{CLAIMS_FILE, RING_FILE, create_ring, segments::Segment},
+    recover::{CLAIMS_FILE, RING_FILE, create::create_ring, segments::Segment},
     storage::{DiskStorage, Storage, StorageFile, share_blocks},
-    superblock::{self, SuperblockFile},
+    superblock::{self, Superblock, SuperblockFile},
 };
 use std::{path::Path, sync::Arc};
 
@@ -23,6 +24,19 @@ const PIECE: usize = 1 << 20;
 pub(super) fn destination(path: &Path) -> Result<DiskStorage, BackupError> {
     let doing = format!("opening the directory {}", path.display());
     DiskStorage::open(path).map_err(BackupError::io(doing))
+}
+
+/// Everything that a copy is made of.
+pub(super) struct Snapshot<'a> {
+    pub superblock: Superblock,
+    pub taken_ms: u64,
+    pub claims: Vec<Found>,
+    pub claims_bytes: u64,
+    pub segments: &'a [Segment],
+    /// The operators' decisions: files and what they hold.
+    pub decisions: Vec<(String, Vec<u8>)>,
+    /// Leave out what doesn't read.
+    pub salvage: Option<&'a Inspection>,
 }
 
 pub(super) struct Writer<'a> {
@@ -208,4 +222,22 @@ pub(super) fn hash_of(file: &dyn StorageFile) -> std::io::Result<String> {
         offset += len as u64;
     }
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// The superblock of the copy: time continues from the snapshot, tokens from above what the
+/// original can have given out by then, with a day's worth more for a clock that is behind.
+fn superblock_of_copy(cut: &Snapshot<'_>) -> Superblock {
+    let Snapshot { superblock: original, taken_ms, claims, .. } = cut;
+    // A salvaged copy may have claims that its superblock doesn't allow.
+    let limit = original.token_limit.max(Found::above_all(claims));
+    // Tokens go by the wall clock.
+    let by_time = tokens::Tokens::first(limit, shifted(*taken_ms, original.shift_ms));
+    Superblock {
+        token_limit: tokens::a_day_later(by_time),
+        time_ms: original.time_ms.max(*taken_ms),
+        // The copied files are written and synced before the superblock is.
+        closed: true,
+        number: original.next_number(),
+        ..*original
+    }
 }

@@ -4,6 +4,7 @@ use crate::{
     claim::Phase,
     engine::{Engine, outlived},
     index::{Shard, Undecided},
+    log::claim_bytes,
     record::Reason,
     spi::{Abandon, Ticket},
     stats::Count,
@@ -120,7 +121,7 @@ impl Engine {
     pub fn promise_of(undecided: &Undecided) -> u64 {
         match undecided.earlier {
             true => 0,
-            false => Self::claim_bytes(undecided.terms.reserve),
+            false => claim_bytes(undecided.terms.reserve),
         }
     }
 

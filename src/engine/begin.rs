@@ -4,11 +4,13 @@ use crate::{
     broken::{self, Broken},
     claim::{Held, NoTakeover, Seen},
     claims::{Entry, Purpose},
-    engine::replay::Lookup,
+    engine::replay::{Lookup, record_of},
     engine::{Blocked, CLAIMS, Engine, Step, StepResult, Wait},
     error::{BeginError, Full},
     index::{Before, HeldTerms, Shard, Undecided},
     limits::LEASE_MAX_MS,
+    location::Location,
+    log::{Frame, claim_bytes},
     observe::Timed,
     options::{check_retention, lease_out_of_bounds, reserve_too_large},
     record::Retention,
@@ -276,7 +278,7 @@ impl Engine {
             self.cells.note_time(now).map_err(BeginError::from)?;
         }
         let GrantTerms { lease_ms, first_lease_ms, held: terms } = begin.terms;
-        let token = self.reserve(begin, Self::claim_bytes(terms.reserve))?;
+        let token = self.reserve(begin, claim_bytes(terms.reserve))?;
         let mut held = Held::first(token, begin.request.fingerprint, lease_ms, now);
         held.renew(first_lease_ms, now);
         let mut undecided = Undecided {
@@ -299,7 +301,7 @@ impl Engine {
         undecided.chain = match self.write_cells(&undecided) {
             Ok(Some(chain)) => chain,
             refused => {
-                self.log.shared.space.adjust(Self::claim_bytes(terms.reserve) as i64);
+                self.log.shared.space.adjust(claim_bytes(terms.reserve) as i64);
                 refused.map_err(BeginError::from)?;
                 self.refused_full();
                 self.count(begin.hash, Count::RefusedFull);
@@ -329,7 +331,7 @@ impl Engine {
     ) -> StepResult<Found, BeginError> {
         self.check_begin()?;
         let undecided = shard.undecided.get(at).expect("found above");
-        let bytes = Self::claim_bytes(undecided.terms.reserve);
+        let bytes = claim_bytes(undecided.terms.reserve);
         let (old, attempts) = (undecided.held.clone(), self.config.max_attempts);
         if old.attempt >= attempts {
             let undecided = shard.undecided.get_mut(at).expect("found above");
@@ -499,5 +501,30 @@ impl Engine {
         self.alarm(Count::InterruptedExpired, expired.hash, expired.key.as_ref(), token);
         let gone = shard.decide(at).expect("found above");
         self.forgotten(gone, wakes);
+    }
+
+    /// The answer for a completed key.
+    fn answer_completed(
+        &self,
+        begin: &Begin<'_>,
+        frame: Frame,
+        location: Location,
+        visible: bool,
+        now: u64,
+    ) -> StepResult<Found, BeginError> {
+        let header = &frame.header;
+        if header.fingerprint != begin.request.fingerprint {
+            self.alarm(Count::Mismatched, begin.hash, begin.request.key.as_ref(), None);
+            return Ok(Step::now(Found::Mismatch { scheme: header.fingerprint.scheme() }));
+        }
+        if !visible && !self.log.is_durable(location) {
+            self.poison.check().map_err(BeginError::from)?;
+            self.count(begin.hash, Count::SawInFlight);
+            let token = Token::new(header.token).expect("checked when it was read");
+            let running_for = Duration::from_millis(now.saturating_sub(header.time_ms));
+            return Ok(Step::now(Found::InFlight(Running { token, running_for })));
+        }
+        self.count(begin.hash, Count::Replayed);
+        Ok(Step::now(Found::Replay(record_of(frame, now, self.time.shift_ms))))
     }
 }

@@ -9,7 +9,9 @@ use crate::{
     index::{Answer, Before, Ended, Shard, Undecided},
     limits::HEAD_BYTES_MAX,
     location::Location,
-    log::{Appended, Busy, Draft, Encoded, Frame, Kind, Listing, MAIN_CLASS, class_of},
+    log::{
+        Appended, Busy, Draft, Encoded, Frame, Kind, Listing, MAIN_CLASS, claim_bytes, class_of,
+    },
     options::check_retention,
     record::Reason,
     spi::{Completion, Ticket},
@@ -127,7 +129,7 @@ impl Engine {
         frame: &Encoded,
     ) -> Result<Reservation, Blocked<ClaimError>> {
         if undecided.held.holder_lives && !undecided.earlier {
-            let bytes = Self::claim_bytes(undecided.terms.reserve);
+            let bytes = claim_bytes(undecided.terms.reserve);
             return Ok(Reservation { bytes, by_handle: true });
         }
         let bytes = frame.used();

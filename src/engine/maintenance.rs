@@ -6,7 +6,7 @@ use crate::{
     engine::Engine,
     error::Full as FullOf,
     location::Location,
-    log::{Full, Retired, Slot, Use},
+    log::{Full, Retired, Slot, Use, claim_bytes},
     observe::events,
     poison::Poisoned,
     stats::Count,
@@ -214,7 +214,7 @@ impl Engine {
     /// Since when, of what, and why, no claim of the largest response can be granted. Of nothing
     /// that has a name where the system refuses another file for another reason than room.
     pub fn why_full(&self) -> Option<(u64, Option<FullOf>, String)> {
-        let bytes = Engine::claim_bytes(self.config.max_response as u32) as i64;
+        let bytes = claim_bytes(self.config.max_response as u32) as i64;
         let why = match (self.can_grow(), self.why_starved()) {
             _ if self.cells.free() == 0 => {
                 let claims = crate::claims::Cells::claims_in(self.cells.bytes());
@@ -368,7 +368,7 @@ impl Engine {
     }
 
     /// Closed segments wait for a commit before they get their footer; no caller may come for one.
-    fn commit_closed(&self) -> Result<(), Poisoned> {
+    pub(super) fn commit_closed(&self) -> Result<(), Poisoned> {
         for (class, appender) in self.log.appenders() {
             while appender.has_closed() {
                 self.poison.check()?;
@@ -395,45 +395,5 @@ impl Engine {
     /// Everything in the claims file by now is durable.
     pub fn sync_claims(&self) -> Result<(), Poisoned> {
         self.cells.group.wait(&self.cells, self.cells.position())
-    }
-
-    /// Closes everything in good order: open segments are sealed, the reasons of interrupted keys
-    /// and the time are stored.
-    pub fn close_files(&self) -> Result<(), Poisoned> {
-        self.note_interruptions()?;
-        for (_, appender) in self.log.appenders() {
-            appender.close_if(&self.log.shared, |_, _| true);
-        }
-        self.commit_all()?;
-        self.commit_closed()?;
-        // Claims that the commits completed or replaced are cleared now, and their notes are
-        // stored; make that durable too.
-        let _ = self.cells.note_time(self.now());
-        self.cells.touch();
-        self.sync_claims()?;
-        let _one = self.keeping.lock();
-        self.seal_full()?;
-        self.write_superblock(|superblock| superblock.closed = true)
-    }
-
-    /// Stores what is only in memory of interrupted keys: reason and time.
-    fn note_interruptions(&self) -> Result<(), Poisoned> {
-        let now = self.now();
-        for mut shard in self.index.shards() {
-            let undecided: Vec<u32> = shard.undecided.iter().map(|(at, _)| at).collect();
-            for at in undecided {
-                let undecided = shard.undecided.get_mut(at).expect("listed under this lock");
-                undecided.held.phase = undecided.held.phase_at(now);
-                if matches!(undecided.held.phase, crate::claim::Phase::InFlight { .. }) {
-                    continue;
-                }
-                if undecided.next_version()
-                    && let Some(chain) = self.write_cells(undecided)?
-                {
-                    self.cells.replace(&mut undecided.chain, chain);
-                }
-            }
-        }
-        Ok(())
     }
 }

@@ -58,6 +58,12 @@ fn shifted(time: u64, shift_ms: i64) -> u64 {
 }
 
 impl Engine {
+    /// From now on all tokens given out here are higher than those of another store so far.
+    pub fn follow_tokens_of(&self, other: &Engine) {
+        self.tokens.skip_to(other.tokens.above_all());
+        self.notifiers.keep.notify();
+    }
+
     /// Whether a key that `wants` is held, or its end is not durable yet.
     pub fn is_any_held(&self, wants: impl Fn(KeyRef<'_>) -> bool) -> bool {
         let now = self.now();

@@ -18,18 +18,23 @@
 //! released, the resource is waited for, and the step is tried again from its fence check.
 
 pub(crate) mod abandon;
+mod access;
 pub(crate) mod begin;
+mod close;
 pub(crate) mod complete;
+mod decide;
 pub(crate) mod driver;
 pub(crate) mod entries;
 pub(crate) mod expire;
 pub(crate) mod lease;
 pub(crate) mod maintenance;
 pub(crate) mod migrate;
+pub(crate) mod open;
 pub(crate) mod outlived;
 pub(crate) mod replay;
 pub(crate) mod resolve;
 pub(crate) mod shares;
+pub(crate) mod snapshot;
 pub(crate) mod stats;
 pub(crate) mod tokens;
 pub(crate) mod watch;
@@ -146,61 +151,61 @@ impl Notifiers {
 
 pub(crate) struct Engine {
     /// The store's number, the same in all its lives.
-    pub id: u64,
-    pub config: Config,
-    pub time: StoreTime,
-    pub index: Index,
-    pub log: Log,
-    pub cells: Cells,
-    pub tokens: Tokens,
-    pub poison: Arc<Poison>,
-    pub counters: Counters,
-    pub timings: Timings,
-    pub storage: Arc<dyn Storage>,
-    pub superblock: Mutex<(SuperblockFile, Superblock)>,
-    pub decisions: Journal,
-    pub notifiers: Notifiers,
+    id: u64,
+    config: Config,
+    time: StoreTime,
+    index: Index,
+    log: Log,
+    cells: Cells,
+    tokens: Tokens,
+    poison: Arc<Poison>,
+    counters: Counters,
+    timings: Timings,
+    storage: Arc<dyn Storage>,
+    superblock: Mutex<(SuperblockFile, Superblock)>,
+    decisions: Journal,
+    notifiers: Notifiers,
     /// Notified when space or tokens came, or could not be had.
-    pub resources: Event,
+    resources: Event,
     /// The last try to prepare a segment failed.
-    pub starved: AtomicBool,
+    starved: AtomicBool,
     /// Why it failed.
-    pub lacking: Mutex<Option<maintenance::Lacking>>,
+    lacking: Mutex<Option<maintenance::Lacking>>,
     /// Store time since which the store is known to be full; 0 if it isn't.
-    pub full_since: AtomicU64,
+    full_since: AtomicU64,
     /// The most bytes that a caller waits for.
-    pub wanted_space: AtomicU64,
+    wanted_space: AtomicU64,
     /// Full, durable segments without a footer.
-    pub to_seal: Mutex<Vec<Full>>,
+    to_seal: Mutex<Vec<Full>>,
     /// When segments have expired, by slot.
-    pub expiring: Mutex<Expiring>,
+    expiring: Mutex<Expiring>,
     /// Timed waits.
-    pub timeouts: Mutex<TimingWheel<Waker>>,
+    timeouts: Mutex<TimingWheel<Waker>>,
     /// One round of maintenance at a time.
-    pub keeping: Mutex<()>,
+    keeping: Mutex<()>,
     /// Backups under way, during which no segment is recycled. Counted up under `keeping`.
-    pub copying: AtomicU32,
-    pub holders: Holders,
-    pub shares: shares::Shares,
+    copying: AtomicU32,
+    holders: Holders,
+    shares: shares::Shares,
     /// Notified when a handle of a claim is gone.
-    pub handle_gone: Event,
-    pub draining: AtomicBool,
+    handle_gone: Event,
+    draining: AtomicBool,
     /// One segment at a time is taken into use, each of them by a write call.
-    pub rolling: Mutex<()>,
+    rolling: Mutex<()>,
     /// Read under a shard's lock by each call that is about to append, and under `rolling` before
     /// a segment is taken into use, so that closing can wait for them by taking each lock once.
-    pub closed: AtomicBool,
+    closed: AtomicBool,
     /// The store's threads are to end.
-    pub stop: AtomicBool,
+    stop: AtomicBool,
     /// The waiters have been woken because the store is poisoned.
-    pub told: AtomicBool,
+    told: AtomicBool,
     /// When the time was last noted durably.
-    pub time_noted: AtomicU64,
-    pub damaged_places: u64,
+    time_noted: AtomicU64,
+    damaged_places: u64,
     /// Claims that were never promised and that the opening has passed over.
-    pub torn_claims: u64,
+    torn_claims: u64,
     /// The duration of the opening, in milliseconds.
-    pub recovery_ms: AtomicU64,
+    recovery_ms: AtomicU64,
 }
 
 impl std::fmt::Debug for Engine {
@@ -379,11 +384,6 @@ impl Engine {
         {
             self.notifiers.expire.notify();
         }
-    }
-
-    /// Bytes that a claim with this reserve takes out of the account of free space.
-    pub fn claim_bytes(reserve: u32) -> u64 {
-        crate::log::largest_frame((reserve as usize).max(crate::limits::HEAD_BYTES_MAX)) as u64
     }
 
     /// Makes `class` durable: drain, sync, and what follows from it.

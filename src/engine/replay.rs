@@ -8,18 +8,12 @@
 use crate::{
     broken::{self, Broken},
     clock::shifted,
-    engine::begin::Begin,
-    engine::{Engine, Step, StepResult},
-    error::BeginError,
+    engine::Engine,
     key::KeyRef,
     location::Location,
     log::{Frame, Kind},
     record::{Record, RecordMeta},
-    spi::{Found, Running},
-    stats::Count,
-    token::Token,
 };
-use std::time::Duration;
 
 /// The content of a location.
 #[derive(Debug)]
@@ -77,31 +71,6 @@ impl Engine {
         } else {
             Lookup::Here(frame)
         }
-    }
-
-    /// The answer for a completed key.
-    pub fn answer_completed(
-        &self,
-        begin: &Begin<'_>,
-        frame: Frame,
-        location: Location,
-        visible: bool,
-        now: u64,
-    ) -> StepResult<Found, BeginError> {
-        let header = &frame.header;
-        if header.fingerprint != begin.request.fingerprint {
-            self.alarm(Count::Mismatched, begin.hash, begin.request.key.as_ref(), None);
-            return Ok(Step::now(Found::Mismatch { scheme: header.fingerprint.scheme() }));
-        }
-        if !visible && !self.log.is_durable(location) {
-            self.poison.check().map_err(BeginError::from)?;
-            self.count(begin.hash, Count::SawInFlight);
-            let token = Token::new(header.token).expect("checked when it was read");
-            let running_for = Duration::from_millis(now.saturating_sub(header.time_ms));
-            return Ok(Step::now(Found::InFlight(Running { token, running_for })));
-        }
-        self.count(begin.hash, Count::Replayed);
-        Ok(Step::now(Found::Replay(record_of(frame, now, self.time.shift_ms))))
     }
 }
 

@@ -3,9 +3,7 @@
 
 use crate::{
     claim::Phase,
-    decisions::{By, Decision, Outcome, Pen, Verdict, Was, WasState},
     engine::complete::{Reservation, with_frame},
-    engine::entries::State,
     engine::replay::Lookup,
     engine::{Blocked, CLAIMS, Engine, Step, StepResult, Wait},
     error::ClaimError,
@@ -70,88 +68,7 @@ enum Present {
     Completed(Frame, Location),
 }
 
-/// The longest beginning of a text that has at most so many bytes.
-fn cut(text: &str, bytes: usize) -> String {
-    let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    text[..end.unwrap_or(0)].to_owned()
-}
-
 impl Engine {
-    /// What the journal of decisions writes with.
-    pub fn pen(&self) -> Pen<'_> {
-        Pen {
-            storage: &*self.storage,
-            poison: &self.poison,
-            store: self.id,
-            now_ms: self.time.shown(self.now()),
-            kept_ms: self.config.decisions_ms,
-        }
-    }
-
-    /// A decision as it is noted before it is carried out. `None` if the key is absent (an import),
-    /// or if the decision is refused anyway: a refusal writes nothing.
-    pub fn decision(
-        &self,
-        key: KeyRef<'_>,
-        resolution: &Resolution<'_>,
-        force: bool,
-        seen: Option<Token>,
-        by: By<'_>,
-    ) -> Option<Decision> {
-        self.check_claim().ok()?;
-        let entry = self.get(key).ok()??;
-        if seen.is_some_and(|seen| seen != entry.token) {
-            return None;
-        }
-        let (state, checkpoint, head, answer) = match entry.state {
-            State::InFlight { checkpoint, .. } => (WasState::InFlight, checkpoint, vec![], None),
-            State::Interrupted { reason, checkpoint, answer, .. } => {
-                let answer = answer.map(|answer| answer.to_vec());
-                (WasState::Interrupted(reason), checkpoint, vec![], answer)
-            }
-            State::Completed(record) => {
-                let answer = record.response().map(<[u8]>::to_vec);
-                (WasState::Completed, None, record.head().to_vec(), answer)
-            }
-        };
-        let (verdict, new_head, new_answer) = match resolution {
-            Resolution::Complete { completion, .. } => {
-                (Verdict::Complete, completion.head, completion.response)
-            }
-            Resolution::Free => (Verdict::Free, &[][..], None),
-            Resolution::Forget => (Verdict::Forget, &[][..], None),
-            Resolution::Replace { head, response } => (Verdict::Replace, *head, *response),
-        };
-        self.check_operator_size(new_head, new_answer.unwrap_or_default()).ok()?;
-        let applies = match (state, verdict) {
-            (WasState::Completed, Verdict::Forget) => force,
-            (WasState::Completed, verdict) => verdict == Verdict::Replace,
-            (WasState::InFlight, verdict) => force && verdict != Verdict::Replace,
-            (WasState::Interrupted(_), verdict) => verdict != Verdict::Replace,
-        };
-        let fingerprint = entry.fingerprint;
-        applies.then(|| Decision {
-            number: 0,
-            at_ms: self.time.shown(self.now()),
-            actor: cut(by.actor, 255),
-            note: cut(by.note, 4096),
-            verdict,
-            key: entry.key,
-            was: Was {
-                state,
-                fingerprint,
-                token: entry.token,
-                attempts: entry.attempts,
-                checkpoint: checkpoint.map(|bytes| bytes.to_vec()),
-                head,
-                answer,
-            },
-            head: new_head.to_vec(),
-            answer: new_answer.map(<[u8]>::to_vec),
-            outcome: Outcome::Unknown,
-        })
-    }
-
     /// One try of an operator's decision.
     pub fn resolve(
         &self,
@@ -450,7 +367,7 @@ impl Engine {
         Ok(Step { value: (), wait: Some(wait) })
     }
 
-    fn check_operator_size(&self, head: &[u8], body: &[u8]) -> Result<(), ClaimError> {
+    pub(super) fn check_operator_size(&self, head: &[u8], body: &[u8]) -> Result<(), ClaimError> {
         if head.len() > HEAD_BYTES_MAX {
             let what = "the head";
             return Err(ClaimError::TooLong { what, len: head.len(), limit: HEAD_BYTES_MAX });

@@ -12,6 +12,7 @@ use crate::{
     claim::Phase,
     engine::{Engine, begin::Begin},
     error::{BeginError, Full},
+    log::claim_bytes,
     observe::events,
     stats::Count,
     sync::{
@@ -67,7 +68,7 @@ impl Engine {
         }
         let mut census = self.shares.census.lock();
         let most = crate::claims::Cells::claims_in(self.cells.bytes());
-        let (free, bytes) = (self.cells.free() as u64, Self::claim_bytes(begin.reserve()));
+        let (free, bytes) = (self.cells.free() as u64, claim_bytes(begin.reserve()));
         let room = self.room();
         // A claim takes up to four cells.
         let spare = (free.saturating_sub(most - most / 8) / 4)

@@ -1,9 +1,6 @@
 //! The keys, one by one.
 
-use super::{
-    Inspection, Problem,
-    decide::{Lies, Undecided},
-};
+use super::{Inspection, Problem, decide::Undecided};
 use crate::{
     engine::entries::{Entry, State},
     engine::replay::record_of,
@@ -12,7 +9,7 @@ use crate::{
     location::Location,
     log::Frame,
     record::Retention,
-    recover::segments::Segment,
+    recover::{decide::Content, segments::Segment},
     token::Token,
 };
 use std::time::Duration;
@@ -43,13 +40,13 @@ impl Inspection {
         }
         for location in self.candidates(self.hasher.hash(key)) {
             match self.frame(location) {
-                Lies::Here(frame) if frame.key() == key => {
+                Content::Frame(frame) if frame.key() == key => {
                     if let Some(item) = self.completed_item(frame, location) {
                         return Ok(Some(item));
                     }
                 }
-                Lies::Here(_) | Lies::Gone => {}
-                Lies::Damaged(what) => {
+                Content::Frame(_) | Content::Gone => {}
+                Content::Damaged(what) => {
                     let what = format!("{what}; it may be this key's");
                     return Err(Problem::at(location, what));
                 }

@@ -28,13 +28,12 @@ pub use verify::{Progress, Report};
 use crate::{
     clock::{AcceptClock, Clock, Known, StoreTime, SystemClock, shifted},
     decisions::{self, Decision},
-    engine::Engine,
     error::OpenError,
     index::KeyHasher,
     key::OwnedKey,
     limits::TIME_MAX_MS,
     location::Location,
-    log::{FooterEntry, file_name},
+    log::{FooterEntry, claim_bytes, file_name},
     options::Durability,
     recover::{room_in, segments::Segment},
     storage::{DiskStorage, Storage},
@@ -273,7 +272,7 @@ impl Inspection {
         let sum = |of: &dyn Fn(&Segment) -> u64| self.segments.iter().map(of).sum::<u64>();
         let is_interrupted = |claim: &&Undecided| self.is_interrupted(claim);
         let interrupted = self.decided.undecided.iter().filter(is_interrupted).count() as u64;
-        let promise = |claim: &Undecided| Engine::claim_bytes(claim.found.reserve);
+        let promise = |claim: &Undecided| claim_bytes(claim.found.reserve);
         let records = self.segments.iter().flat_map(|segment| segment.entries());
         let records = records.map(|entry| u64::from(entry.len));
         let largest = records.chain(self.decided.undecided.iter().map(promise)).max().unwrap_or(0);

@@ -15,7 +15,7 @@ use crate::{
     },
     observe::Timings,
     poison::{Poison, Poisoned},
-    recover::create_ring,
+    recover::create::create_ring,
     storage::{DiskStorage, Storage},
     sync::Mutex,
     sync::wait::{Caller, Notifier, block},

@@ -17,8 +17,8 @@ mod drain;
 
 use super::{
     Busy, MAIN_CLASS, Shared,
-    footer::{DATA_START, FOOTER_ENTRY_BYTES, FooterEntry, Summary, TRAILER_BYTES},
-    frame::{Encoded, Kind, Placed},
+    footer::{DATA_START, FooterEntry, Summary, TRAILER_BYTES},
+    frame::{Encoded, FOOTER_ENTRY_BYTES, Kind, Placed},
     ring::Ring,
     slot::Slot,
     space::Taken,

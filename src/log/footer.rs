@@ -14,7 +14,7 @@
 //! trailer: | magic 8 | count 4 | life 4 | data end 8 | drop time 8 | newest 8 | epoch 4 | crc 4 |
 //! ```
 
-use super::frame::{Kind, Seed};
+use super::frame::{FOOTER_ENTRY_BYTES, Kind, Seed};
 use crate::{
     crc::seed_of,
     limits::{BASE_MAX, CLASSES, COUNT_MAX, SEGMENT_BYTES_MAX},
@@ -24,7 +24,6 @@ use crc32fast::Hasher;
 pub(crate) const SEGMENT_VERSION: u32 = 2;
 /// Data starts here: a page, so that rewriting the header never touches records.
 pub(crate) const DATA_START: u64 = 4096;
-pub(crate) const FOOTER_ENTRY_BYTES: usize = 16;
 pub(crate) const TRAILER_BYTES: usize = 48;
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
 

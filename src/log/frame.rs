@@ -18,7 +18,6 @@
 //! eight bytes behind it the durable position was when the frame was written, `u32::MAX` for "far
 //! behind or unknown".
 
-use super::footer::FOOTER_ENTRY_BYTES;
 use crate::{
     broken::{self, Broken},
     crc::seed_of,
@@ -32,11 +31,19 @@ use crc32fast::Hasher;
 
 pub(crate) const HEADER_BYTES: usize = 88;
 
+/// Bytes of a frame's entry in the footer of its segment.
+pub(crate) const FOOTER_ENTRY_BYTES: usize = 16;
+
 /// Bytes on the disk that the largest record with a response of `response` bytes takes, its
 /// footer entry included.
 pub(crate) const fn largest_frame(response: usize) -> usize {
     (HEADER_BYTES + SCOPE_BYTES_MAX + KEY_BYTES_MAX + response).next_multiple_of(8)
         + FOOTER_ENTRY_BYTES
+}
+
+/// Bytes that a claim with this reserve takes out of the account of free space.
+pub(crate) fn claim_bytes(reserve: u32) -> u64 {
+    largest_frame((reserve as usize).max(HEAD_BYTES_MAX)) as u64
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,10 +11,12 @@ mod space_queue;
 
 pub(crate) use appender::{Appended, Appender, FIRST_POSITION, Full, Listing, Roll};
 pub(crate) use footer::{
-    ActiveSince, DATA_START, FOOTER_ENTRY_BYTES, FooterEntry, HeaderError, SEGMENT_HEADER_BYTES,
-    SEGMENT_VERSION, SegmentHeader, Summary, TRAILER_BYTES, encode as encode_footer,
+    ActiveSince, DATA_START, FooterEntry, HeaderError, SEGMENT_HEADER_BYTES, SEGMENT_VERSION,
+    SegmentHeader, Summary, TRAILER_BYTES, encode as encode_footer,
 };
-pub(crate) use frame::{Draft, Encoded, Frame, Kind, largest_frame};
+pub(crate) use frame::{
+    Draft, Encoded, FOOTER_ENTRY_BYTES, Frame, Kind, claim_bytes, largest_frame,
+};
 pub(crate) use slot::{Slot, Slots, Use, file_name, next_epoch};
 pub(crate) use space::{Retired, Space};
 

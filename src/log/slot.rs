@@ -3,10 +3,9 @@
 
 use super::{
     footer::{
-        self, ActiveSince, DATA_START, FOOTER_ENTRY_BYTES, Footer, FooterEntry, SegmentHeader,
-        Summary, TRAILER_BYTES,
+        self, ActiveSince, DATA_START, Footer, FooterEntry, SegmentHeader, Summary, TRAILER_BYTES,
     },
-    frame::Seed,
+    frame::{FOOTER_ENTRY_BYTES, Seed},
 };
 use crate::{
     broken::{self, Broken},

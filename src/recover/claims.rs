@@ -1,37 +1,21 @@
-//! Reads the claims file and decides about its claims.
+//! The claims file at an opening: read, written again, enlarged.
 
-use super::{
-    CLAIMS_FILE, read_file,
-    records::{Decisions, Failure, Frames},
-};
+use super::{CLAIMS_FILE, decide::Undecided, read_file};
 use crate::{
     broken::{self, Broken},
-    claim::{Held, Phase},
     claims::{
         Cells, Found,
         format::{self, Header, HeaderError},
     },
-    engine::Engine,
-    engine::outlived,
     error::OpenError,
     group_commit::GroupCommit,
-    index::{Answer, HeldTerms, Index, KEPT_IN_MEMORY, Undecided},
-    key::OwnedKey,
-    log::{Frame, file_name},
     observe::{Timings, events},
     options::Sizes,
-    poison::{Poison, Poisoned},
-    record::Reason,
-    stats::Count,
+    poison::Poison,
     storage::{Storage, StorageFile, is_blank, is_failed_sync, is_no_room},
     superblock::Superblock,
-    token::Token,
 };
-use std::{
-    collections::{HashMap, HashSet},
-    io,
-    sync::Arc,
-};
+use std::{collections::HashSet, io, sync::Arc};
 
 fn damaged(offset: u64, what: &'static str) -> OpenError {
     OpenError::Damaged { file: CLAIMS_FILE.into(), offset, what }
@@ -63,7 +47,7 @@ pub(crate) fn decode(bytes: &[u8], superblock: &Superblock) -> Result<format::Co
 }
 
 /// The claims file, read.
-pub(super) struct ClaimsFile {
+pub(crate) struct ClaimsFile {
     file: Arc<dyn StorageFile>,
     bytes: Vec<u8>,
     contents: format::Contents,
@@ -136,9 +120,9 @@ impl ClaimsFile {
         format::read_time(&self.bytes, superblock.store).unwrap_or(0)
     }
 
-    /// The hashes of the keys of all claims.
-    pub fn hashes(&self, index: &Index) -> HashSet<u64> {
-        self.contents.claims.iter().map(|found| index.hash(found.key.as_ref())).collect()
+    /// The newest version of each claim, once.
+    pub fn take_claims(&mut self) -> Vec<Found> {
+        std::mem::take(&mut self.contents.claims)
     }
 
     /// Opens it for use.
@@ -196,7 +180,7 @@ impl ClaimsFile {
     /// and that is synced too: what is written from now on has no remains beside it that it could
     /// be taken together with. (Not in one step: what has replaced them, or decided them, must be
     /// on the disk before they go.)
-    pub fn rewrite(&self, alive: &[Kept]) -> io::Result<()> {
+    pub fn rewrite(&self, alive: &[Undecided]) -> io::Result<()> {
         if !broken::is(Broken::SyncInsteadOfWriting) {
             self.file.write_at(0, &self.bytes)?;
         }
@@ -219,188 +203,7 @@ impl ClaimsFile {
     }
 }
 
-/// An undecided key, to be taken into the new life.
-pub(crate) struct Kept {
-    found: Found,
-    interrupted: (Reason, u64),
-    failure: Option<Failure>,
-}
-
 /// The cells of the claims that stay.
-fn cells_of(kept: &[Kept]) -> impl Iterator<Item = u32> {
-    kept.iter().flat_map(|kept| kept.found.chain.cells.iter().copied())
-}
-
-/// The decisions about the claims.
-pub(super) struct Decided {
-    pub kept: Vec<Kept>,
-    /// Records that have a later claim on their key beside them, and the tokens of those claims.
-    pub outlived: Vec<(Frame, Token)>,
-}
-
-impl Engine {
-    /// Which claims are still undecided: those whose key has neither a record nor another claim
-    /// with a token as high. What they have outlived (the record of a key that was forgotten, or
-    /// had expired, before they were granted) leaves the index.
-    pub(super) fn decide_claims(
-        &self,
-        claims: &ClaimsFile,
-        frames: &Frames<'_>,
-        decisions: &mut Decisions,
-    ) -> Result<Decided, OpenError> {
-        let now = self.now();
-        let mut outlived = Vec::new();
-        let mut newest: HashMap<&OwnedKey, &Found> = HashMap::new();
-        for found in &claims.contents.claims {
-            let known = newest.entry(&found.key).or_insert(found);
-            if (known.token < found.token) != broken::is(Broken::LowestTokenWins) {
-                *known = found;
-            }
-        }
-        let mut undecided = Vec::new();
-        let mut newest: Vec<&Found> = newest.into_values().collect();
-        newest.sort_unstable_by_key(|found| found.token);
-        for found in newest {
-            let recorded = match frames.highest_token(&self.index, found.key.as_ref())? {
-                Ok(recorded) => recorded,
-                // The damaged record may be this key's completion: with the claim gone, the key
-                // answers that it is damaged.
-                Err(_) if frames.salvage => continue,
-                Err(location) => {
-                    return Err(OpenError::Damaged {
-                        file: file_name(location.slot()),
-                        offset: location.offset(),
-                        what: "a record that an undecided claim needs does not read back",
-                    });
-                }
-            };
-            // A tombstone under the token of a claim is for what came before it.
-            let buried = decisions.buried.get(&found.key).copied();
-            if recorded.is_some_and(|token| token >= found.token.get())
-                || buried.is_some_and(|token| token > found.token.get())
-            {
-                continue;
-            }
-            outlived.extend(frames.outlive(&self.index, found)?);
-            undecided.push(found);
-        }
-        let hash = |found: &&Found| (self.index.hash(found.key.as_ref()), found.failed_as().get());
-        let mut failures = decisions.failures(frames, undecided.iter().map(hash))?;
-        let kept = |found: &Found| {
-            let failure = failures.remove(&found.failed_as().get());
-            let interrupted = match (&failure, found.interrupted) {
-                (_, Some(noted)) => noted,
-                // Since when isn't known: the holder may have continued after it had failed, and
-                // renewals are not written. From now, then, and noted below.
-                (Some(_), None) => (Reason::Failed, now),
-                (None, None) => (Reason::Crashed, now),
-            };
-            Kept { found: found.clone(), interrupted, failure }
-        };
-        Ok(Decided { kept: undecided.into_iter().map(kept).collect(), outlived })
-    }
-
-    /// Takes the undecided claims into the new life, all interrupted, and writes down since when.
-    pub(super) fn adopt_claims(&self, kept: Vec<Kept>) -> Result<(), Poisoned> {
-        let now = self.now();
-        self.cells.adopt(cells_of(&kept))?;
-        let mut expired = Vec::new();
-        let mut in_memory = 0;
-        for Kept { found, interrupted, failure } in kept {
-            let (reason, at) = interrupted;
-            let (noted, failed_as) = (found.interrupted.is_some(), found.failed_as());
-            let hash = self.index.hash(found.key.as_ref());
-            let lives = outlived::lives(self.id, found.token);
-            let keep_ms = self.interrupted_ms(found.remember_ms);
-            let until = if lives { u64::MAX } else { at.saturating_add(keep_ms) };
-            let answer = failure
-                .and_then(|failure| self.answer_found(failed_as, failure, until, &mut in_memory));
-            let mut undecided = Undecided {
-                hash,
-                held: Held {
-                    token: found.token,
-                    fingerprint: found.fingerprint,
-                    attempt: found.attempt,
-                    started_ms: found.started_ms,
-                    lease_ms: found.lease_ms,
-                    phase: Phase::Interrupted { reason, at },
-                    holder_lives: false,
-                    history: found.history,
-                },
-                terms: HeldTerms {
-                    replay_ms: found.replay_ms,
-                    remember_ms: found.remember_ms,
-                    // No more than today's options can promise.
-                    reserve: found.reserve.min(self.config.max_response as u32),
-                },
-                key: found.key,
-                chain: found.chain,
-                // Never one that an earlier life has used.
-                version: match broken::is(Broken::ReuseVersions) {
-                    true => found.version,
-                    false => found.used,
-                },
-                checkpoint: found.checkpoint,
-                answer,
-                adopted: false,
-                earlier: false,
-                before: None,
-                unsure: Default::default(),
-                exhausted: false,
-                waiters: Default::default(),
-                timer: None,
-            };
-            // A handle of it may have outlived the store that this process had open before.
-            undecided.held.holder_lives = lives;
-            if undecided.held.expired(now, self.interrupted_ms(undecided.terms.remember_ms)) {
-                let token = Some(undecided.held.token);
-                self.alarm(Count::InterruptedExpired, hash, undecided.key.as_ref(), token);
-                expired.push(undecided.chain);
-                continue;
-            }
-            if !noted {
-                // Without a free cell the time of the interruption is that of the next opening;
-                // nothing else is lost.
-                if undecided.next_version()
-                    && let Some(chain) = self.write_cells(&undecided)?
-                {
-                    self.cells.replace(&mut undecided.chain, chain);
-                }
-            }
-            let mut shard = self.index.shard(hash);
-            undecided.held.holder_lives = outlived::lives(self.id, undecided.held.token);
-            if undecided.held.holder_lives {
-                undecided.earlier = true;
-                self.holders.begun(hash);
-            }
-            let at = shard.hold(undecided);
-            self.rearm(&mut shard, at, now);
-        }
-        self.sync_claims()?;
-        // The versions that they had replaced are gone from the disk.
-        expired.iter().try_for_each(|chain| self.cells.clear(chain))?;
-        self.sync_claims()
-    }
-
-    /// The answer of a failed holder whose key is kept `until` then. If the log has it for so long,
-    /// it stays there; if not, because the key is kept from the opening on or by a living handle, it
-    /// is kept in memory, as far as there is room; then it is known for as long as the log has it.
-    fn answer_found(
-        &self,
-        token: Token,
-        failure: Failure,
-        until: u64,
-        in_memory: &mut usize,
-    ) -> Option<Answer> {
-        let Failure { location, expires_ms, .. } = failure;
-        if expires_ms < until {
-            let frame = self.log.read(location)?;
-            if *in_memory + frame.body().len() <= KEPT_IN_MEMORY {
-                *in_memory += frame.body().len();
-                return Some(Answer { token, bytes: Some(frame.body().into()), location: None });
-            }
-        }
-        let there = (location, self.log.epoch(location.slot()));
-        Some(Answer { token, bytes: None, location: Some(there) })
-    }
+pub(crate) fn cells_of(undecided: &[Undecided]) -> impl Iterator<Item = u32> {
+    undecided.iter().flat_map(|undecided| undecided.found.chain.cells.iter().copied())
 }

@@ -12,7 +12,7 @@ use crate::{
 use std::{io, sync::Arc};
 
 /// Says that there is no store here; [`OpenError::NotAStore`] if there is a part of one.
-pub(super) fn check_absent(storage: &dyn Storage) -> Result<(), OpenError> {
+pub(crate) fn check_absent(storage: &dyn Storage) -> Result<(), OpenError> {
     let place = storage.place();
     let names = storage.list().map_err(OpenError::io(format!("listing {place}")))?;
     let blank_superblock = names.iter().any(|name| name == crate::superblock::FILE);
@@ -29,7 +29,7 @@ pub(super) fn check_absent(storage: &dyn Storage) -> Result<(), OpenError> {
 /// Creates an empty store. The superblock's file comes first and its content last: a directory
 /// with a blank superblock and no segment is one whose creation was interrupted, and is created
 /// again.
-pub(super) fn create(
+pub(crate) fn create(
     storage: &dyn Storage,
     sizes: &Sizes,
 ) -> Result<(SuperblockFile, Superblock), OpenError> {

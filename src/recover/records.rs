@@ -1,88 +1,34 @@
-//! Fills the index from what the segments list: all records, then what the tombstones take away.
+//! Fills the index from what the segments list: all records, then what tombstones and later claims
+//! take away.
 //!
-//! A record's place is listed with its hash, so it need not be read. Of tombstones and failures
-//! only those are read that something depends on: a store that has been failing for weeks lists
-//! millions of them.
+//! A record's place is listed with its hash, so it need not be read.
 
-use super::segments::Segment;
+use super::{
+    decide::{self, Content, Decided, Records},
+    segments::Segment,
+};
 use crate::{
-    broken::{self, Broken},
+    claims::Found,
     error::OpenError,
     index::{Entry, Index, Shard, Sorted},
-    key::{KeyRef, OwnedKey},
+    key::KeyRef,
     limits::SHARDS,
     location::Location,
     log::{Frame, Kind, file_name},
     sync::thread,
-    token::Token,
 };
 use smallvec::SmallVec;
-use std::collections::{HashMap, HashSet};
-
-/// The log's decisions about keys that have no record in it.
-#[derive(Default)]
-pub(super) struct Decisions {
-    /// The highest token of a tombstone, of keys that may have a claim.
-    pub buried: HashMap<OwnedKey, u64>,
-    /// The locations of failures with the hashes of claims.
-    failures: Vec<(u64, Location)>,
-    /// Locations that don't read, which only salvage passes over.
-    pub damaged: u64,
-}
-
-/// By token: where the answer lies that a failed holder left, when it did, and until when the log
-/// has it.
-pub(super) type Failures = HashMap<u64, Failure>;
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Failure {
-    pub location: Location,
-    at: u64,
-    pub expires_ms: u64,
-}
-
-impl Decisions {
-    fn buries(&mut self, frame: &Frame) {
-        let token = self.buried.entry(frame.key().owned()).or_insert(0);
-        *token = frame.header.token.max(*token);
-    }
-
-    /// The answers of failed holders, for those of these claims (by hash and token) that have
-    /// failed. Other failures are not read: their keys are decided.
-    pub fn failures(
-        &mut self,
-        frames: &Frames<'_>,
-        claims: impl Iterator<Item = (u64, u64)>,
-    ) -> Result<Failures, OpenError> {
-        let claims: HashSet<(u64, u64)> = claims.collect();
-        let hashes: HashSet<u64> = claims.iter().map(|(hash, _)| *hash).collect();
-        let mut failures = Failures::new();
-        for (hash, location) in std::mem::take(&mut self.failures) {
-            if !hashes.contains(&hash) {
-                continue;
-            }
-            let Some(frame) = frames.decision(location, &mut self.damaged)? else { continue };
-            let (token, at) = (frame.header.token, frame.header.time_ms);
-            // A holder may have failed, continued, and failed again: the last answer counts.
-            let known = failures.get(&token).is_some_and(|known| known.at > at);
-            if claims.contains(&(hash, token)) && !known {
-                let expires_ms = frame.header.expires_ms;
-                failures.insert(token, Failure { location, at, expires_ms });
-            }
-        }
-        Ok(failures)
-    }
-}
 
 /// The frames of all segments, before the log is there to read them.
-pub(super) struct Frames<'a> {
-    pub segments: &'a [Segment],
-    pub salvage: bool,
+#[derive(Clone, Copy)]
+struct Frames<'a> {
+    segments: &'a [Segment],
+    salvage: bool,
 }
 
-impl Frames<'_> {
+impl<'a> Frames<'a> {
     /// Slots are numbered without gaps, unless salvaging.
-    fn segment_of(&self, location: Location) -> Option<&Segment> {
+    fn segment_of(&self, location: Location) -> Option<&'a Segment> {
         let at = self.segments.binary_search_by_key(&location.slot(), |s| s.slot.number);
         at.ok().map(|at| &self.segments[at])
     }
@@ -96,7 +42,7 @@ impl Frames<'_> {
 
     /// `None` if it is damaged. A read that fails is not taken for that: what can't be read now may
     /// be there the next time, and a tombstone would have killed it. Salvage takes what it can get.
-    pub fn at(&self, location: Location) -> Result<Option<Frame>, OpenError> {
+    fn at(&self, location: Location) -> Result<Option<Frame>, OpenError> {
         let Some(segment) = self.segment_of(location) else { return Ok(None) };
         match segment.frame_at(location.offset()) {
             Err(_) if self.salvage => Ok(None),
@@ -107,73 +53,7 @@ impl Frames<'_> {
         }
     }
 
-    /// A tombstone or a failure that something depends on. One that is damaged has been promised:
-    /// only salvage passes it over, and counts it.
-    fn decision(&self, location: Location, damaged: &mut u64) -> Result<Option<Frame>, OpenError> {
-        let frame = self.at(location)?;
-        if frame.is_none() && !self.salvage {
-            return Err(OpenError::Damaged {
-                file: file_name(location.slot()),
-                offset: location.offset(),
-                what: "a decision about a key does not read back",
-            });
-        }
-        *damaged += u64::from(frame.is_none());
-        Ok(frame)
-    }
-
-    /// Whether the index has a record of this hash. Reads nothing.
-    fn is_recorded(&self, index: &Index, hash: u64) -> bool {
-        // An entry keeps a part of its hash; the list has the rest.
-        let shard = index.shard(hash);
-        let mut candidates = shard.candidates(hash);
-        candidates.any(|location| self.hash_at(location) == Some(hash))
-    }
-
-    /// The highest token of a record of this key; or the location of damage that may be one.
-    pub fn highest_token(
-        &self,
-        index: &Index,
-        key: KeyRef<'_>,
-    ) -> Result<Result<Option<u64>, Location>, OpenError> {
-        let hash = index.hash(key);
-        let mut highest = None;
-        for location in index.shard(hash).candidates(hash) {
-            let Some(frame) = self.at(location)? else {
-                return Ok(Err(location));
-            };
-            if frame.key() == key {
-                highest = highest.max(Some(frame.header.token));
-            }
-        }
-        Ok(Ok(highest))
-    }
-
-    /// Takes the records out of the index that a claim has outlived, and returns those of them that
-    /// had not expired by themselves when it was granted.
-    pub fn outlive(
-        &self,
-        index: &Index,
-        claim: &crate::claims::Found,
-    ) -> Result<Vec<(Frame, Token)>, OpenError> {
-        let hash = index.hash(claim.key.as_ref());
-        let mut shard = index.shard(hash);
-        let candidates: SmallVec<[_; 4]> = shard.candidates(hash).collect();
-        let mut outlived = Vec::new();
-        for location in candidates {
-            let Some(frame) = self.at(location)? else { continue };
-            if frame.key() != claim.key.as_ref() || frame.header.token >= claim.token.get() {
-                continue;
-            }
-            shard.remove(hash, location);
-            if frame.header.expires_ms > claim.started_ms {
-                outlived.push((frame, claim.token));
-            }
-        }
-        Ok(outlived)
-    }
-
-    fn listed(&self) -> impl Iterator<Item = (Kind, u64, Location)> + Clone {
+    fn listed(&self) -> impl Iterator<Item = (Kind, u64, Location)> + Clone + use<'a> {
         self.segments.iter().flat_map(|segment| {
             let slot = segment.slot.number;
             let entries = segment.entries().iter();
@@ -181,17 +61,84 @@ impl Frames<'_> {
         })
     }
 
-    fn records(&self) -> impl Iterator<Item = (u64, Location)> + Clone {
+    fn records(&self) -> impl Iterator<Item = (u64, Location)> + Clone + use<'a> {
         self.listed().filter(|(kind, ..)| kind.is_record()).map(|(_, hash, at)| (hash, at))
     }
 }
 
-/// `claimed`: the hashes of all keys that have a claim.
+/// The records of the index, and what it takes to decide about their keys.
+struct Indexed<'a> {
+    index: &'a Index,
+    frames: Frames<'a>,
+    damaged: u64,
+}
+
+impl Records for Indexed<'_> {
+    type Error = OpenError;
+
+    fn hash(&self, key: KeyRef<'_>) -> u64 {
+        self.index.hash(key)
+    }
+
+    fn candidates(&self, hash: u64) -> SmallVec<[Location; 4]> {
+        self.index.shard(hash).candidates(hash).collect()
+    }
+
+    fn is_recorded(&self, hash: u64) -> bool {
+        // An entry keeps a part of its hash; the list has the rest.
+        let candidates = self.candidates(hash);
+        candidates.into_iter().any(|location| self.frames.hash_at(location) == Some(hash))
+    }
+
+    fn record(&self, location: Location) -> Result<Content, OpenError> {
+        Ok(match self.frames.at(location)? {
+            Some(frame) => Content::Frame(frame),
+            None => Content::Damaged(String::new()),
+        })
+    }
+
+    /// One that is damaged has been promised: only salvage passes it over, and counts it.
+    fn decision(&mut self, location: Location) -> Result<Option<Frame>, OpenError> {
+        let frame = self.frames.at(location)?;
+        if frame.is_none() && !self.frames.salvage {
+            return Err(damaged(location, "a decision about a key does not read back"));
+        }
+        self.damaged += u64::from(frame.is_none());
+        Ok(frame)
+    }
+
+    fn remove(&mut self, hash: u64, location: Location) {
+        self.index.shard(hash).remove(hash, location);
+    }
+
+    fn unreadable(&mut self, _: Found, location: Location, _: String) -> Result<(), OpenError> {
+        if self.frames.salvage {
+            return Ok(());
+        }
+        Err(damaged(location, "a record that an undecided claim needs does not read back"))
+    }
+}
+
+fn damaged(location: Location, what: &'static str) -> OpenError {
+    OpenError::Damaged { file: file_name(location.slot()), offset: location.offset(), what }
+}
+
+/// Fills the index, and decides about the claims. Also returns how many decisions don't read, which
+/// only salvage passes over.
 pub(super) fn index(
     index: &mut Index,
-    frames: &Frames<'_>,
-    claimed: &HashSet<u64>,
-) -> Result<Decisions, OpenError> {
+    segments: &[Segment],
+    claims: Vec<Found>,
+    salvage: bool,
+) -> Result<(Decided, u64), OpenError> {
+    let frames = Frames { segments, salvage };
+    index_all(index, &frames)?;
+    let mut records = Indexed { index, frames, damaged: 0 };
+    let decided = decide::decide(&mut records, frames.listed(), claims)?;
+    Ok((decided, records.damaged))
+}
+
+fn index_all(index: &mut Index, frames: &Frames<'_>) -> Result<(), OpenError> {
     let share = SHARDS.div_ceil(super::threads());
     let mut shards: Vec<&mut Shard> = index.shards_mut().collect();
     thread::scope(|scope| {
@@ -200,23 +147,8 @@ pub(super) fn index(
             .map(|(nth, shards)| scope.spawn(move || index_records(shards, nth * share, frames)))
             .collect();
         let joined = shares.into_iter().map(|share| share.join().expect("indexing doesn't panic"));
-        joined.collect::<Result<(), OpenError>>()
-    })?;
-
-    let mut decisions = Decisions::default();
-    for (kind, hash, location) in frames.listed() {
-        match kind {
-            Kind::Failed if claimed.contains(&hash) => decisions.failures.push((hash, location)),
-            Kind::Tombstone if claimed.contains(&hash) || frames.is_recorded(index, hash) => {
-                if let Some(frame) = frames.decision(location, &mut decisions.damaged)? {
-                    bury(index, frames, &frame)?;
-                    decisions.buries(&frame);
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(decisions)
+        joined.collect()
+    })
 }
 
 /// Adds the records of some shards, of which `first` is the first, shard by shard: a table's memory
@@ -252,27 +184,11 @@ fn index_record(shard: &mut Shard, frames: &Frames<'_>, entry: Entry) -> Result<
         if new.key() != old.key() {
             continue;
         }
-        if (new.header.token < old.header.token) != broken::is(Broken::LowestTokenWins) {
+        if !decide::replaces(&new, &old) {
             return Ok(());
         }
         shard.remove_entry(entry.at(other));
     }
     shard.insert_entry(entry);
-    Ok(())
-}
-
-/// Removes the records that a tombstone kills.
-fn bury(index: &Index, frames: &Frames<'_>, tombstone: &Frame) -> Result<(), OpenError> {
-    let hash = index.hash(tombstone.key());
-    let mut shard = index.shard(hash);
-    let all: SmallVec<[_; 4]> = shard.candidates(hash).collect();
-    for location in all {
-        let killed = frames.at(location)?.is_some_and(|frame| {
-            frame.key() == tombstone.key() && frame.header.token < tombstone.header.token
-        });
-        if killed {
-            shard.remove(hash, location);
-        }
-    }
     Ok(())
 }

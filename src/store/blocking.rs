@@ -2,18 +2,16 @@
 //! operator's.
 
 use crate::{
-    decisions::{self, By, Decision, Outcome},
-    engine::driver as drive,
-    engine::resolve::{self, Resolution},
+    decisions::{By, Decision},
+    engine::resolve::Resolution,
     error::{BeginError, ClaimError},
     key::KeyRef,
-    observe::Call,
     spi::{ClaimOp, Completion, IdempotencyStore},
     store::Store,
     store::claim::{Begin, Claim, Interrupted, Pending},
     token::Token,
 };
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 impl Store {
     /// Records an operator's decision about a key, under a new token: a holder is fenced, and
@@ -70,32 +68,7 @@ impl Store {
         seen: Option<Token>,
         by: By<'_>,
     ) -> Result<(), ClaimError> {
-        // Noted first, about exactly the attempt that was looked at: if that has changed by the time
-        // it is carried out, both are repeated (or refused, if the caller named it).
-        const TRIES: usize = 16;
-        let engine = self.engine()?;
-        for again in (0..TRIES).rev() {
-            let Some(decision) = engine.decision(key, &resolution, force, seen, by) else {
-                return self.carry_out(key, &resolution, force, seen);
-            };
-            let about = decision.was.token;
-            let number = engine.decisions.note(&engine.pen(), decision)?;
-            let done = self.carry_out(key, &resolution, force, Some(about));
-            let outcome = match &done {
-                Ok(()) => Outcome::Done,
-                Err(error) => Outcome::Refused(error.to_string()),
-            };
-            engine.decisions.ended(&engine.pen(), number, &outcome);
-            let changed = matches!(
-                done,
-                Err(ClaimError::NotApplicable { state })
-                    if state == resolve::OTHER_TOKEN || state == "absent"
-            );
-            if !changed || seen.is_some() || again == 0 {
-                return done;
-            }
-        }
-        unreachable!("the last try returns")
+        self.engine()?.decide(key, &resolution, force, seen, by)
     }
 
     /// Returns the decisions that operators have taken, oldest first, as far as they are kept. Reads
@@ -105,32 +78,7 @@ impl Store {
     /// [`ClaimError::Unavailable`] if a file can't be read; [`ClaimError::Closed`] or
     /// [`ClaimError::Forked`] from the store.
     pub fn decisions(&self) -> Result<Vec<Decision>, ClaimError> {
-        let engine = self.engine()?;
-        if engine.closed.load(Ordering::Acquire) {
-            return Err(ClaimError::Closed);
-        }
-        let since = engine.time.shown(engine.now()).saturating_sub(engine.config.decisions_ms);
-        let since = if engine.config.decisions_ms == 0 { u64::MAX } else { since };
-        decisions::read_all(&*engine.storage, engine.id, since)
-            .map_err(|error| ClaimError::Unavailable { what: error.to_string() })
-    }
-
-    fn carry_out(
-        &self,
-        key: KeyRef<'_>,
-        resolution: &Resolution<'_>,
-        force: bool,
-        seen: Option<Token>,
-    ) -> Result<(), ClaimError> {
-        let engine = self.engine()?;
-        let call = Call::plain(&engine.timings, "resolve", engine.index.hash(key));
-        drive::run(engine, call, |engine| engine.resolve(key, resolution, force, seen))?;
-        if !engine.config.syncs_completions() {
-            // The claim that this decided is still on the disk, and would come back if the decision
-            // were lost.
-            engine.made_durable()?;
-        }
-        Ok(())
+        self.engine()?.decisions()
     }
 }
 

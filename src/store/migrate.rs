@@ -73,8 +73,7 @@ impl Store {
             let state = "held, so that it can't be copied yet";
             return Err(ClaimError::NotApplicable { state });
         }
-        into.tokens.skip_to(from.tokens.above_all());
-        into.notifiers.keep.notify();
+        into.follow_tokens_of(from);
         let shift_ms = into.now() as i64 - from.now() as i64;
         let mut copied = 0;
         for shard in 0..SHARDS {
@@ -100,7 +99,7 @@ impl Store {
         let (mut decisions, into) = (self.decisions()?, to.engine()?);
         decisions.retain(|decision| wanted(decision.key.as_ref()));
         let copied = decisions.len() as u64;
-        decisions.into_iter().try_for_each(|one| into.decisions.adopt(&into.pen(), one))?;
+        decisions.into_iter().try_for_each(|one| into.adopt_decision(one))?;
         Ok(copied)
     }
 
@@ -138,7 +137,7 @@ fn run<T>(
     step: impl FnMut(&Engine) -> crate::engine::StepResult<T, ClaimError>,
 ) -> Result<T, ClaimError> {
     let engine = store.engine()?;
-    drive::run(engine, Call::plain(&engine.timings, "move", 0), step)
+    drive::run(engine, Call::plain(engine.timings(), "move", 0), step)
 }
 
 fn adopt(to: &Store, moving: &Migrating, shift_ms: i64) -> Result<(), ClaimError> {
@@ -158,7 +157,7 @@ fn adopt(to: &Store, moving: &Migrating, shift_ms: i64) -> Result<(), ClaimError
             remember_for: Duration::from_millis(stray.terms.remember_ms),
         },
         lease: Duration::from_millis(stray.held.lease_ms),
-        reserve: to.engine()?.config.max_response as u32,
+        reserve: to.engine()?.config().max_response as u32,
         note: [taken.hash, u64::from(taken.at)],
     };
     run(to, |engine| engine.fail(&ticket, answer))

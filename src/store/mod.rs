@@ -17,8 +17,9 @@ use crate::{
     engine::begin::Delivery,
     engine::driver as drive,
     engine::entries::{Entry, Filter},
+    engine::open,
     engine::outlived,
-    engine::watch::{Changed, Sleep},
+    engine::watch::Changed,
     engine::workers as threads,
     engine::{Blocked, Engine, StepResult},
     error::{BeginError, ClaimError, Forked, OpenError},
@@ -26,9 +27,8 @@ use crate::{
     inspect::{Inspection, Progress, Report},
     key::{KeyRef, OwnedKey},
     limits::SHARDS,
-    observe::{Call, events},
+    observe::Call,
     options::Options,
-    recover,
     spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
     stats::Stats,
     storage::{DiskStorage, SimStorage, Storage},
@@ -43,8 +43,7 @@ use std::{
     io,
     path::Path,
     pin::pin,
-    sync::{Arc, Weak, atomic::Ordering},
-    task::Poll,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -97,7 +96,7 @@ pub struct Closed {
 
 impl Closed {
     fn now(engine: &Engine) -> Self {
-        Closed { handles_left: outlived::count(engine.id) }
+        Closed { handles_left: outlived::count(engine.id()) }
     }
 
     /// Returns how many handles of claims of this store still exist in this process, those of
@@ -148,7 +147,7 @@ impl Options {
     /// # Errors
     /// As with [`open`](Self::open).
     pub fn open_on(&self, storage: Arc<dyn Storage>) -> Result<Store, OpenError> {
-        let (engine, _lock) = recover::open(self, storage)?;
+        let (engine, _lock) = open::open(self, storage)?;
         let threads = match self.background {
             true => {
                 threads::spawn(&engine).map_err(OpenError::io("starting the store's threads"))?
@@ -248,7 +247,7 @@ impl Store {
     ) -> Result<Begin, BeginError> {
         let engine = self.engine()?;
         let mut begin = engine.prepare(&request)?;
-        let call = Call::begin(&engine.timings, begin.hash);
+        let call = Call::begin(engine.timings(), begin.hash);
         let delivery = drive::run(engine, call, |tried| {
             let step = tried.begin(&mut begin, seen);
             step.map(|step| step.map(|found| Delivery::new(&**engine, found)))
@@ -369,9 +368,9 @@ impl Store {
     /// Reads the store's directory as an outside reader does.
     fn inspect(&self) -> Result<Inspection, OpenError> {
         let engine = self.engine()?;
-        let (hasher, clock) = (engine.index.hasher(), engine.time.clock().clone());
+        let (hasher, clock) = (engine.hasher(), engine.clock().clone());
         let owner = Some(std::process::id());
-        Inspection::of(engine.storage.clone(), Some(hasher), clock, owner)
+        Inspection::of(engine.storage().clone(), Some(hasher), clock, owner)
     }
 
     /// Makes everything durable that was written before the call, whatever the store's
@@ -392,28 +391,9 @@ impl Store {
     /// clock. In a forked child it returns at once, with the number of handles at the fork.
     pub fn drain(&self, at_most: Duration) -> u64 {
         let Ok(engine) = self.engine() else {
-            return self.0.engine.holders.count();
+            return self.0.engine.holders();
         };
-        if !engine.draining.swap(true, Ordering::SeqCst) {
-            // A caller that was about to be granted a claim has it now, and is counted.
-            engine.index.shards().for_each(drop);
-            events::draining(engine.holders.count());
-        }
-        let mut sleep = Sleep::new(engine, at_most);
-        block(|context| {
-            let since = engine.handle_gone.count();
-            let left = engine.holders.count();
-            if left == 0 || sleep.poll(context).is_ready() {
-                return Poll::Ready(left);
-            }
-            match engine.handle_gone.poll_since(since, context) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(()) => {
-                    context.waker().wake_by_ref();
-                    Poll::Pending
-                }
-            }
-        })
+        engine.drain(at_most)
     }
 
     /// Closes the store: makes everything durable, seals the log, and frees the directory. Other
@@ -452,8 +432,8 @@ impl Store {
 fn call_of(engine: &Engine, ticket: &Ticket, op: &ClaimOp<'_>) -> Call {
     let hash = ticket.note[0];
     match op {
-        ClaimOp::Complete(_) => Call::complete(&engine.timings, hash),
-        other => Call::plain(&engine.timings, other.name(), hash),
+        ClaimOp::Complete(_) => Call::complete(engine.timings(), hash),
+        other => Call::plain(engine.timings(), other.name(), hash),
     }
 }
 
@@ -508,7 +488,7 @@ impl IdempotencyStore for Store {
     async fn look(&self, key: &OwnedKey) -> Result<Option<Found>, BeginError> {
         let engine = self.engine()?;
         let entry = engine.get(key.as_ref())?;
-        Ok(entry.map(|entry| entry.found(engine.time.shown(engine.now()))))
+        Ok(entry.map(|entry| entry.found(engine.shown(engine.now()))))
     }
 
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
@@ -533,7 +513,7 @@ impl Store {
     ) -> Result<Found, BeginError> {
         let engine = self.engine()?;
         let mut begin = engine.prepare(request)?;
-        let call = Call::begin(&engine.timings, begin.hash);
+        let call = Call::begin(engine.timings(), begin.hash);
         let delivery = drive::future(engine, call, |tried| {
             let step = tried.begin(&mut begin, seen);
             step.map(|step| step.map(|found| Delivery::new(engine.clone(), found)))

@@ -4,20 +4,15 @@
 use super::Closed;
 use crate::{
     engine::Engine,
-    engine::workers as threads,
+    engine::open::DirectoryLock,
     error::ClaimError,
-    observe::events,
-    recover::DirectoryLock,
-    sync::wait::{Event, WakeList, block},
+    sync::wait::{Event, block},
     sync::{
         Mutex,
         thread::{JoinHandle, ThreadId, current},
     },
 };
-use std::{
-    sync::{Arc, atomic::Ordering},
-    task::Poll,
-};
+use std::{sync::Arc, task::Poll};
 
 /// Ends the store with its last handle.
 pub(super) struct Owner {
@@ -43,7 +38,7 @@ pub(super) struct Running {
 
 impl std::fmt::Debug for Owner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Store({})", self.engine.storage.place())
+        write!(f, "Store({})", self.engine.place())
     }
 }
 
@@ -104,7 +99,7 @@ impl Owner {
             // In a waker: the closer's own, or one that a thread of the store has called, which
             // the closer waits for.
             if matches!(*state, State::Closing(closer) if closer == this)
-                || self.engine.notifiers.is_answered_here()
+                || self.engine.is_own_thread()
             {
                 return Poll::Ready(None);
             }
@@ -118,27 +113,7 @@ impl Owner {
 
     fn close_running(&self, running: Running) -> Result<Closed, ClaimError> {
         let Running { threads, _lock } = running;
-        let engine = &self.engine;
-        engine.closed.store(true, Ordering::SeqCst);
-        // A call that was about to write has finished when its lock has been free once.
-        engine.leave_handles();
-        engine.decisions.close();
-        drop(engine.rolling.lock());
-        let closed = engine.close_files();
-        threads::stop(engine, threads);
-        engine.release_waiters();
-        events::closed(&engine.storage.place(), closed.is_ok());
-        closed?;
-        Ok(Closed::now(engine))
-    }
-}
-
-impl Engine {
-    /// Wakes all waiters, so that they find the store closed.
-    fn release_waiters(&self) {
-        self.fail_groups();
-        let mut over = WakeList::default();
-        self.timeouts.lock().advance(u64::MAX, &mut |waker| over.add([waker]));
-        self.wake_waiters();
+        self.engine.close(threads)?;
+        Ok(Closed::now(&self.engine))
     }
 }

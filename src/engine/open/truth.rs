@@ -5,10 +5,9 @@ use crate::{
     engine::{Engine, Step, driver as drive},
     error::ClaimError,
     key::OwnedKey,
-    log::Frame,
     observe::Call,
     poison::Poisoned,
-    token::Token,
+    recover::decide::Outlived,
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -19,14 +18,11 @@ impl Engine {
     /// Sees to it that records which a claim has outlived stay out of the index at all later
     /// openings, when the claim is gone too: by tombstones under the claims' tokens. Without room
     /// for one the claim, for as long as it is there, says the same to the next opening.
-    pub(super) fn bury_outlived(
-        self: &Arc<Self>,
-        outlived: Vec<(Frame, Token)>,
-    ) -> Result<(), Poisoned> {
+    pub(super) fn bury_outlived(self: &Arc<Self>, outlived: Vec<Outlived>) -> Result<(), Poisoned> {
         if outlived.is_empty() {
             return Ok(());
         }
-        for (record, token) in outlived {
+        for Outlived { record, token, .. } in outlived {
             let hash = self.index.hash(record.key());
             let call = Call::plain(&self.timings, "recover", hash);
             let buried = drive::run(self, call, |engine| {
