@@ -1,6 +1,7 @@
 //! Style is a test: layering, file and line length, where `unsafe` may be, banned words.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -144,6 +145,34 @@ fn imports_point_down() {
             assert!(allowed, "{} must not import {import}", path.display());
         }
     }
+}
+
+/// Modules of one level may know each other, but not in a circle; only handles build each other.
+#[test]
+fn no_module_knows_itself_through_others() {
+    let levels = levels();
+    let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, text) in sources("src") {
+        if path.ends_with("lib.rs") || path.ends_with("tests.rs") || path.ends_with("loom_tests.rs")
+        {
+            continue;
+        }
+        let (_, own) = module(&levels, &place(&path)).unwrap();
+        let imports = imports(product(&text)).into_iter();
+        let others = imports.filter_map(|import| Some(module(&levels, &import)?.1));
+        known.entry(own.clone()).or_default().extend(others.filter(|other| *other != own));
+    }
+    known.retain(|own, _| own != "store" && !own.starts_with("store/"));
+    // A module that knows none of those that are left is in no circle of theirs.
+    loop {
+        let before = known.len();
+        let left: BTreeSet<String> = known.keys().cloned().collect();
+        known.retain(|_, others| !others.is_disjoint(&left));
+        if known.len() == before {
+            break;
+        }
+    }
+    assert!(known.is_empty(), "a circle among {:?}", known.keys());
 }
 
 #[test]
