@@ -284,21 +284,88 @@ fn scan(
         return Ok(None);
     }
     let (mut at, mut chain) = (HEADER, checksum(0, &header));
-    let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-    while let (Some(len), Some(sum)) = (word(at).filter(|len| *len > 0), word(at + 4)) {
-        let Some(entry) = bytes.get(at + 8..).and_then(|rest| rest.get(..len as usize)) else {
-            break;
-        };
-        if checksum(chain, entry) != sum {
-            break;
-        }
+    while let Some((entry, sum)) = framed(&bytes, at).filter(|(e, sum)| checksum(chain, e) == *sum)
+    {
         // A kind of a later version is passed over.
         if let Some(entry) = format::read(entry) {
             each(entry);
         }
-        (at, chain) = (at + 8 + len as usize, sum);
+        (at, chain) = (at + 8 + entry.len(), sum);
     }
     Ok(Some((at as u64, chain)))
+}
+
+/// The entry at `at`, whether or not it is whole, and the checksum that it should have.
+fn framed(bytes: &[u8], at: usize) -> Option<(&[u8], u32)> {
+    let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let (len, sum) = (word(at).filter(|len| *len > 0)?, word(at + 4)?);
+    Some((bytes.get(at + 8..)?.get(..len as usize)?, sum))
+}
+
+/// What a verification finds.
+#[derive(Default)]
+pub(crate) struct Checked {
+    /// Decisions that read back.
+    pub decisions: u64,
+    /// Where, and what is wrong there.
+    pub problems: Vec<(String, u64, String)>,
+}
+
+/// Reads all files of decisions. What a loss of power can have torn, the end of what was written and
+/// not yet synced, is no problem. What was synced and doesn't read back is: decisions are numbered
+/// without gaps, and an outcome is written only after its decision, and all that stands before that,
+/// has been synced.
+pub(crate) fn check(storage: &dyn Storage, store: u64) -> io::Result<Checked> {
+    let (mut checked, mut last) = (Checked::default(), None);
+    for (_, name) in files(storage)? {
+        let mut missing = 0;
+        let read = storage.open(&name).and_then(|file| {
+            let end = scan(&*file, store, |entry| {
+                if let Entry::Noted(decision) = entry {
+                    let gap = last.map_or(0, |last| decision.number.saturating_sub(last + 1));
+                    missing += gap;
+                    checked.decisions += 1;
+                    last = Some(decision.number);
+                }
+            })?;
+            let mut bytes = vec![0; file.size() as usize];
+            file.read_at(0, &mut bytes)?;
+            Ok((end.map(|(at, _)| at), bytes))
+        });
+        let (end, bytes) = match read {
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                checked.problems.push((name, 0, format!("the disk cannot read this: {error}")));
+                continue;
+            }
+        };
+        if missing > 0 {
+            let what = format!("{missing} of operators' decisions before these don't read back");
+            checked.problems.push((name.clone(), HEADER as u64, what));
+        }
+        let Some(end) = end else { continue };
+        if is_synced_behind(&bytes, end as usize, last) {
+            let what = "an operator's decision does not read back, and those behind it";
+            checked.problems.push((name, end, what.into()));
+        }
+    }
+    Ok(checked)
+}
+
+/// Whether there are whole entries behind one that isn't, which was synced before they were written.
+fn is_synced_behind(bytes: &[u8], end: usize, last: Option<u64>) -> bool {
+    let Some((torn, sum)) = framed(bytes, end) else { return false };
+    let (mut at, mut chain) = (end + 8 + torn.len(), sum);
+    while let Some((entry, sum)) = framed(bytes, at).filter(|(e, sum)| checksum(chain, e) == *sum) {
+        if let Some(Entry::Outcome(number, _)) = format::read(entry)
+            && last.is_none_or(|last| number > last)
+        {
+            return true;
+        }
+        (at, chain) = (at + 8 + entry.len(), sum);
+    }
+    false
 }
 
 /// All decisions of a store that were taken after `since_ms`, oldest first. Reads the files as they

@@ -24,7 +24,7 @@
 mod format;
 mod journal;
 
-pub(crate) use journal::{Journal, Pen, files, read_all};
+pub(crate) use journal::{Journal, Pen, check, files, read_all};
 
 use crate::{fingerprint::Fingerprint, key::OwnedKey, record::Reason, token::Token};
 use std::fmt;

@@ -2,6 +2,7 @@
 
 use super::{Inspection, Problem};
 use crate::{
+    decisions,
     key::KeyRef,
     location::Location,
     log::{
@@ -36,6 +37,8 @@ pub struct Report {
     /// Cells of the claims file that a loss of power has torn, and that had not been promised: see
     /// [`Info::torn_claims`](super::Info::torn_claims). No problem.
     pub torn_claims: u64,
+    /// Decisions of operators that read back.
+    pub decisions: u64,
     /// Damage that was found; empty if there is none.
     pub problems: Vec<Problem>,
 }
@@ -65,7 +68,22 @@ impl Inspection {
             report.bytes += length(segment);
             progress(Progress { done: report.bytes, total });
         }
+        self.verify_decisions(&mut report);
         report
+    }
+
+    fn verify_decisions(&self, report: &mut Report) {
+        let of = |(file, offset, what)| Problem { file, offset, what, key: None };
+        match decisions::check(&*self.storage, self.info().store) {
+            Ok(checked) => {
+                report.decisions = checked.decisions;
+                report.problems.extend(checked.problems.into_iter().map(of));
+            }
+            Err(error) => {
+                let what = format!("the files of decisions can't be listed: {error}");
+                report.problems.push(of((self.storage.place(), 0, what)));
+            }
+        }
     }
 
     fn verify_segment(&self, segment: &Segment, report: &mut Report) {

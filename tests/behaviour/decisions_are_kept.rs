@@ -153,6 +153,40 @@ fn a_torn_entry_ends_the_file_and_the_next_ones_follow() {
     assert_eq!(decisions[2].key.key(), b"more");
 }
 
+/// A verification reads them, and tells what was synced from what a loss of power can have torn.
+#[test]
+fn a_verification_reads_them() {
+    let sim = Sim::new();
+    let store = sim.open();
+    decide_all(&store);
+    let kept = store.decisions().unwrap().len() as u64;
+    let report = store.verify(|_| ()).unwrap();
+    assert_eq!((report.decisions, report.problems), (kept, vec![]));
+    let file = sim.disk.open("decisions-000001").unwrap();
+    let mut bytes = vec![0; file.size() as usize];
+    file.read_at(0, &mut bytes).unwrap();
+    let mut places = vec![32];
+    while let len @ 1.. = {
+        let at = *places.last().unwrap();
+        u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+    } {
+        places.push(places.last().unwrap() + 8 + len as usize);
+    }
+    // A decision and its outcome, one after the other.
+    let entries = places.len() - 1;
+    assert_eq!(entries as u64, 2 * kept);
+    for (entry, at) in places[..entries].iter().enumerate() {
+        let at = *at as u64 + 9;
+        file.write_at(at, &[!bytes[at as usize]]).unwrap();
+        let report = store.verify(|_| ()).unwrap();
+        // Of the last decision the outcome is not synced: without it, so may be nothing.
+        let is_synced = entry < entries - 1;
+        assert_eq!(report.problems.len(), usize::from(is_synced), "{entry}: {report:?}");
+        assert_eq!(report.decisions, (entry as u64).div_ceil(2));
+        file.write_at(at, &[bytes[at as usize]]).unwrap();
+    }
+}
+
 #[test]
 fn many_at_once_are_each_kept() {
     let (store, _) = threaded();

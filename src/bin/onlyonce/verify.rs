@@ -24,6 +24,7 @@ pub fn run(of: &Of, out: &mut Out) -> Result<(), Failure> {
             "segments": report.segments,
             "records": report.frames,
             "claims": report.claims,
+            "decisions": report.decisions,
             "torn_claims": report.torn_claims,
             "bytes": report.bytes,
             "problems": report.problems.iter().map(problem).collect::<Vec<_>>(),
@@ -40,6 +41,10 @@ pub fn run(of: &Of, out: &mut Out) -> Result<(), Failure> {
             many(report.frames, "record"),
             many(report.claims, "undecided claim"),
         ))?;
+        if report.decisions > 0 {
+            let decisions = many(report.decisions, "operator's decision");
+            out.line(format_args!("{decisions} read back"))?;
+        }
         if report.torn_claims > 0 {
             let torn = many(report.torn_claims, "claim");
             out.line(format_args!(
