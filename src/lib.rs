@@ -127,6 +127,8 @@ mod log;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 mod observe;
+#[cfg(any(feature = "admin", feature = "metrics"))]
+mod operate;
 mod options;
 mod poison;
 #[cfg(feature = "postgres")]
@@ -150,6 +152,8 @@ pub use error::{BeginError, ClaimError, Full, KeyError, KeyState, OpenError, Ret
 pub use fingerprint::Fingerprint;
 pub use key::{KeyRef, OwnedKey, Scope};
 pub use limits::RESPONSE_BYTES_MAX;
+#[cfg(any(feature = "admin", feature = "metrics"))]
+pub use operate::Operators;
 pub use options::{Durability, Options, Recovery};
 pub use record::{Reason, Record, Retention};
 pub use spi::{Completion, IdempotencyStore, Terms};

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     decisions::By, engine::entries::State, engine::resolve::Resolution, error::ClaimError,
-    http::StoredAnswer, key::OwnedKey, spi::Completion, store::Store, token::Token,
+    http::StoredAnswer, key::OwnedKey, operate::Operated, spi::Completion, token::Token,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ fn text<'a>(value: &'a Value, name: &str) -> Result<&'a str, Refusal> {
 /// `POST api/resolve`. `token` is the one that the operator has looked at: if another attempt has
 /// begun since, nothing is done.
 pub(super) fn resolve(
-    store: &Store,
+    store: &dyn Operated,
     config: &Config,
     content: &[u8],
     actor: Option<&str>,
@@ -79,7 +79,7 @@ pub(super) fn resolve(
         _ => return Err(Refusal::bad("decision must be complete, replace, free or forget")),
     };
     let what = (key.clone(), seen, text(&asked, "decision")?.to_owned());
-    let actor = match config.second(&what, &actor, store.stats().now_ms)? {
+    let actor = match config.second(&what, &actor, store.now_ms())? {
         Second::Agrees(both) => both,
         Second::Awaited => {
             let waits =
@@ -148,7 +148,9 @@ fn decided(result: Result<(), ClaimError>) -> Result<(StatusCode, Value), Refusa
             StatusCode::PAYLOAD_TOO_LARGE
         }
         ClaimError::StoreFull(_) => StatusCode::INSUFFICIENT_STORAGE,
-        ClaimError::Poisoned | ClaimError::Closed => StatusCode::SERVICE_UNAVAILABLE,
+        ClaimError::Poisoned | ClaimError::Closed | ClaimError::Unavailable { .. } => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let refusal = Refusal::new(status, error.to_string());
@@ -228,7 +230,7 @@ fn header(line: &Value) -> Option<(HeaderName, HeaderValue)> {
 }
 
 /// `POST api/drain`: no more claims; waits for those that are held.
-pub(super) fn drain(store: &Store, content: &[u8]) -> Result<Value, Refusal> {
+pub(super) fn drain(store: &dyn Operated, content: &[u8]) -> Result<Value, Refusal> {
     const LONGEST_MS: u64 = 60_000;
     let asked = object(content)?;
     if asked["confirm"] != "drain" {
@@ -236,5 +238,11 @@ pub(super) fn drain(store: &Store, content: &[u8]) -> Result<Value, Refusal> {
         return Err(Refusal::bad(why));
     }
     let at_most = asked["at_most_ms"].as_u64().unwrap_or(0).min(LONGEST_MS);
-    Ok(json!({ "left": store.drain(Duration::from_millis(at_most)) }))
+    match store.drain(Duration::from_millis(at_most)) {
+        Some(left) => Ok(json!({ "left": left })),
+        None => {
+            let why = "a store in a table is not drained here: stop the service that claims";
+            Err(Refusal::new(StatusCode::CONFLICT, why))
+        }
+    }
 }

@@ -8,8 +8,8 @@ use crate::{
     display as names,
     error::Full,
     observe::{Counts, Timed, alarms::Alarm, events::KeyHash},
+    operate::{Operated, Settings, TableFigures},
     stats::{Count, Stats},
-    store::Store,
     token::Token,
 };
 use http::StatusCode;
@@ -17,12 +17,14 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Everything that the page shows beside keys.
-pub(super) fn stats(store: &Store, config: &Config) -> Value {
-    let engine = store.same_engine();
-    let stats = store.stats();
-    config.hour.look(store, &stats);
-    let timings = engine.timings();
-    let times: serde_json::Map<String, Value> = STEPS
+pub(super) fn stats(store: &dyn Operated, config: &Config) -> Value {
+    let figures = store.figures();
+    let (stats, table) = (&figures.stats, figures.table.as_ref());
+    config.hour.look(store, stats);
+    let (set, timings) = (store.settings(), store.timings());
+    // A database's syncs are its own.
+    let steps = if table.is_some() { &STEPS[..2] } else { &STEPS[..] };
+    let times: serde_json::Map<String, Value> = steps
         .iter()
         .map(|(timed, name)| ((*name).into(), times(&timings.counts(*timed))))
         .collect();
@@ -43,17 +45,19 @@ pub(super) fn stats(store: &Store, config: &Config) -> Value {
         "read_only": config.read_only,
         "note_required": config.note_required,
         "second_person": config.second_person,
-        "draining": engine.is_draining(),
-        "durability": format!("{:?}", engine.config().durability),
-        "lease_ms": engine.config().lease_ms,
-        "replay_for_ms": engine.config().replay_ms,
-        "remember_for_ms": engine.config().remember_ms,
-        "max_response": engine.config().max_response,
-        "max_attempts": engine.config().max_attempts,
-        "health": troubles(&stats, engine.is_draining()),
-        "counts": counts(&stats),
-        "now": sizes(&stats),
-        "scopes": scopes(store, &stats),
+        "backend": set.backend,
+        "draining": set.draining,
+        "can_drain": set.can_drain,
+        "durability": set.durability,
+        "lease_ms": set.lease_ms,
+        "replay_for_ms": set.replay_ms,
+        "remember_for_ms": set.remember_ms,
+        "max_response": set.max_response,
+        "max_attempts": set.max_attempts,
+        "health": troubles(stats, &set),
+        "counts": counts(stats, table),
+        "now": sizes(stats, table),
+        "scopes": scopes(store, stats),
         "times": times,
         "hour": config.hour.shown(),
         "alarms": alarms,
@@ -62,18 +66,18 @@ pub(super) fn stats(store: &Store, config: &Config) -> Value {
 }
 
 /// The scopes with the most undecided keys, by name, where claims are nearly used up.
-fn scopes(store: &Store, stats: &Stats) -> Vec<Value> {
+fn scopes(store: &dyn Operated, stats: &Stats) -> Vec<Value> {
     if !stats.claims_low {
         return Vec::new();
     }
     let shown = |(scope, of): (Box<[u8]>, crate::stats::ScopeUse)| {
-        let hash = KeyHash(store.same_engine().hasher().scope(&scope)).to_string();
+        let hash = KeyHash(of.scope).to_string();
         json!({
             "scope": names::of_scope(&scope), "shown": shown_scope(&scope), "hash": hash,
             "undecided": of.undecided, "interrupted": of.interrupted,
         })
     };
-    store.same_engine().scopes_by_use().into_iter().map(shown).collect()
+    store.scopes_by_use().into_iter().map(shown).collect()
 }
 
 const STEPS: [(Timed, &str); 7] = [
@@ -100,8 +104,8 @@ fn times(counts: &Counts) -> Value {
     })
 }
 
-fn counts(stats: &Stats) -> Value {
-    json!({
+fn counts(stats: &Stats, table: Option<&TableFigures>) -> Value {
+    let mut counts = json!({
         "granted": stats.granted,
         "taken_over": stats.taken_over,
         "replayed": stats.replayed,
@@ -123,11 +127,51 @@ fn counts(stats: &Stats) -> Value {
         "interrupted_expired": stats.interrupted_expired,
         "began_after_expiry": stats.began_after_expiry,
         "segments_recycled": stats.segments_recycled,
-    })
+    });
+    if let Some(table) = table {
+        leave_out(&mut counts, &COUNTS_OF_FILES);
+        counts["rows_swept"] = table.swept.into();
+        counts["rows_postponed"] = table.postponed.into();
+    }
+    counts
 }
 
-fn sizes(stats: &Stats) -> Value {
-    json!({
+/// What only a store in files has.
+const COUNTS_OF_FILES: [&str; 4] =
+    ["refused_scope", "leases_passed", "late_calls", "segments_recycled"];
+const SIZES_OF_FILES: [&str; 22] = [
+    "holders",
+    "waiters",
+    "segments",
+    "segments_free",
+    "segment_bytes",
+    "capacity",
+    "bytes_live",
+    "bytes_dead",
+    "space_free",
+    "cells_free",
+    "index_bytes",
+    "life",
+    "created",
+    "recovery_ms",
+    "damaged_places",
+    "clock_held",
+    "full",
+    "full_of",
+    "full_since_ms",
+    "claims_max",
+    "claims_low",
+    "poisoned",
+];
+
+fn leave_out(of: &mut Value, names: &[&str]) {
+    if let Some(map) = of.as_object_mut() {
+        names.iter().for_each(|name| drop(map.remove(*name)));
+    }
+}
+
+fn sizes(stats: &Stats, table: Option<&TableFigures>) -> Value {
+    let mut sizes = json!({
         "now_ms": stats.now_ms,
         "in_flight": stats.in_flight,
         "interrupted": stats.interrupted,
@@ -157,8 +201,35 @@ fn sizes(stats: &Stats) -> Value {
         "claims_low": stats.claims_low,
         "exhausted_keys": stats.exhausted_keys,
         "poisoned": stats.poisoned,
-    })
+    });
+    let Some(table) = table else { return sizes };
+    leave_out(&mut sizes, &SIZES_OF_FILES);
+    if table.counted_ms == 0 {
+        leave_out(&mut sizes, &COUNTED);
+    }
+    for (name, value) in [
+        ("counted_ms", table.counted_ms),
+        ("table_bytes", table.bytes),
+        ("connections", table.connections),
+        ("connections_idle", table.connections_idle),
+        ("connections_max", table.connections_max),
+        ("connections_waited_for", table.connections_waited_for),
+        ("ends_under_way", table.ends_under_way),
+    ] {
+        sizes[name] = value.into();
+    }
+    sizes
 }
+
+/// What is not known before a table has been counted.
+const COUNTED: [&str; 6] = [
+    "in_flight",
+    "interrupted",
+    "records",
+    "oldest_in_flight_ms",
+    "oldest_interrupted_ms",
+    "exhausted_keys",
+];
 
 fn alarm(alarm: &Alarm) -> Value {
     json!({
@@ -219,7 +290,7 @@ fn facts(stats: &Stats) -> Value {
 }
 
 /// The troubles of a store, worst first.
-fn troubles(stats: &Stats, draining: bool) -> Vec<String> {
+fn troubles(stats: &Stats, set: &Settings) -> Vec<String> {
     let mut troubles = Vec::new();
     if let Some(why) = &stats.poisoned {
         troubles.push(format!("poisoned; open the store again: {why}"));
@@ -253,25 +324,31 @@ fn troubles(stats: &Stats, draining: bool) -> Vec<String> {
     if stats.clock_held {
         troubles.push("the wall clock is not believed".into());
     }
-    if draining {
+    if set.draining {
         troubles.push("draining: no more claims are granted".into());
     }
     troubles
 }
 
 /// 200 if requests can be taken, 503 if not.
-pub(super) fn health(store: &Store) -> (StatusCode, Value) {
-    let stats = store.stats();
-    let engine = store.same_engine();
-    let draining = engine.is_draining();
-    let closed = engine.is_closed();
-    let ready = stats.poisoned.is_none() && stats.full.is_none() && !draining && !closed;
-    let mut troubles = troubles(&stats, draining);
-    if closed {
+pub(super) fn health(store: &dyn Operated) -> (StatusCode, Value) {
+    let (figures, set) = (store.figures(), store.settings());
+    let stats = &figures.stats;
+    let unreachable = figures.table.is_some_and(|table| table.unreachable);
+    let well = stats.poisoned.is_none() && stats.full.is_none() && !unreachable;
+    let ready = well && !set.draining && !set.closed;
+    let mut troubles = troubles(stats, &set);
+    if unreachable {
+        troubles.push("the database doesn't answer: keys could not be counted".into());
+    }
+    if set.closed {
         troubles.push("closed".into());
     }
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut answer = facts(&stats);
+    let mut answer = facts(stats);
+    if figures.table.is_some() {
+        leave_out(&mut answer, &["full", "claims", "clock_held", "poisoned", "damaged_places"]);
+    }
     answer["ready"] = ready.into();
     answer["troubles"] = troubles.into();
     (status, answer)

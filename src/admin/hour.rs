@@ -3,8 +3,8 @@
 
 use crate::{
     observe::{Counts, Timed},
+    operate::{Operated, Operators},
     stats::Stats,
-    store::{Store, WeakStore},
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -42,8 +42,8 @@ struct Sample {
 }
 
 impl Sample {
-    fn of(stats: &Stats, store: &Store) -> Self {
-        let timings = store.same_engine().timings();
+    fn of(stats: &Stats, store: &dyn Operated) -> Self {
+        let timings = store.timings();
         Sample {
             at_ms: stats.now_ms,
             claims: stats.granted + stats.taken_over,
@@ -62,11 +62,12 @@ impl Sample {
 
 impl Hour {
     /// Starts taking samples of `store`. Without a thread they are taken when someone looks.
-    pub fn watch(store: &Store) -> Arc<Self> {
+    pub fn watch(store: &Operators) -> Arc<Self> {
         let hour = Arc::new(Hour::default());
-        if store.engine().is_ok() {
-            hour.look(store, &store.stats());
-            let (weak, store) = (Arc::downgrade(&hour), store.downgrade());
+        if let Some(open) = store.open().filter(|open| open.check().is_ok()) {
+            // The caller may be a task.
+            hour.look(&*open, &open.figures_at_hand().stats);
+            let (weak, store) = (Arc::downgrade(&hour), store.clone());
             let builder = thread::Builder::new().name("onlyonce-hour".into());
             let _ = builder.spawn(move || sample(&weak, &store));
         }
@@ -74,7 +75,7 @@ impl Hour {
     }
 
     /// Takes a sample if the last one is old enough.
-    pub fn look(&self, store: &Store, stats: &Stats) {
+    pub fn look(&self, store: &dyn Operated, stats: &Stats) {
         let mut samples = self.0.lock();
         let due = |last: &Sample| stats.now_ms >= last.at_ms.saturating_add(EVERY_MS);
         if samples.back().is_none_or(due) {
@@ -112,13 +113,13 @@ impl Hour {
     }
 }
 
-fn sample(hour: &Weak<Hour>, store: &WeakStore) {
+fn sample(hour: &Weak<Hour>, store: &Operators) {
     loop {
         thread::sleep(Duration::from_millis(EVERY_MS));
-        let (Some(hour), Some(store)) = (hour.upgrade(), store.upgrade()) else { return };
-        if store.engine().is_err() {
+        let (Some(hour), Some(store)) = (hour.upgrade(), store.open()) else { return };
+        if store.check().is_err() {
             return;
         }
-        hour.look(&store, &store.stats());
+        hour.look(&*store, &store.figures().stats);
     }
 }

@@ -8,11 +8,10 @@ use crate::{
     engine::entries::{Entry, Filter, State},
     error::BeginError,
     http::StoredAnswer,
-    key::{KeyRef, OwnedKey, Scope},
-    limits::SHARDS,
+    key::{KeyRef, OwnedKey},
     observe::events::KeyHash,
+    operate::{Asked, AskedDecisions, Operated, Unanswered, age},
     record::Record,
-    store::Store,
 };
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -23,82 +22,49 @@ const LIMIT: u64 = 1000;
 /// The number of bytes of an answer that are shown.
 const SHOWN_BYTES: usize = 64 << 10;
 
-/// `GET api/keys`, page by page: undecided keys by age, oldest first; completed ones in the order
-/// of the index.
-pub(super) fn list(store: &Store, asked: &str) -> Result<Value, Refusal> {
+/// `GET api/keys`, page by page: undecided keys by age, oldest first; completed ones in an order of
+/// the store's own.
+pub(super) fn list(store: &dyn Operated, asked: &str) -> Result<Value, Refusal> {
     let state = query::get(asked, "state")?.unwrap_or_else(|| "undecided".into());
-    let wanted = Wanted {
-        scope: query::get(asked, "scope")?
-            .filter(|scope| !scope.is_empty())
-            .map(|scope| names::parse_scope(&scope).map_err(Refusal::bad))
-            .transpose()?,
-        prefix: query::get(asked, "prefix")?
-            .filter(|prefix| !prefix.is_empty())
-            .map(|prefix| names::parse_key(&prefix).map_err(Refusal::bad))
-            .transpose()?
-            .unwrap_or_default(),
-        older_than: Duration::from_millis(query::number(asked, "older_than_ms", 0)?),
-        reason: query::get(asked, "reason")?.filter(|reason| !reason.is_empty()),
-        now_ms: store.stats().now_ms,
-    };
-    let limit = query::number(asked, "limit", 100)?.clamp(1, LIMIT) as usize;
-    let filter = match &*state {
-        "undecided" => Filter { completed: false, ..Filter::ALL },
-        "in_flight" => Filter::IN_FLIGHT,
-        "interrupted" => Filter::INTERRUPTED,
-        "completed" => Filter::COMPLETED,
-        _ => return Err(Refusal::bad("state is undecided, in_flight, interrupted or completed")),
-    };
-    if filter.completed {
-        let cursor = query::number(asked, "cursor", 0)? as usize;
-        return completed(store, &filter, &wanted, cursor, limit);
-    }
-    let engine = store.same_engine();
-    let mut keys: Vec<_> = (0..SHARDS)
-        .flat_map(|shard| engine.undecided_of_shard(shard, &filter))
-        .filter(|entry| wanted.has(entry))
-        .collect();
-    // Keys of one age stay in one order, so that pages neither repeat nor leave out any.
-    keys.sort_by_cached_key(|entry| (std::cmp::Reverse(wanted.age(entry)), entry.token));
-    let (total, from) = (keys.len(), query::number(asked, "cursor", 0)? as usize);
-    let page = keys.iter().skip(from).take(limit);
-    let keys: Vec<_> = page.map(|entry| short(store, entry, &wanted)).collect();
-    let next = from.saturating_add(keys.len());
-    let next = (next < total && !keys.is_empty()).then_some(next);
-    Ok(json!({ "keys": keys, "total": total, "next": next, "damaged": 0 }))
-}
-
-/// Shard by shard from `cursor` on, until there are `limit`; no shard is split.
-fn completed(
-    store: &Store,
-    filter: &Filter,
-    wanted: &Wanted,
-    cursor: usize,
-    limit: usize,
-) -> Result<Value, Refusal> {
-    let (mut keys, mut damaged, mut shard) = (Vec::new(), 0, cursor);
-    while shard < SHARDS && keys.len() < limit {
-        for entry in store.same_engine().entries_of_shard(shard, filter) {
-            match entry {
-                Ok(entry) if wanted.has(&entry) => keys.push(short(store, &entry, wanted)),
-                Ok(_) => {}
-                Err(BeginError::Damaged { .. }) => damaged += 1,
-                Err(error) => return Err(unavailable(&error)),
+    let said = |name: &str| Ok(query::get(asked, name)?.filter(|text| !text.is_empty()));
+    let scope = said("scope")?.map(|scope| names::parse_scope(&scope).map_err(Refusal::bad));
+    let prefix = said("prefix")?.map(|prefix| names::parse_key(&prefix).map_err(Refusal::bad));
+    let asked = Asked {
+        filter: match &*state {
+            "undecided" => Filter { completed: false, ..Filter::ALL },
+            "in_flight" => Filter::IN_FLIGHT,
+            "interrupted" => Filter::INTERRUPTED,
+            "completed" => Filter::COMPLETED,
+            _ => {
+                let why = "state is undecided, in_flight, interrupted or completed";
+                return Err(Refusal::bad(why));
             }
-        }
-        shard += 1;
-    }
-    let next = (shard < SHARDS).then_some(shard);
-    Ok(json!({ "keys": keys, "total": null, "next": next, "damaged": damaged }))
+        },
+        scope: scope.transpose()?,
+        prefix: prefix.transpose()?.unwrap_or_default(),
+        older_than: Duration::from_millis(query::number(asked, "older_than_ms", 0)?),
+        reason: said("reason")?,
+        limit: query::number(asked, "limit", 100)?.clamp(1, LIMIT) as usize,
+        cursor: said("cursor")?.filter(|cursor| cursor != "0"),
+    };
+    let page = store.page(&asked).map_err(|unanswered| match unanswered {
+        Unanswered::Cursor => Refusal::bad("the cursor is not one of this store's"),
+        Unanswered::Store(error) => unavailable(&error),
+    })?;
+    let keys: Vec<_> = page.entries.iter().map(|entry| base(store, entry, page.now_ms)).collect();
+    // A number where it is one, as clients of an earlier version expect it.
+    let next =
+        page.next.map(|next| next.parse::<u64>().map_or(json!(next), |number| json!(number)));
+    Ok(json!({ "keys": keys, "total": page.total, "next": next, "damaged": page.damaged }))
 }
 
 /// `GET api/key`: all there is of a key, by scope and key or by hash.
-pub(super) fn look_up(store: &Store, asked: &str) -> Result<Value, Refusal> {
+pub(super) fn look_up(store: &dyn Operated, asked: &str) -> Result<Value, Refusal> {
     let entry = match query::get(asked, "hash")? {
         Some(hash) => {
             let hash = u64::from_str_radix(&hash, 16)
                 .map_err(|_| Refusal::bad("a hash is up to 16 hexadecimal digits"))?;
-            store.same_engine().with_hash(hash).into_iter().next()
+            store.with_hash(hash).map_err(|error| unavailable(&error))?
         }
         None => {
             let scope = query::get(asked, "scope")?.unwrap_or_default();
@@ -113,26 +79,23 @@ pub(super) fn look_up(store: &Store, asked: &str) -> Result<Value, Refusal> {
 
 /// `GET api/decisions`: what operators have decided, the newest first; of one key, of a scope, or of
 /// all, at most a thousand.
-pub(super) fn decisions(store: &Store, asked: &str) -> Result<Value, Refusal> {
+pub(super) fn decisions(store: &dyn Operated, asked: &str) -> Result<Value, Refusal> {
     let parse = |name: &str| query::get(asked, name);
     let scope = parse("scope")?.map(|scope| names::parse_scope(&scope)).transpose();
-    let scope = scope.map_err(Refusal::bad)?;
     let named = |text: Option<String>| -> Result<Option<Vec<u8>>, Refusal> {
         let key = text.filter(|text| !text.is_empty()).map(|text| names::parse_key(&text));
         key.transpose().map_err(Refusal::bad)
     };
-    let (key, prefix) = (named(parse("key")?)?, named(parse("prefix")?)?.unwrap_or_default());
-    let limit = query::number(asked, "limit", LIMIT)?.clamp(1, LIMIT) as usize;
+    let asked = AskedDecisions {
+        scope: scope.map_err(Refusal::bad)?,
+        key: named(parse("key")?)?,
+        prefix: named(parse("prefix")?)?.unwrap_or_default(),
+        limit: query::number(asked, "limit", LIMIT)?.clamp(1, LIMIT) as usize,
+    };
     let kept = store
-        .decisions()
+        .decisions(&asked)
         .map_err(|error| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
-    let wanted = kept.iter().rev().filter(|decision| {
-        let of = decision.key.as_ref();
-        scope.as_ref().is_none_or(|scope| of.scope() == scope.as_bytes())
-            && key.as_ref().is_none_or(|key| of.key() == key)
-            && of.key().starts_with(&prefix)
-    });
-    let shown: Vec<_> = wanted.take(limit).map(decision).collect();
+    let shown: Vec<_> = kept.iter().map(decision).collect();
     Ok(json!({ "decisions": shown }))
 }
 
@@ -182,48 +145,13 @@ pub(super) fn bytes_of(text: &str, what: &str) -> Result<Vec<u8>, Refusal> {
 
 pub(super) fn unavailable(error: &BeginError) -> Refusal {
     let status = match error {
-        BeginError::Closed | BeginError::Poisoned | BeginError::Forked => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        BeginError::Closed
+        | BeginError::Poisoned
+        | BeginError::Forked
+        | BeginError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     Refusal::new(status, error.to_string())
-}
-
-/// Which keys a list is to have.
-struct Wanted {
-    scope: Option<Scope>,
-    prefix: Vec<u8>,
-    older_than: Duration,
-    /// Why a key is interrupted, as it is shown.
-    reason: Option<String>,
-    now_ms: u64,
-}
-
-impl Wanted {
-    fn has(&self, entry: &Entry) -> bool {
-        self.scope.as_ref().is_none_or(|scope| entry.key.scope() == scope.as_bytes())
-            && entry.key.key().starts_with(&self.prefix)
-            && self.age(entry) >= self.older_than
-            && self.reason.as_ref().is_none_or(|wanted| match &entry.state {
-                State::Interrupted { reason, .. } => reason.to_string() == *wanted,
-                _ => false,
-            })
-    }
-
-    /// How long the key has been in its state.
-    fn age(&self, entry: &Entry) -> Duration {
-        age(entry, self.now_ms)
-    }
-}
-
-fn age(entry: &Entry, now_ms: u64) -> Duration {
-    let since = |at| Duration::from_millis(now_ms.saturating_sub(at));
-    match &entry.state {
-        State::InFlight { running_for, .. } => *running_for,
-        State::Interrupted { at, .. } => since(*at),
-        State::Completed(record) => since(record.completed_at()),
-    }
 }
 
 /// Scope and key for a screen: what can be seen stands as it is, a space too.
@@ -247,11 +175,7 @@ pub(super) fn is_http(entry: &Entry) -> bool {
 }
 
 /// A key as a list shows it.
-fn short(store: &Store, entry: &Entry, wanted: &Wanted) -> Value {
-    base(store, entry, wanted.now_ms)
-}
-
-fn base(store: &Store, entry: &Entry, now_ms: u64) -> Value {
+fn base(store: &dyn Operated, entry: &Entry, now_ms: u64) -> Value {
     let (state, reason, holder_gone) = match &entry.state {
         State::InFlight { .. } => ("in_flight", None, None),
         State::Interrupted { reason, holder_gone, .. } => {
@@ -264,7 +188,7 @@ fn base(store: &Store, entry: &Entry, now_ms: u64) -> Value {
         "scope": names::of_scope(entry.key.scope()),
         "key": names::of_key(entry.key.key()),
         "shown": shown(entry.key.as_ref()),
-        "hash": KeyHash(store.same_engine().hash(entry.key.as_ref())).to_string(),
+        "hash": KeyHash(store.hash(entry.key.as_ref())).to_string(),
         "state": state,
         "age_ms": age(entry, now_ms).as_millis() as u64,
         "token": entry.token.get(),
@@ -276,8 +200,8 @@ fn base(store: &Store, entry: &Entry, now_ms: u64) -> Value {
 }
 
 /// A key as a look-up shows it.
-fn long(store: &Store, entry: &Entry) -> Value {
-    let mut value = base(store, entry, store.stats().now_ms);
+fn long(store: &dyn Operated, entry: &Entry) -> Value {
+    let mut value = base(store, entry, store.now_ms());
     match &entry.state {
         State::InFlight { checkpoint, .. } => {
             value["checkpoint"] = json!(checkpoint.as_deref().map(text::of));
@@ -288,6 +212,14 @@ fn long(store: &Store, entry: &Entry) -> Value {
             value["answer"] = json!(answer.as_deref().map(stored));
         }
         State::Completed(record) => completed_value(&mut value, record),
+    }
+    if let Ok(Some(earlier)) = store.earlier(entry.key.as_ref()) {
+        value["earlier"] = json!({
+            "attempt": earlier.attempt,
+            "reason": earlier.reason.to_string(),
+            "interrupted_at_ms": earlier.at_ms,
+            "answer": earlier.answer.as_deref().map(stored),
+        });
     }
     value
 }

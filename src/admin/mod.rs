@@ -32,7 +32,7 @@ mod query;
 
 pub use answer::AdminBody;
 
-use crate::store::{Store, WeakStore};
+use crate::operate::{Operated, Operators};
 use answer::Refusal;
 use bytes::{Buf, Bytes};
 use decide::Proposed;
@@ -67,7 +67,7 @@ pub struct Admin(Arc<Config>);
 
 #[derive(Clone, Debug)]
 struct Config {
-    store: WeakStore,
+    store: Operators,
     read_only: bool,
     origins: Vec<String>,
     prefix: String,
@@ -90,23 +90,28 @@ impl Drop for Running {
 }
 
 impl Admin {
-    /// Makes an admin service for `store`, which measures times from now on. A thread takes a sample
-    /// of the figures every half minute, and ends half a minute after the store at the latest.
-    pub fn new(store: &Store) -> Self {
+    /// Makes an admin service for a store (`&Store`, or `&PostgresStore`), which measures times from
+    /// now on. A thread takes a sample of the figures every half minute, and ends half a minute after
+    /// the store at the latest.
+    pub fn new(store: impl Into<Operators>) -> Self {
+        let store = store.into();
+        let open = store.open();
         // In a forked child there is nothing to watch, and each request is refused.
-        let _ = store.engine().map(|engine| engine.timings().watch());
+        if let Some(open) = open.as_ref().filter(|open| open.check().is_ok()) {
+            open.timings().watch();
+        }
         Admin(Arc::new(Config {
-            store: store.downgrade(),
+            hour: Hour::watch(&store),
+            name: open.map_or_else(String::new, |open| open.place()),
+            store,
             read_only: false,
             origins: Vec::new(),
             prefix: String::new(),
-            name: store.same_engine().place(),
             actor_header: None,
             note_required: false,
             second_person: false,
             proposed: Arc::default(),
             running: Arc::default(),
-            hour: Hour::watch(store),
         }))
     }
 
@@ -153,7 +158,7 @@ impl Admin {
         self.with(|config| config.second_person = needed)
     }
 
-    /// Sets the store's name on the page. Default: its directory.
+    /// Sets the store's name on the page. Default: its directory, or its table and hosts.
     pub fn name(self, name: impl Into<String>) -> Self {
         self.with(|config| config.name = name.into())
     }
@@ -258,7 +263,7 @@ impl Config {
 
     /// An escaped byte of an answer takes five characters in JSON.
     fn largest_answer(&self) -> usize {
-        self.store.upgrade().map_or(0, |store| 5 * store.same_engine().config().max_response)
+        self.store.open().map_or(0, |store| 5 * store.settings().max_response)
     }
 
     /// Answers a request, on a thread that may wait.
@@ -269,22 +274,21 @@ impl Config {
         content: &[u8],
         actor: Option<&str>,
     ) -> Result<(StatusCode, Value), Refusal> {
-        let Some(store) = self.store.upgrade() else {
+        let Some(store) = self.store.open() else {
             let why = "the store is closed";
             return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why));
         };
-        if let Err(forked) = store.engine() {
-            return Err(keys::unavailable(&forked.into()));
-        }
+        let store: &dyn Operated = &*store;
+        store.check().map_err(|error| keys::unavailable(&error))?;
         let ok = |value| (StatusCode::OK, value);
         match route {
-            Route::Stats => Ok(ok(figures::stats(&store, self))),
-            Route::Health => Ok(figures::health(&store)),
-            Route::Keys => keys::list(&store, query).map(ok),
-            Route::Key => keys::look_up(&store, query).map(ok),
-            Route::Resolve => decide::resolve(&store, self, content, actor),
-            Route::Decisions => keys::decisions(&store, query).map(ok),
-            Route::Drain => decide::drain(&store, content).map(ok),
+            Route::Stats => Ok(ok(figures::stats(store, self))),
+            Route::Health => Ok(figures::health(store)),
+            Route::Keys => keys::list(store, query).map(ok),
+            Route::Key => keys::look_up(store, query).map(ok),
+            Route::Resolve => decide::resolve(store, self, content, actor),
+            Route::Decisions => keys::decisions(store, query).map(ok),
+            Route::Drain => decide::drain(store, content).map(ok),
         }
     }
 }

@@ -38,6 +38,17 @@ pub struct By<'a> {
     pub note: &'a str,
 }
 
+impl By<'_> {
+    /// The name and the note, as far as they are kept.
+    pub(crate) fn kept(&self) -> (String, String) {
+        let cut = |text: &str, bytes: usize| {
+            let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+            text[..end.unwrap_or(0)].to_owned()
+        };
+        (cut(self.actor, 255), cut(self.note, 4096))
+    }
+}
+
 /// What was decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

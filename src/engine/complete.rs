@@ -376,7 +376,11 @@ impl Engine {
 
     /// What a failed holder left.
     pub fn answer_bytes(&self, undecided: &Undecided) -> Option<Arc<[u8]>> {
-        let answer = undecided.answer.as_ref()?;
+        self.kept_answer(undecided.answer.as_ref()?)
+    }
+
+    /// The same of an answer that a takeover has set aside.
+    pub fn kept_answer(&self, answer: &Answer) -> Option<Arc<[u8]>> {
         if let Some(bytes) = &answer.bytes {
             return Some(bytes.clone());
         }

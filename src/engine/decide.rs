@@ -13,12 +13,6 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// The longest beginning of a text that has at most so many bytes.
-fn cut(text: &str, bytes: usize) -> String {
-    let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    text[..end.unwrap_or(0)].to_owned()
-}
-
 impl Engine {
     /// Carries out a decision about a key, and notes who took it.
     pub fn decide(
@@ -141,12 +135,13 @@ impl Engine {
             (WasState::InFlight, verdict) => force && verdict != Verdict::Replace,
             (WasState::Interrupted(_), verdict) => verdict != Verdict::Replace,
         };
+        let (actor, note) = by.kept();
         let fingerprint = entry.fingerprint;
         applies.then(|| Decision {
             number: 0,
             at_ms: self.time.shown(self.now()),
-            actor: cut(by.actor, 255),
-            note: cut(by.note, 4096),
+            actor,
+            note,
             verdict,
             key: entry.key,
             was: Was {

@@ -177,6 +177,20 @@ impl Engine {
         Some(Entry { key, fingerprint, token, attempts, state })
     }
 
+    /// The attempt before the one that holds a key, if that was a takeover of this life: its number,
+    /// why and when it was interrupted, and the answer that its failed holder had left.
+    #[cfg(any(feature = "admin", feature = "metrics"))]
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
+    pub fn before_takeover(&self, key: KeyRef<'_>) -> Option<(u32, Reason, u64, Option<Vec<u8>>)> {
+        let hash = self.index.hash(key);
+        let shard = self.index.shard(hash);
+        let undecided = shard.undecided.get(shard.find(hash, key)?)?;
+        let before = undecided.before.as_ref()?;
+        let Phase::Interrupted { reason, at } = before.phase else { return None };
+        let answer = before.answer.as_ref().and_then(|answer| self.kept_answer(answer));
+        Some((before.attempt, reason, self.time.shown(at), answer.map(|bytes| bytes.to_vec())))
+    }
+
     /// A record that isn't visible yet is in flight to others.
     fn completed_entry(&self, frame: Frame, location: Location, now: u64) -> Entry {
         let key = frame.key().owned();

@@ -6,13 +6,16 @@
 use super::{inner::Inner, row::Row};
 use crate::{
     error::{BeginError, ClaimError},
-    key::OwnedKey,
-    observe::events,
+    key::{KeyRef, OwnedKey},
+    observe::{Timings, events},
     spi::{Found, Ticket},
     stats::{Count, Counters},
     token::Token,
 };
-use std::sync::OnceLock;
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 /// What a store has done and found since it was opened, by this process. Of the whole cluster it is
 /// the sum over its processes.
@@ -57,18 +60,31 @@ pub struct Counts {
     pub began_after_expiry: u64,
     /// Claims refused for lack of space on the server.
     pub refused_full: u64,
+    /// Rows that this process's sweeper has removed.
+    pub rows_swept: u64,
+    /// Rows whose removal it has put off: they were due later than their claim had said.
+    pub rows_postponed: u64,
 }
 
 /// The counters of a store.
 #[derive(Debug)]
 pub(super) struct Counting {
     counters: Counters,
+    /// Times, and the last alarms with their keys, for those that watch.
+    pub timings: Timings,
+    /// Rows removed and postponed.
+    swept: [AtomicU64; 2],
     secret: OnceLock<[u8; 32]>,
 }
 
 impl Counting {
     pub fn new() -> Self {
-        Counting { counters: Counters::new(), secret: OnceLock::new() }
+        Counting {
+            counters: Counters::new(),
+            timings: Timings::default(),
+            swept: Default::default(),
+            secret: OnceLock::new(),
+        }
     }
 
     /// The table's secret, once it is known.
@@ -78,7 +94,7 @@ impl Counting {
             .set(blake3::derive_key("onlyonce 2026-11 keys in events", secret.as_bytes()));
     }
 
-    fn hash(&self, key: &OwnedKey) -> u64 {
+    pub fn hash(&self, key: KeyRef<'_>) -> u64 {
         let mut hasher = blake3::Hasher::new_keyed(self.secret.get().unwrap_or(&[0; 32]));
         hasher.update(&[key.scope().len() as u8]).update(key.scope()).update(key.key());
         let hash = hasher.finalize();
@@ -87,9 +103,25 @@ impl Counting {
 
     /// Counts, and tells, what has become of a key.
     pub fn count(&self, key: &OwnedKey, count: Count, token: Option<Token>) {
-        let hash = self.hash(key);
+        let hash = self.hash(key.as_ref());
         self.counters.add(hash, count);
         events::alarm(count, hash, token);
+        if matches!(
+            count,
+            Count::Fenced
+                | Count::Exhausted
+                | Count::InterruptedExpired
+                | Count::BeganAfterExpiry
+                | Count::Mismatched
+        ) {
+            self.timings.alarm(count, hash, key.as_ref(), token, wall_ms);
+        }
+    }
+
+    /// Counts the rows that the sweeper has removed, and those that it has put off.
+    pub fn removed(&self, gone: u64, later: u64) {
+        self.swept[0].fetch_add(gone, Ordering::Relaxed);
+        self.swept[1].fetch_add(later, Ordering::Relaxed);
     }
 
     /// Counts keys that the sweeper has found: only their number is known.
@@ -170,8 +202,16 @@ impl Counting {
             interrupted_expired: get(Count::InterruptedExpired),
             began_after_expiry: get(Count::BeganAfterExpiry),
             refused_full: get(Count::RefusedFull),
+            rows_swept: self.swept[0].load(Ordering::Relaxed),
+            rows_postponed: self.swept[1].load(Ordering::Relaxed),
         }
     }
+}
+
+/// The time of this machine, in milliseconds since 1970.
+pub(super) fn wall_ms() -> u64 {
+    let since = std::time::SystemTime::UNIX_EPOCH.elapsed();
+    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 impl Inner {

@@ -12,6 +12,7 @@ use super::{
     schema::Names,
     session::Standing,
     statements::Statements,
+    survey::Surveyed,
     tries::Backoff,
     trouble::DbError,
     unsure::Unsure,
@@ -57,6 +58,8 @@ pub(super) struct Inner {
     pub unsure: Unsure,
     pub crowds: Crowds,
     pub counting: Counting,
+    #[cfg_attr(not(any(feature = "metrics", feature = "admin")), allow(dead_code))]
+    pub surveyed: Surveyed,
     pub here: Arc<OpenHere>,
     /// Ends that were tried in vain are tried again a few at a time.
     pub ends: Semaphore,
@@ -96,6 +99,7 @@ impl Inner {
             unsure: Unsure::default(),
             crowds: Crowds::default(),
             counting: Counting::new(),
+            surveyed: Surveyed::default(),
             here: Arc::default(),
             ends: Semaphore::new(ENDS_AT_A_TIME),
             closed: AtomicBool::new(false),

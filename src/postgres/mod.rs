@@ -27,8 +27,9 @@
 //!   [`PostgresStore::drain`].
 //! - What this process has done and found is counted ([`PostgresStore::counts`]) and told by the
 //!   same events as with an embedded store; events about connections and sessions are under the
-//!   target `onlyonce::postgres`. There are no `stats` of the table, admin page, command or backup:
-//!   use those of the database.
+//!   target `onlyonce::postgres`. `admin::Admin::new(&store)` and `metrics::Publisher::new(&store)`
+//!   take this store as they take the embedded one, and the command takes it by `--dsn`. Backups
+//!   are the database's.
 //!
 //! # One transaction
 //!
@@ -60,9 +61,13 @@ mod changes;
 mod commit;
 mod counts;
 mod crowd;
+mod decided;
+mod erase;
 mod in_order;
 mod inner;
 mod keep_alive;
+#[cfg(any(feature = "metrics", feature = "admin"))]
+mod operated;
 mod operator;
 mod options;
 mod pool;
@@ -72,6 +77,7 @@ mod session;
 mod slots;
 mod statements;
 mod store;
+mod survey;
 mod sweep;
 mod transaction;
 mod transactions;
@@ -81,6 +87,7 @@ mod unsure;
 mod write;
 
 pub use counts::Counts;
+pub use erase::Erased;
 pub use operator::Page;
 pub use options::{PostgresOptions, Replication};
 pub use store::PostgresStore;

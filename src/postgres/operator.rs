@@ -10,17 +10,20 @@ use super::{
     write::check_lengths,
 };
 use crate::{
+    decisions::{By, Verdict},
     engine::entries::{Entry, Filter, State},
-    engine::resolve::Resolution,
+    engine::resolve::{OTHER_TOKEN, Resolution},
     error::{BeginError, ClaimError},
+    inspect::Item,
     key::{KeyRef, OwnedKey},
     options::check_retention,
     record::Retention,
-    spi::{Completion, Found},
+    spi::Found,
     store::sharded::slot_of,
     token::Token,
 };
 use std::sync::Arc;
+use tokio_postgres::types::ToSql;
 
 /// A page of a listing.
 #[derive(Clone, Debug)]
@@ -33,7 +36,15 @@ pub struct Page {
 }
 
 /// An operator's decision, owned, for a task of its own.
-enum Decision {
+pub(super) struct Decision {
+    what: What,
+    /// Of the request, for an absent key.
+    fingerprint: Option<Vec<u8>>,
+    actor: String,
+    note: String,
+}
+
+enum What {
     Complete { head: Vec<u8>, response: Option<Vec<u8>>, retention: Option<Retention> },
     Free,
     Forget,
@@ -86,6 +97,28 @@ impl PostgresStore {
         self.spawn(listed).await
     }
 
+    /// The same with everything that the table has of each key, for the command's `export`.
+    #[doc(hidden)]
+    pub async fn items(
+        &self,
+        after: Option<OwnedKey>,
+        rows: u32,
+    ) -> Result<(Vec<Item>, Option<OwnedKey>), BeginError> {
+        let inner = self.inner().clone();
+        let listed = async move {
+            let (mut tries, rows) = (inner.tries(), i64::from(rows.max(1)));
+            let (scope, key) =
+                after.as_ref().map_or((&[][..], &[][..]), |after| (after.scope(), after.key()));
+            loop {
+                match inner.query(&tries, &inner.sql.list, &[&scope, &key, &rows]).await {
+                    Ok(found) => return items(&found, rows),
+                    Err(trouble) => tries.again(trouble).await?,
+                }
+            }
+        };
+        self.spawn(listed).await
+    }
+
     /// Records an operator's decision about a key, under a new token: a holder is fenced, and
     /// waiters are woken. It is committed when this returns.
     ///
@@ -102,7 +135,7 @@ impl PostgresStore {
         resolution: Resolution<'_>,
         force: bool,
     ) -> Result<(), ClaimError> {
-        self.resolve_if(key, resolution, force, None).await
+        self.resolve_by(key, resolution, force, None, By::default()).await
     }
 
     /// The same, if the key is still as it was when it was looked at: under the token `seen`, which
@@ -119,40 +152,41 @@ impl PostgresStore {
         force: bool,
         seen: Token,
     ) -> Result<(), ClaimError> {
-        self.resolve_if(key, resolution, force, Some(seen)).await
+        self.resolve_by(key, resolution, force, Some(seen), By::default()).await
     }
 
-    async fn resolve_if(
+    /// Resolves like [`resolve`](Self::resolve) or [`resolve_seen`](Self::resolve_seen), and keeps who
+    /// decided and why. All decisions about keys that are there are kept, in the same statement as
+    /// their effect; this one with a name and a note. See [`decisions`](Self::decisions).
+    ///
+    /// # Errors
+    /// As with [`resolve_seen`](Self::resolve_seen).
+    pub async fn resolve_by(
         &self,
         key: KeyRef<'_>,
         resolution: Resolution<'_>,
         force: bool,
         seen: Option<Token>,
+        by: By<'_>,
     ) -> Result<(), ClaimError> {
-        let (decision, fingerprint) = match resolution {
-            Resolution::Complete { fingerprint, completion } => {
-                let Completion { head, response, retention } = completion;
-                let limit = self.inner().options.max_response;
-                check_lengths(head, response.unwrap_or_default(), limit)?;
-                let (head, response) = (head.to_vec(), response.map(<[u8]>::to_vec));
-                (Decision::Complete { head, response, retention }, fingerprint)
-            }
-            Resolution::Free => (Decision::Free, None),
-            Resolution::Forget => (Decision::Forget, None),
-            Resolution::Replace { head, response } => {
-                let limit = self.inner().options.max_response;
-                check_lengths(head, response.unwrap_or_default(), limit)?;
-                let response = response.map(<[u8]>::to_vec);
-                (Decision::Replace { head: head.to_vec(), response }, None)
-            }
-        };
-        let (inner, key) = (self.inner().clone(), key.owned());
-        let fingerprint = fingerprint.map(|print| stored(&print).to_vec());
+        let decision = Decision::of(resolution, by, self.inner().options.max_response)?;
+        self.carry_out(key.owned(), decision, force, seen).await
+    }
+
+    /// The same with what is decided owned.
+    pub(super) async fn carry_out(
+        &self,
+        key: OwnedKey,
+        decision: Decision,
+        force: bool,
+        seen: Option<Token>,
+    ) -> Result<(), ClaimError> {
+        let inner = self.inner().clone();
         let decided = async move {
             let (owner, mut tries) = (Owner::new(), inner.tries());
             loop {
                 let case = Case { key: &key, decision: &decision, owner, seen };
-                match inner.try_resolve(&tries, &case, fingerprint.as_deref(), force).await {
+                match inner.try_resolve(&tries, &case, force).await {
                     Ok(answer) => {
                         inner.confirm(&mut tries).await?;
                         inner.told(&key);
@@ -163,6 +197,37 @@ impl PostgresStore {
             }
         };
         self.spawn(decided).await
+    }
+}
+
+impl Decision {
+    pub(super) fn of(
+        resolution: Resolution<'_>,
+        by: By<'_>,
+        limit: usize,
+    ) -> Result<Self, ClaimError> {
+        let checked = |head: &[u8], response: Option<&[u8]>| {
+            check_lengths(head, response.unwrap_or_default(), limit)?;
+            Ok::<_, ClaimError>((head.to_vec(), response.map(<[u8]>::to_vec)))
+        };
+        let mut fingerprint = None;
+        let verdict = match resolution {
+            Resolution::Complete { fingerprint: print, completion } => {
+                fingerprint = print.map(|print| stored(&print).to_vec());
+                let (head, response) = checked(completion.head, completion.response)?;
+                What::Complete { head, response, retention: completion.retention }
+            }
+            Resolution::Free => What::Free,
+            Resolution::Forget => What::Forget,
+            Resolution::Replace { head, response } => {
+                let (head, response) = checked(head, response)?;
+                What::Replace { head, response }
+            }
+        };
+        // What PostgreSQL's text can't contain.
+        let (actor, note) = by.kept();
+        let [actor, note] = [actor, note].map(|text| text.replace('\0', "\u{fffd}"));
+        Ok(Decision { what: verdict, fingerprint, actor, note })
     }
 }
 
@@ -181,7 +246,6 @@ impl Inner {
         &self,
         tries: &Backoff,
         case: &Case<'_>,
-        fingerprint: Option<&[u8]>,
         force: bool,
     ) -> Result<Result<(), ClaimError>, DbError> {
         let row = self.look(tries, case.key.as_ref()).await?;
@@ -195,98 +259,91 @@ impl Inner {
             let state = match (&says, row.as_ref().and_then(Row::token)) {
                 (RowState::Absent, _) | (_, None) => Some("absent"),
                 (_, Some(token)) if token == seen => None,
-                _ => Some("not what it was when it was looked at"),
+                _ => Some(OTHER_TOKEN),
             };
             if let Some(state) = state {
                 return refused(ClaimError::NotApplicable { state });
             }
         }
-        match (case.decision, says) {
+        match (&case.decision.what, says) {
             (_, RowState::Held) if !force => refused(ClaimError::NeedsForce { state: "in flight" }),
-            (Decision::Complete { .. }, RowState::Completed) => {
-                refused(ClaimError::AlreadyCompleted)
-            }
-            (Decision::Complete { .. }, RowState::Absent) => match fingerprint {
-                None => {
+            (What::Complete { .. }, RowState::Completed) => refused(ClaimError::AlreadyCompleted),
+            (What::Complete { head, response, retention }, RowState::Absent) => {
+                let Some(fingerprint) = &case.decision.fingerprint else {
                     let state = "absent, and an import needs the request's fingerprint";
-                    refused(ClaimError::NotApplicable { state })
+                    return refused(ClaimError::NotApplicable { state });
+                };
+                let retention = retention.unwrap_or(self.options.retention);
+                if let Err(what) = check_retention(retention, 1) {
+                    return refused(ClaimError::Terms { what });
                 }
-                Some(fingerprint) => self.decide(tries, case, None, fingerprint).await,
-            },
-            (Decision::Complete { .. }, _) => {
+                let (scope, key) = (case.key.scope(), case.key.key());
+                let (replay, remember) =
+                    (millis(retention.replay_for), millis(retention.remember_for));
+                let (owner, slot) = (case.owner.0.to_vec(), slot_of(case.key.as_ref()) as i16);
+                let params: [&(dyn ToSql + Sync); 9] =
+                    [&scope, &key, &owner, &fingerprint, head, response, &replay, &remember, &slot];
+                changed(self.execute(tries, &self.sql.import, &params).await?)
+            }
+            (What::Complete { head, response, retention }, _) => {
                 let row = row.expect("not absent");
-                let fingerprint = row.fingerprint.clone();
-                self.decide(tries, case, Some(&row), &fingerprint).await
+                let own =
+                    Retention { replay_for: ms(row.replay_ms), remember_for: ms(row.remember_ms) };
+                let retention = retention.unwrap_or(own);
+                if let Err(what) = check_retention(retention, 1) {
+                    return refused(ClaimError::Terms { what });
+                }
+                let (replay, remember) =
+                    (millis(retention.replay_for), millis(retention.remember_for));
+                let more: [&(dyn ToSql + Sync); 4] = [head, response, &replay, &remember];
+                self.decide(tries, case, &row, &self.sql.decide, &more).await
             }
             (_, RowState::Absent) => refused(ClaimError::NotApplicable { state: "absent" }),
-            (Decision::Replace { head, response }, RowState::Completed) => {
+            (What::Replace { head, response }, RowState::Completed) => {
                 let row = row.expect("not absent");
                 if response.is_some() && row.replay_until <= row.now {
                     let state = "completed, and its answer is not replayed any more";
                     return refused(ClaimError::NotApplicable { state });
                 }
-                let (scope, key) = (case.key.scope(), case.key.key());
-                let (token, owner) = (row.token, case.owner.0.to_vec());
-                let params: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-                    [&scope, &key, &token, &owner, head, response];
-                changed(self.execute(tries, &self.sql.replace, &params).await?)
+                self.decide(tries, case, &row, &self.sql.replace, &[head, response]).await
             }
-            (Decision::Replace { .. }, _) => {
+            (What::Replace { .. }, _) => {
                 refused(ClaimError::NotApplicable { state: "not completed" })
             }
-            (Decision::Free, RowState::Completed) => {
+            (What::Free, RowState::Completed) => {
                 refused(ClaimError::NotApplicable { state: "completed" })
             }
-            (Decision::Forget, RowState::Completed) if !force => {
+            (What::Forget, RowState::Completed) if !force => {
                 refused(ClaimError::NeedsForce { state: "completed" })
             }
-            _ => {
-                let row = row.expect("not absent");
-                let (scope, key) = (case.key.scope(), case.key.key());
-                let (token, owner) = (row.token, case.owner.0.to_vec());
-                let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
-                    [&scope, &key, &token, &owner];
-                changed(self.execute(tries, &self.sql.free, &params).await?)
+            (What::Free, _) => {
+                let verdict = Verdict::Free as i16;
+                self.decide(tries, case, &row.expect("not absent"), &self.sql.free, &[&verdict])
+                    .await
+            }
+            (What::Forget, _) => {
+                let verdict = Verdict::Forget as i16;
+                self.decide(tries, case, &row.expect("not absent"), &self.sql.free, &[&verdict])
+                    .await
             }
         }
     }
 
-    /// Completes a key, or imports an absent one.
+    /// Changes the row that was read, and notes the decision.
     async fn decide(
         &self,
         tries: &Backoff,
         case: &Case<'_>,
-        row: Option<&Row>,
-        fingerprint: &[u8],
+        row: &Row,
+        sql: &str,
+        more: &[&(dyn ToSql + Sync)],
     ) -> Result<Result<(), ClaimError>, DbError> {
-        let Decision::Complete { head, response, retention } = case.decision else {
-            unreachable!("what completes is a completion")
-        };
-        let own = row.map(|row| Retention {
-            replay_for: ms(row.replay_ms),
-            remember_for: ms(row.remember_ms),
-        });
-        let retention = retention.or(own).unwrap_or(self.options.retention);
-        if let Err(what) = check_retention(retention, 1) {
-            return Ok(Err(ClaimError::Terms { what }));
-        }
-        let (replay, remember) = (millis(retention.replay_for), millis(retention.remember_for));
-        let (scope, key) = (case.key.scope(), case.key.key());
-        let owner = case.owner.0.to_vec();
-        let done = match row {
-            Some(Row { token, .. }) => {
-                let params: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
-                    [&scope, &key, token, &owner, head, response, &replay, &remember];
-                self.execute(tries, &self.sql.decide, &params).await?
-            }
-            None => {
-                let slot = slot_of(case.key.as_ref()) as i16;
-                let params: [&(dyn tokio_postgres::types::ToSql + Sync); 9] =
-                    [&scope, &key, &owner, &fingerprint, head, response, &replay, &remember, &slot];
-                self.execute(tries, &self.sql.import, &params).await?
-            }
-        };
-        changed(done)
+        let (scope, key, owner) = (case.key.scope(), case.key.key(), case.owner.0.to_vec());
+        let Decision { actor, note, .. } = case.decision;
+        let mut params: Vec<&(dyn ToSql + Sync)> =
+            vec![&scope, &key, &row.token, &owner, &row.state, &row.step, actor, note];
+        params.extend_from_slice(more);
+        changed(self.execute(tries, sql, &params).await?)
     }
 }
 
@@ -317,24 +374,52 @@ fn changed(rows: u64) -> Result<Result<(), ClaimError>, DbError> {
 }
 
 fn page(rows: &[tokio_postgres::Row], filter: &Filter, most: i64) -> Result<Page, BeginError> {
-    let bad = |error: tokio_postgres::Error| BeginError::Unavailable { what: error.to_string() };
     let mut entries = Vec::new();
     let mut last = None;
     for listed in rows {
-        let (scope, key): (&[u8], &[u8]) =
-            (listed.try_get(25).map_err(bad)?, listed.try_get(26).map_err(bad)?);
-        let key = KeyRef::from_parts(scope, key);
-        let key = key.map_err(|error| BeginError::Unavailable { what: error.to_string() })?;
-        let row = first(std::slice::from_ref(listed))?.expect("there is one");
-        entries.extend(entry(row, key.owned()).filter(|entry| filter.wants(&entry.state)));
-        last = Some(key.owned());
+        let (row, key) = listed_row(listed)?;
+        last = Some(key.clone());
+        entries.extend(entry(row, key).filter(|entry| filter.wants(&entry.state)));
     }
     let next = last.filter(|_| rows.len() as i64 == most);
     Ok(Page { entries, next })
 }
 
+fn items(
+    rows: &[tokio_postgres::Row],
+    most: i64,
+) -> Result<(Vec<Item>, Option<OwnedKey>), BeginError> {
+    let mut items = Vec::new();
+    let mut last = None;
+    for listed in rows {
+        let (row, key) = listed_row(listed)?;
+        last = Some(key.clone());
+        let retention =
+            Retention { replay_for: ms(row.replay_ms), remember_for: ms(row.remember_ms) };
+        let at = if row.state == 3 { row.ended_at } else { row.started_at };
+        let at_ms = u64::try_from(at).unwrap_or(0);
+        items.extend(entry(row, key).map(|entry| Item {
+            fingerprint: entry.fingerprint,
+            entry,
+            at_ms,
+            retention,
+        }));
+    }
+    Ok((items, last.filter(|_| rows.len() as i64 == most)))
+}
+
+/// A row of a listing, and its key.
+pub(super) fn listed_row(listed: &tokio_postgres::Row) -> Result<(Row, OwnedKey), DbError> {
+    let of = |error: tokio_postgres::Error| DbError::of(&error);
+    let (scope, key): (&[u8], &[u8]) =
+        (listed.try_get(25).map_err(of)?, listed.try_get(26).map_err(of)?);
+    let key = KeyRef::from_parts(scope, key);
+    let key = key.map_err(|error| DbError::Refused(error.to_string()))?;
+    Ok((first(std::slice::from_ref(listed))?.expect("there is one"), key.owned()))
+}
+
 /// The state of a row's key as others see it; `None`: the key is absent.
-fn entry(row: Row, key: OwnedKey) -> Option<Entry> {
+pub(super) fn entry(row: Row, key: OwnedKey) -> Option<Entry> {
     let token = row.token()?;
     let attempts = u32::try_from(row.attempt).unwrap_or(0);
     let fingerprint = row.fingerprint();

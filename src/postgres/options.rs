@@ -70,6 +70,7 @@ pub struct PostgresOptions {
     pub(super) lease: Duration,
     pub(super) retention: Retention,
     pub(super) interrupted_retention: Option<Duration>,
+    pub(super) decisions_kept: Duration,
     pub(super) execution_limit: Duration,
     pub(super) max_attempts: u32,
     pub(super) max_response: usize,
@@ -105,6 +106,7 @@ impl PostgresOptions {
             lease: Duration::from_secs(60),
             retention: Retention::of(Duration::from_secs(24 * 3600)),
             interrupted_retention: None,
+            decisions_kept: Duration::from_secs(366 * 24 * 3600),
             execution_limit: Duration::from_secs(15 * 60),
             max_attempts: 5,
             max_response: 256 << 10,
@@ -207,6 +209,14 @@ impl PostgresOptions {
         self
     }
 
+    /// Sets how long operators' decisions are kept ([`PostgresStore::decisions`]
+    /// (super::PostgresStore::decisions)): a time of their own, whatever becomes of their keys.
+    /// Default: 366 days; at most ten years; zero: they are not shown, and the sweeper removes them.
+    pub fn decisions_kept(mut self, window: Duration) -> Self {
+        self.decisions_kept = window;
+        self
+    }
+
     /// Sets how long `once` and the HTTP layer keep a claim alive by themselves. Default: 15 min;
     /// from the lease to 30 days. With [`TransactionStore`](super::TransactionStore) also how long a
     /// transaction may stay open.
@@ -299,6 +309,9 @@ impl PostgresOptions {
             && !(1..=RETENTION_MAX_MS).contains(&ms(window))
         {
             return Err(OpenError::options("interrupted_retention must be 1 ms to ten years"));
+        }
+        if ms(self.decisions_kept) > RETENTION_MAX_MS {
+            return Err(OpenError::options("decisions_kept must be at most ten years"));
         }
         if self.execution_limit < self.lease || ms(self.execution_limit) > LEASE_MAX_MS {
             return Err(OpenError::options("execution_limit must be from the lease to 30 days"));

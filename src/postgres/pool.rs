@@ -424,6 +424,13 @@ impl Pool {
         self.sessions.suspect();
     }
 
+    /// How many connections exist, are idle, and may exist, and how many calls wait for one.
+    pub fn figures(&self) -> [u64; 4] {
+        let status = self.pool.status();
+        let all = [status.size, status.available, status.max_size, status.waiting];
+        all.map(|figure| figure as u64)
+    }
+
     pub fn close(&self) {
         self.pool.close();
     }

@@ -193,6 +193,16 @@ impl Row {
         if self.state == 1 { self.lease_until } else { self.ended_at }
     }
 
+    /// The attempt that this one has taken the place of.
+    #[cfg(any(feature = "metrics", feature = "admin"))]
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
+    pub fn earlier(self) -> Option<crate::operate::Earlier> {
+        let reason = self.after.filter(|_| self.state == 1).and_then(reason)?;
+        let attempt = u32::try_from(self.attempt).unwrap_or(1).saturating_sub(1);
+        let at_ms = u64::try_from(self.replay_until).unwrap_or(0);
+        Some(crate::operate::Earlier { attempt, reason, at_ms, answer: self.head })
+    }
+
     /// The claim that the row shows, for its owner.
     pub fn grant(self, request: &Request, owner: Owner) -> Option<Grant> {
         let ticket = Ticket {
@@ -214,8 +224,7 @@ impl Row {
 
     /// The fingerprint of the request that claimed the key first.
     pub fn fingerprint(&self) -> Fingerprint {
-        let (scheme, rest) = self.fingerprint.split_first().unwrap_or((&0, &[]));
-        Fingerprint::from_bytes(rest.try_into().unwrap_or_default()).with_scheme(*scheme)
+        print_of(&self.fingerprint)
     }
 
     /// The answer to a caller that asks for the key; `None`: the key is absent.
@@ -251,7 +260,13 @@ impl Row {
     }
 }
 
-fn reason(number: i16) -> Option<Reason> {
+/// A fingerprint as it is stored.
+pub(super) fn print_of(bytes: &[u8]) -> Fingerprint {
+    let (scheme, rest) = bytes.split_first().unwrap_or((&0, &[]));
+    Fingerprint::from_bytes(rest.try_into().unwrap_or_default()).with_scheme(*scheme)
+}
+
+pub(super) fn reason(number: i16) -> Option<Reason> {
     Reason::from_byte(u8::try_from(number).ok()?)
 }
 

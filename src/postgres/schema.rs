@@ -14,11 +14,12 @@ use tokio_postgres::error::SqlState;
 const VERSION: i32 = 2;
 /// The revision of the tables that this code uses. It also uses later ones of its version, which
 /// only add to it: so a program and its next one run side by side while one replaces the other.
-const REVISION: i32 = 3;
+const REVISION: i32 = 4;
 
 const CREATE: &str = include_str!("schema.sql");
 /// The scripts that bring each version to the next, from the first.
-const UPGRADES: [&str; 2] = [include_str!("upgrade_2.sql"), include_str!("upgrade_3.sql")];
+const UPGRADES: [&str; 3] =
+    [include_str!("upgrade_2.sql"), include_str!("upgrade_3.sql"), include_str!("upgrade_4.sql")];
 /// How long a migration waits for the lock of a table at a time: all other callers wait behind it.
 const LOCK_MS: u32 = 300;
 /// How long it pauses before it tries again.
@@ -32,6 +33,7 @@ pub(super) struct Names {
     pub table: String,
     version: String,
     pub sessions: String,
+    pub decisions: String,
     index: String,
     /// The channel on which changes are notified, and a number for advisory locks.
     pub channel: String,
@@ -48,6 +50,7 @@ impl Names {
         Names {
             version: in_schema(&format!("{}_schema", options.table)),
             sessions: in_schema(&format!("{}_sessions", options.table)),
+            decisions: in_schema(&format!("{}_decisions", options.table)),
             index: quoted(&format!("{}_due", options.table)),
             channel: format!("onlyonce_{}", &hash.to_hex()[..16]),
             lock,
@@ -69,6 +72,7 @@ impl Names {
             .join("\n")
             .replace("onlyonce_schema", &self.version)
             .replace("onlyonce_sessions", &self.sessions)
+            .replace("onlyonce_decisions", &self.decisions)
             .replace("onlyonce_due", &self.index)
             .replace("onlyonce ", &format!("{} ", self.table))
     }

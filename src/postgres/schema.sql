@@ -1,4 +1,4 @@
--- The tables of onlyonce, revision 3 (upgrade_2.sql and upgrade_3.sql bring earlier ones to it).
+-- The tables of onlyonce, revision 4 (upgrade_2.sql to upgrade_4.sql bring earlier ones to it).
 -- `PostgresOptions::migrate` runs this file with the names that were chosen; run it by hand
 -- (psql -1 -f schema.sql) where migrations are done by others.
 --
@@ -72,6 +72,29 @@ CREATE TABLE onlyonce_sessions (
     ended_at bigint
 );
 
+-- What operators have decided, and what was there before. Written with the decision, in one statement.
+CREATE TABLE onlyonce_decisions (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at_ms bigint NOT NULL,
+    actor text NOT NULL,
+    note text NOT NULL,
+    -- 1 complete, 2 free, 3 forget, 4 replace.
+    verdict smallint NOT NULL,
+    scope bytea NOT NULL,
+    key bytea NOT NULL,
+    -- 1 in flight, 2 interrupted, 3 completed.
+    was_state smallint NOT NULL,
+    was_reason smallint,
+    fingerprint bytea NOT NULL,
+    token bigint NOT NULL,
+    attempts integer NOT NULL,
+    checkpoint bytea,
+    was_head bytea,
+    was_answer bytea,
+    head bytea,
+    answer bytea
+);
+
 -- The version that a program must know to use the tables, and the revision that they have: programs
 -- of this version that know only an earlier revision can use them, too. Events name a key by its hash
 -- under the secret.
@@ -80,4 +103,4 @@ CREATE TABLE onlyonce_schema (
     revision integer,
     secret uuid NOT NULL DEFAULT gen_random_uuid()
 );
-INSERT INTO onlyonce_schema VALUES (2, 3);
+INSERT INTO onlyonce_schema VALUES (2, 4);

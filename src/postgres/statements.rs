@@ -50,16 +50,36 @@ pub(super) struct Statements {
     pub keep_alive: String,
     /// The maximum number of rows, the first hour.
     pub sweep: String,
-    /// Scope, key, token before, owner after.
+    /// Scope, key, token before, owner after, state and step before, actor, note, verdict. Like the
+    /// next two, it is done and noted, or neither.
     pub free: String,
-    /// Scope, key, token before, owner after, head, response, replay, remember (ms).
+    /// The first eight, head, response, replay, remember (ms).
     pub decide: String,
-    /// Scope, key, token, owner, head, response: another answer for a completed key.
+    /// The first eight, head, response: another answer for a completed key.
     pub replace: String,
     /// Scope, key, owner, fingerprint, head, response, replay, remember (ms), slot.
     pub import: String,
     /// Scope and key after which to continue, the maximum number of rows.
     pub list: String,
+    /// Attempts allowed: the keys by state, and the table's size.
+    pub count: String,
+    /// Scope, prefix, states (1 held, 2 interrupted), age (ms), reason, the maximum number of rows,
+    /// the number to pass over: undecided keys, oldest first, each with the number of all.
+    pub undecided: String,
+    /// First scope and key, prefix, age (ms), the maximum number of rows: completed keys in their
+    /// order.
+    pub completed: String,
+    /// The same of the first scope alone.
+    pub completed_of: String,
+    /// Scope, key, prefix, kept for (ms), the maximum number: the decisions, newest first.
+    pub decisions: String,
+    /// Scope, the maximum number of rows, whether keys in flight, too.
+    pub erase: String,
+    pub erase_decisions: String,
+    /// Scope: the keys in flight.
+    pub held_in: String,
+    /// Kept for (ms).
+    pub sweep_decisions: String,
     /// First and last slot, scope and key after which to continue, the maximum number of rows.
     pub slots: String,
     /// Rows as JSON.
@@ -114,7 +134,89 @@ impl Statements {
         );
         let first_as_t = first.replace(" (scope, key, owner", " AS t (scope, key, owner");
         let limit = options.lock_timeout.as_millis();
+        let decisions = &names.decisions;
+        // What is noted is what the change has replaced. A holder's call in between (its token stays)
+        // has changed the state or the step, so nothing is done then.
+        let decided = |set: String, [verdict, head, answer]: [&str; 3]| {
+            format!(
+                "WITH was AS MATERIALIZED (\
+                     SELECT * FROM {table} WHERE scope = $1 AND key = $2 AND token = $3 \
+                     AND state = $5::smallint AND step = $6::bigint FOR UPDATE\
+                 ), done AS (\
+                     UPDATE {table} AS t SET token = greatest(t.token + 1, {us}), {set} FROM was \
+                     WHERE t.scope = was.scope AND t.key = was.key AND t.token = was.token \
+                     RETURNING 1\
+                 ) \
+                 INSERT INTO {decisions} (at_ms, actor, note, verdict, scope, key, was_state, \
+                     was_reason, fingerprint, token, attempts, checkpoint, was_head, was_answer, \
+                     head, answer) \
+                 SELECT {now}, $7, $8, {verdict}, scope, key, \
+                     CASE WHEN state = 1 AND lease_until <= {now} THEN 2 ELSE state END, \
+                     CASE WHEN state = 1 THEN 4 WHEN state = 2 THEN reason END, fingerprint, token, \
+                     attempt, checkpoint, CASE WHEN state = 3 THEN was.head END, was.response, \
+                     {head}, {answer} FROM was, done"
+            )
+        };
+        // How a row stands, and since when.
+        let standing = format!(
+            "CASE WHEN state = 1 AND lease_until > {now} THEN 1 ELSE 2 END AS stands, \
+             CASE WHEN state = 2 THEN ended_at WHEN lease_until > {now} THEN started_at \
+                 ELSE lease_until END AS since"
+        );
+        let completed = |of: &str| {
+            format!(
+                "SELECT {COLUMNS}, {now}, false, 0, NULL::text, scope, key FROM {table} AS t \
+                 WHERE (scope, key) >= ($1, $2) {of} AND state = 3 AND expires_at > {now} \
+                 AND substring(key FOR length($3::bytea)) = $3 AND ended_at <= {now} - $4::bigint \
+                 ORDER BY scope, key LIMIT $5"
+            )
+        };
         Statements {
+            count: format!(
+                "SELECT {now}, count(*) FILTER (WHERE stands = 1 AND state <> 3), \
+                     count(*) FILTER (WHERE stands = 2 AND state <> 3), \
+                     count(*) FILTER (WHERE state = 3), \
+                     min(since) FILTER (WHERE stands = 1 AND state <> 3), \
+                     min(since) FILTER (WHERE stands = 2 AND state <> 3), \
+                     count(*) FILTER (WHERE stands = 2 AND state <> 3 AND attempt >= $1), \
+                     pg_total_relation_size('{table}'::regclass) \
+                 FROM (SELECT state, attempt, {standing} FROM {table} \
+                     WHERE state <> 0 AND expires_at > {now}) AS counted",
+                table = table.replace('\'', "''"),
+            ),
+            undecided: format!(
+                "SELECT {COLUMNS}, {now}, false, life, NULL::text, scope, key, \
+                     count(*) OVER () AS listed FROM (\
+                     SELECT *, {life} AS life, {standing} FROM {table} AS t WHERE state IN (1, 2) \
+                     AND ($1::bytea IS NULL OR scope = $1) \
+                     AND substring(key FOR length($2::bytea)) = $2\
+                 ) AS u WHERE (expires_at > {now} OR life = 1) AND stands = ANY ($3::integer[]) \
+                     AND since <= {now} - $4::bigint \
+                     AND ($5::smallint IS NULL OR (stands = 2 \
+                         AND CASE WHEN state = 1 THEN 4 ELSE reason END = $5)) \
+                 ORDER BY since, token LIMIT $6 OFFSET $7"
+            ),
+            completed: completed(""),
+            completed_of: completed("AND scope = $1"),
+            decisions: format!(
+                "SELECT number, at_ms, actor, note, verdict, scope, key, was_state, was_reason, \
+                     fingerprint, token, attempts, checkpoint, was_head, was_answer, head, answer \
+                 FROM {decisions} WHERE ($1::bytea IS NULL OR scope = $1) \
+                     AND ($2::bytea IS NULL OR key = $2) \
+                     AND substring(key FOR length($3::bytea)) = $3 AND at_ms > {now} - $4::bigint \
+                 ORDER BY number DESC LIMIT $5"
+            ),
+            erase: format!(
+                "DELETE FROM {table} WHERE ctid = ANY (ARRAY (SELECT ctid FROM {table} \
+                 WHERE scope = $1 AND ($3::boolean OR state <> 1 OR lease_until <= {now}) \
+                 LIMIT $2 FOR UPDATE))"
+            ),
+            erase_decisions: format!(
+                "DELETE FROM {decisions} WHERE number = ANY (ARRAY (SELECT number \
+                 FROM {decisions} WHERE scope = $1 AND $3::boolean IS NOT NULL LIMIT $2))"
+            ),
+            held_in: format!("SELECT count(*) FROM {table} WHERE scope = $1"),
+            sweep_decisions: format!("DELETE FROM {decisions} WHERE at_ms <= {now} - $1::bigint"),
             claim: format!(
                 "{first} VALUES ({proposed_first}) ON CONFLICT (scope, key) DO NOTHING \
                  RETURNING token"
@@ -249,24 +351,21 @@ impl Statements {
                      (SELECT count(*) FROM gone WHERE state IN (1, 2)), \
                      (SELECT max(sweep_hour) FROM due)"
             ),
-            free: format!(
-                "UPDATE {table} SET token = greatest(token + 1, {us}), owner = $4, state = 0, \
-                     holder = false, expires_at = 0, checkpoint = NULL, head = NULL, \
-                     response = NULL \
-                 WHERE scope = $1 AND key = $2 AND token = $3"
+            free: decided(
+                "owner = $4, state = 0, holder = false, expires_at = 0, checkpoint = NULL, \
+                 head = NULL, response = NULL"
+                    .into(),
+                ["$9::smallint", "NULL", "NULL"],
             ),
-            decide: format!(
-                "UPDATE {table} SET token = greatest(token + 1, {us}), owner = $4, state = 3, \
-                     head = $5, response = $6, ended_at = {now}, replay_until = {now} + $7::bigint, \
-                     expires_at = {now} + $8::bigint, checkpoint = NULL, reason = NULL, \
-                     holder = false \
-                 WHERE scope = $1 AND key = $2 AND token = $3"
+            decide: decided(
+                format!(
+                    "owner = $4, state = 3, head = $9, response = $10, ended_at = {now}, \
+                     replay_until = {now} + $11::bigint, expires_at = {now} + $12::bigint, \
+                     checkpoint = NULL, reason = NULL, holder = false"
+                ),
+                ["1", "$9", "$10"],
             ),
-            replace: format!(
-                "UPDATE {table} SET token = greatest(token + 1, {us}), owner = $4, head = $5, \
-                     response = $6 \
-                 WHERE scope = $1 AND key = $2 AND token = $3 AND state = 3"
-            ),
+            replace: decided("owner = $4, head = $9, response = $10".into(), ["4", "$9", "$10"]),
             import: format!(
                 "INSERT INTO {table} AS t (scope, key, owner, fingerprint, lease_ms, replay_ms, \
                      remember_ms, keep_ms, reserve, slot, token, started_at, lease_until, \

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     error::{BeginError, ClaimError, OpenError},
     key::OwnedKey,
+    observe::Timed,
     spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
     token::Token,
 };
@@ -20,7 +21,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll},
     time::Duration,
 };
@@ -47,6 +48,17 @@ use tokio::{task::JoinHandle, time::timeout};
 /// ```
 #[derive(Clone)]
 pub struct PostgresStore(Arc<Owner>);
+
+/// A handle that doesn't keep the store open.
+#[cfg_attr(not(any(feature = "metrics", feature = "admin")), allow(dead_code))]
+pub(super) struct WeakPostgres(Weak<Owner>);
+
+#[cfg_attr(not(any(feature = "metrics", feature = "admin")), allow(dead_code))]
+impl WeakPostgres {
+    pub fn upgrade(&self) -> Option<PostgresStore> {
+        self.0.upgrade().map(PostgresStore)
+    }
+}
 
 /// Ends the store's tasks with its last handle.
 struct Owner(Arc<Inner>);
@@ -109,7 +121,13 @@ impl PostgresStore {
         &self.0.0
     }
 
-    fn place(&self) -> &str {
+    #[cfg_attr(not(any(feature = "metrics", feature = "admin")), allow(dead_code))]
+    pub(super) fn downgrade(&self) -> WeakPostgres {
+        WeakPostgres(Arc::downgrade(&self.0))
+    }
+
+    /// The hosts, without anything secret.
+    pub(super) fn place(&self) -> &str {
         self.inner().pool.sessions.place()
     }
 
@@ -177,7 +195,10 @@ impl PostgresStore {
             let found = inner.begin(&request, seen).await?;
             Ok(Delivery::new(&inner, found))
         };
-        self.spawn(call).await.map(Delivery::arrived)
+        let started = self.inner().counting.timings.start();
+        let found = self.spawn(call).await.map(Delivery::arrived);
+        self.inner().counting.timings.end(Timed::Begin, started);
+        found
     }
 }
 
@@ -234,7 +255,13 @@ impl IdempotencyStore for PostgresStore {
     async fn write(&self, ticket: &Ticket, op: ClaimOp<'_>) -> Result<(), ClaimError> {
         let op = OwnedOp::of(ticket, op)?;
         let (inner, ticket) = (self.inner().clone(), ticket.clone());
-        self.spawn(async move { inner.write(&ticket, &op).await }).await
+        let completes = matches!(op, OwnedOp::Complete { .. });
+        let started = self.inner().counting.timings.start();
+        let written = self.spawn(async move { inner.write(&ticket, &op).await }).await;
+        if completes {
+            self.inner().counting.timings.end(Timed::Complete, started);
+        }
+        written
     }
 
     async fn changed(&self, request: &Request, seen: Token, at_most: Duration) -> bool {

@@ -1,6 +1,9 @@
 //! Rows whose key has long been absent are removed. Nothing depends on it but the table's size.
 
-use super::{inner::Inner, trouble::DbError};
+use super::{
+    inner::{Inner, millis},
+    trouble::DbError,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 
@@ -41,10 +44,16 @@ impl Inner {
             self.counting.swept(stuck as u64);
             swept.removed += gone as u64;
             swept.postponed += later as u64;
+            self.counting.removed(gone as u64, later as u64);
             // Rows that other transactions have locked were skipped.
             if due < batch || gone + later == 0 {
                 // The server may notice the end of the session only after the next sweep has begun.
                 let unlock = format!("; SELECT pg_advisory_unlock({lock})");
+                let kept = millis(self.options.decisions_kept);
+                // A role of before there were decisions may not.
+                if let Err(error) = session.execute(&self.sql.sweep_decisions, &[&kept]).await {
+                    tracing::debug!(why = DbError::of(&error).what(), "decisions are kept longer");
+                }
                 let last = self.sql.sweep_sessions.clone() + &unlock;
                 session.batch_execute(&last).await.map_err(of)?;
                 return Ok(Some(swept));

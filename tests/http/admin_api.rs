@@ -64,6 +64,27 @@ fn keys_are_listed_by_state_and_age() {
     assert_eq!(get(address, "/api/keys?prefix=hex:0").status, 400);
 }
 
+/// A key that was taken over shows how the attempt before has ended.
+#[test]
+fn the_attempt_before_is_shown() {
+    let (store, _) = threaded();
+    let mut failed = store.claim("k");
+    failed.fail(b"504").unwrap();
+    drop(failed);
+    let address = serve(Admin::new(&store));
+    let look = || get(address, &format!("/api/key?scope={QUERY_SCOPE}&key=k")).json();
+    assert_eq!(look()["earlier"], json!(null));
+    let Begin::Execute(taken) = store.stuck("k").take_over().unwrap() else { panic!("not taken") };
+    for _ in 0..2 {
+        let (now, earlier) = (look(), look()["earlier"].clone());
+        assert_eq!((&now["state"], &now["attempts"]), (&json!("in_flight"), &json!(2)));
+        assert_eq!((&earlier["attempt"], &earlier["answer"]["text"]), (&json!(1), &json!("504")));
+        assert_eq!(earlier["reason"], "the holder failed, outcome unknown");
+    }
+    drop(taken);
+    assert_eq!(look()["state"], "interrupted");
+}
+
 #[test]
 fn completed_keys_are_listed_page_by_page_each_once() {
     let (store, _) = threaded();

@@ -115,9 +115,9 @@ fn tables_of_another_version() {
             refused(&options).await
         };
         let older = version(1).await;
-        assert!(matches!(older, OpenError::NotMigrated { found: 1, known: 3, .. }), "{older:?}");
-        let newer = version(4).await;
-        assert!(matches!(newer, OpenError::Newer { found: 4, known: 3, .. }), "{newer:?}");
+        assert!(matches!(older, OpenError::NotMigrated { found: 1, known: 4, .. }), "{older:?}");
+        let newer = version(5).await;
+        assert!(matches!(newer, OpenError::Newer { found: 5, known: 4, .. }), "{newer:?}");
         assert!(matches!(options.migrate().await, Err(OpenError::Newer { .. })));
         server.sql(&database, "DROP TABLE onlyonce").await;
         let missing = refused(&options).await;
@@ -139,7 +139,8 @@ fn tables_are_upgraded() {
         };
         claim.complete(b"first").await.unwrap();
         drop((claim, store));
-        let back = "DROP TABLE onlyonce_sessions; ALTER TABLE onlyonce DROP COLUMN session;
+        let back = "DROP TABLE onlyonce_sessions, onlyonce_decisions;
+            ALTER TABLE onlyonce DROP COLUMN session;
             ALTER TABLE onlyonce DROP COLUMN step;
             ALTER TABLE onlyonce_schema DROP COLUMN revision, DROP COLUMN secret;
             UPDATE onlyonce_schema SET version = 1";

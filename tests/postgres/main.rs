@@ -1,10 +1,17 @@
 //! The PostgreSQL backend, on real servers. `cargo test --all-features --test postgres table` runs
 //! one file.
 
+#[cfg(feature = "admin")]
+#[path = "../http/admin_client/mod.rs"]
+mod admin_client;
 mod servers;
 
+#[cfg(feature = "admin")]
+mod admin;
 mod bad_input;
 mod cancelled_waits;
+#[cfg(all(feature = "admin", feature = "cli"))]
+mod command;
 #[cfg(feature = "conformance")]
 mod conformance;
 mod counted;
@@ -14,6 +21,8 @@ mod helpers;
 mod leftovers;
 mod like_embedded;
 mod lost_connections;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod migrating;
 mod operators;
 mod patroni;

@@ -8,12 +8,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use onlyonce::{Store, admin::Admin};
+use onlyonce::{Operators, admin::Admin};
 use std::sync::Arc;
 
 /// `/admin`: a page and its API. Browsers ask for a name (any will do) and the token as the
 /// password; programs send `Authorization: Bearer TOKEN`.
-pub fn routes(store: &Store, token: String) -> Router {
+pub fn routes(store: Operators, token: String) -> Router {
     let admin = Admin::new(store).name("orders");
     let token: Arc<str> = token.into();
     let guarded = from_fn(move |request: Request, next: Next| {

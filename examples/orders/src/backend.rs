@@ -5,7 +5,7 @@ use crate::orders::Orders;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use onlyonce::{
-    AnyStore, Durability, Options, Store,
+    AnyStore, Durability, Operators, Options, Store,
     postgres::{PostgresOptions, PostgresStore, Replication},
 };
 use std::{
@@ -133,6 +133,14 @@ impl Backend {
         match self {
             Backend::Embedded { store, .. } => AnyStore::new(store.clone()),
             Backend::Postgres { any, .. } => any.clone(),
+        }
+    }
+
+    /// The store, for its operators.
+    pub fn operators(&self) -> Operators {
+        match self {
+            Backend::Embedded { store, .. } => store.into(),
+            Backend::Postgres { store, .. } => store.into(),
         }
     }
 

@@ -9,7 +9,7 @@ use axum::{
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use onlyonce::{
-    Store,
+    Operators,
     metrics::{GROUP_BUCKETS, Publisher, SECONDS_BUCKETS},
 };
 use std::sync::{Arc, Mutex};
@@ -27,7 +27,7 @@ struct Metrics {
 }
 
 /// `GET /metrics`: the store's figures at the time of the request.
-pub fn metrics(store: &Store) -> anyhow::Result<Router> {
+pub fn metrics(store: Operators) -> anyhow::Result<Router> {
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS_BUCKETS)?
         .set_buckets_for_metric(Matcher::Suffix("_size".into()), &GROUP_BUCKETS)?

@@ -62,11 +62,9 @@ pub async fn run(serve: &Serve) -> anyhow::Result<()> {
     let app = Arc::new(App { orders });
     let (tell, told) = oneshot::channel::<()>();
     let mut routes = http::router(app, idempotency.clone());
-    if let Backend::Embedded { store, .. } = &backend {
-        routes = routes.merge(observe::metrics(store)?);
-        if let Some(token) = token {
-            routes = routes.merge(admin::routes(store, token.clone()));
-        }
+    routes = routes.merge(observe::metrics(backend.operators())?);
+    if let Some(token) = token {
+        routes = routes.merge(admin::routes(backend.operators(), token.clone()));
     }
     let serving = axum::serve(listener, routes)
         .with_graceful_shutdown(async { told.await.unwrap_or_default() })
@@ -114,19 +112,17 @@ another order under the same key is refused, 422:
   curl -i http://{at}/orders -H 'Idempotency-Key: "order-1"' --json '{{"item":"lamp","quantity":1}}'
 a slow one; send it again meanwhile for a 409, or kill -9 {pid}, start again and then send it again:
   curl -i http://{at}/orders -H 'Idempotency-Key: "order-2"' --json '{{"item":"desk","quantity":1,"delay_ms":20000}}'
-what was ordered, and (with the embedded store) what the store tells of itself:
+what was ordered, and what the store tells of itself:
   curl http://{at}/orders
   curl http://{at}/metrics
 "#,
         pid = std::process::id()
     );
-    if matches!(backend, Backend::Embedded { .. }) {
-        let page = format!("http://{at}/admin");
-        if has_token {
-            println!("the admin page (any name, and the token as password):\n  {page}");
-        } else {
-            println!("with --admin-token TOKEN there is an admin page at {page}");
-        }
+    let page = format!("http://{at}/admin");
+    if has_token {
+        println!("the admin page (any name, and the token as password):\n  {page}");
+    } else {
+        println!("with --admin-token TOKEN there is an admin page at {page}");
     }
     Ok(())
 }

@@ -42,6 +42,27 @@ pub struct Ask {
     /// $ONLYONCE_AUTHORIZATION is sent as Authorization, and is not seen by other users.
     #[arg(long = "url-header", global = true, value_name = "LINE")]
     pub url_headers: Vec<String>,
+    #[command(flatten)]
+    pub table: Table,
+}
+
+/// A store in PostgreSQL.
+#[derive(Group)]
+pub struct Table {
+    /// Ask the store in this PostgreSQL database, instead of naming STORE: "host=db1,db2 user=shop
+    /// dbname=shop", or a URL. With - it is $ONLYONCE_DSN, which other users of the machine don't
+    /// see.
+    #[arg(long, global = true, value_name = "DSN", allow_hyphen_values = true)]
+    pub dsn: Option<String>,
+    /// The schema that has the store's table.
+    #[arg(long, global = true, value_name = "NAME", default_value = "public")]
+    pub schema: String,
+    /// The store's table.
+    #[arg(long, global = true, value_name = "NAME", default_value = "onlyonce")]
+    pub table: String,
+    /// The authorities that certify the servers, in a file (PEM). Connections have TLS then.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_roots: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -75,6 +96,9 @@ pub enum Command {
     ResolveMany(ResolveMany),
     /// Lists what operators have decided: who, when, why, and what was there before.
     Decisions(Decisions),
+    /// Forgets all keys of a scope in a table, and the decisions about them. Without --yes it only
+    /// says how many there are. In a directory: `compact --without-scope`.
+    Erase(Erase),
     /// Reads everything and compares it with its checksums.
     Verify(Of),
     /// Copies a store to a new directory; the store may be open.
@@ -86,7 +110,7 @@ pub enum Command {
     /// Copies a store that is not open to a new one, with other sizes and without what has expired.
     Compact(Compact),
     /// Writes all keys as JSON lines to stdout.
-    Export(Of),
+    Export(Export),
     /// Reads keys from JSON lines into a store that is not open.
     Import(Import),
     /// Accepts the wall clock for a store that doesn't believe it (see `info`) and is not open.
@@ -147,6 +171,32 @@ pub struct Decisions {
     /// Only about keys that begin with this.
     #[arg(long)]
     pub prefix: Option<String>,
+}
+
+#[derive(Group)]
+pub struct Export {
+    #[command(flatten)]
+    pub of: Of,
+    #[command(flatten)]
+    pub table: Table,
+}
+
+#[derive(Group)]
+#[command(after_help = SCOPES)]
+pub struct Erase {
+    #[command(flatten)]
+    pub of: Of,
+    #[command(flatten)]
+    pub table: Table,
+    /// The scope.
+    #[arg(long, allow_hyphen_values = true)]
+    pub scope: String,
+    /// Also keys that a holder is working on; it is then fenced.
+    #[arg(long)]
+    pub force: bool,
+    /// Erase. Without it nothing is changed.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Group)]

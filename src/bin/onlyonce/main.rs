@@ -8,6 +8,7 @@ mod clock;
 mod compact;
 mod copy;
 mod decisions;
+mod erase;
 mod fail;
 mod get;
 mod info;
@@ -19,6 +20,7 @@ mod owner;
 mod remote;
 mod resolve;
 mod resolve_many;
+mod table;
 mod transfer;
 mod units;
 mod verify;
@@ -27,6 +29,7 @@ use args::{Args, Command};
 use clap::{CommandFactory, Parser};
 use fail::Failure;
 use out::Out;
+use remote::Remote;
 use std::{ffi::OsString, process::ExitCode};
 
 fn main() -> ExitCode {
@@ -42,14 +45,20 @@ fn main() -> ExitCode {
     }
 }
 
-/// With `--url` no STORE is named: the address takes its place, so that the others keep theirs. The
-/// options that say whom to ask are the subcommand's, and may be given before it, too.
+/// The options that say whom to ask.
+const ASK: [&str; 6] = ["--url", "--url-header", "--dsn", "--schema", "--table", "--tls-roots"];
+
+/// With `--url` or `--dsn` no STORE is named: a word takes its place, so that the others keep theirs.
+/// The options that say whom to ask are the subcommand's, and may be given before it, too.
 fn with_store(mut words: Vec<OsString>) -> Vec<OsString> {
-    let url = words.iter().enumerate().find_map(|(at, word)| match word.to_str()? {
-        "--url" => words.get(at + 1).cloned(),
-        word => word.strip_prefix("--url=").map(OsString::from),
-    });
-    let asks = ["info", "list", "get", "resolve", "resolve-many", "decisions"];
+    let is = |word: &str, option: &str| {
+        word == option || word.strip_prefix(option).is_some_and(|rest| rest.starts_with('='))
+    };
+    let elsewhere =
+        |word: &OsString| word.to_str().is_some_and(|word| is(word, "--url") || is(word, "--dsn"));
+    // Not the DSN itself, which may contain a password.
+    let place = words.iter().any(elsewhere).then(|| OsString::from("(elsewhere)"));
+    let asks = ["info", "list", "get", "resolve", "resolve-many", "decisions", "export", "erase"];
     let at = words.iter().skip(1).position(|word| asks.iter().any(|asked| word == asked));
     let Some(at) = at.map(|at| at + 1) else { return words };
     let mut before: Vec<OsString> = Vec::new();
@@ -57,20 +66,18 @@ fn with_store(mut words: Vec<OsString>) -> Vec<OsString> {
     let mut rest = words.drain(..at);
     while let Some(word) = rest.next() {
         match word.to_str() {
-            Some("--url" | "--url-header") => {
+            Some(option) if ASK.contains(&option) => {
                 moved.push(word);
                 moved.extend(rest.next());
             }
-            Some(joined) if joined.starts_with("--url=") || joined.starts_with("--url-header=") => {
-                moved.push(word);
-            }
+            Some(joined) if ASK.iter().any(|option| is(joined, option)) => moved.push(word),
             _ => before.push(word),
         }
     }
     drop(rest);
     let asked = words.remove(0);
     before.push(asked);
-    before.extend(url);
+    before.extend(place);
     before.extend(moved);
     before.extend(words);
     before
@@ -78,9 +85,9 @@ fn with_store(mut words: Vec<OsString>) -> Vec<OsString> {
 
 fn run(args: Args, out: &mut Out) -> Result<(), Failure> {
     if let Some(ask) = args.command.ask()
-        && let Some(url) = &ask.url
+        && let Some(remote) = Remote::of(ask)?
     {
-        return remote::run(url, ask, &args.command, out);
+        return remote::run(&remote, &args.command, out);
     }
     match args.command {
         Command::Info(info) => info::run(&info.of, out),
@@ -89,12 +96,13 @@ fn run(args: Args, out: &mut Out) -> Result<(), Failure> {
         Command::Resolve(resolve) => resolve::run(&resolve, out),
         Command::ResolveMany(many) => resolve_many::run(&many, out),
         Command::Decisions(decisions) => decisions::run(&decisions, out),
+        Command::Erase(erase) => erase::run(&erase, out),
         Command::Verify(of) => verify::run(&of, out),
         Command::Backup(backup) => copy::backup(&backup, out),
         Command::Restore(restore) => copy::restore(&restore, out),
         Command::Salvage(salvage) => copy::salvage(&salvage, out),
         Command::Compact(compact) => compact::run(&compact, out),
-        Command::Export(of) => transfer::export(&of, out),
+        Command::Export(export) => transfer::export(&export, out),
         Command::Import(import) => transfer::import(&import, out),
         Command::AcceptClock(accept) => clock::accept(&accept, out),
         Command::Bench(bench) => bench::run(&bench, out),

@@ -1,4 +1,5 @@
-//! `--url`: the same questions, put to the admin service of a running store.
+//! `--url` and `--dsn`: the same questions, put to the admin service of a running store, or to one
+//! that is made for a store in PostgreSQL.
 
 use super::{
     args::{Ask, By, Command, Decisions, Get, How, List, Resolve, Wanted, parse_header},
@@ -9,33 +10,47 @@ use super::{
     out::{BAD, DIM, GOOD, Out},
     resolve::{self, Decision},
     resolve_many,
+    table::Here,
     units::{date, many, size, span},
 };
 use serde_json::{Value, json};
 use std::time::Duration;
 
+/// Figures of a process, which say nothing when it is this one.
+const OF_PROCESS: [&str; 5] = [
+    "connections",
+    "connections_idle",
+    "connections_max",
+    "connections_waited_for",
+    "ends_under_way",
+];
 /// The number of keys that the service is asked for at a time.
 const PAGE: usize = 1000;
 /// An answer of the service is not larger.
 const ANSWER_BYTES: u64 = 256 << 20;
 
-/// The admin service of a running store.
-pub struct Remote {
+/// An admin service.
+pub enum Remote {
+    Running(Running),
+    Here(Here),
+}
+
+/// That of a running store.
+pub struct Running {
     base: String,
     headers: Vec<(String, String)>,
     agent: ureq::Agent,
 }
 
-pub fn run(url: &str, ask: &Ask, command: &Command, out: &mut Out) -> Result<(), Failure> {
-    let remote = Remote::new(url, ask)?;
+pub fn run(remote: &Remote, command: &Command, out: &mut Out) -> Result<(), Failure> {
     match command {
         Command::Info(_) => remote.info(out),
         Command::List(list) => remote.list(list, out),
         Command::Get(get) => remote.get_key(get, out),
         Command::Resolve(resolve) => remote.resolve(resolve, out),
-        Command::ResolveMany(many) => resolve_many::run_at(&remote, many, out),
+        Command::ResolveMany(many) => resolve_many::run_at(remote, many, out),
         Command::Decisions(decisions) => remote.decisions(decisions, out),
-        _ => unreachable!("the others have no --url"),
+        _ => unreachable!("the others ask in other ways"),
     }
 }
 
@@ -69,7 +84,7 @@ fn to_bytes(text: &str) -> Vec<u8> {
     bytes
 }
 
-impl Remote {
+impl Running {
     fn new(url: &str, ask: &Ask) -> Result<Self, Failure> {
         if !url.starts_with("http://") && !url.starts_with("https://") {
             let line = format!("{url} is not an address; write it as http://127.0.0.1:8080/admin");
@@ -94,7 +109,7 @@ impl Remote {
             .user_agent(concat!("onlyonce/", env!("CARGO_PKG_VERSION")));
         let agent = ureq::Agent::new_with_config(config.build());
         let base = format!("{}/api/", url.trim_end_matches('/'));
-        Ok(Remote { base, headers, agent })
+        Ok(Running { base, headers, agent })
     }
 
     fn failed(&self, error: impl std::fmt::Display) -> Failure {
@@ -117,28 +132,7 @@ impl Remote {
         if status.is_success() {
             return value.map_err(|_| self.failed("the answer is not that of an admin service"));
         }
-        let value = value.unwrap_or_default();
-        let said = value["error"].as_str().map(visible);
-        let forcible = value["needs_force"] == true;
-        let (code, next) = match status.as_u16() {
-            401 | 403 => {
-                (Code::Refused, "; pass credentials by --url-header or $ONLYONCE_AUTHORIZATION")
-            }
-            404 if said.as_ref().is_some_and(|said| said.contains("this key")) => {
-                (Code::NoKey, "; `onlyonce list` shows the keys")
-            }
-            409 if forcible => (
-                Code::Refused,
-                "; look at the key again (`onlyonce get`), and add --force if you are sure",
-            ),
-            409 => (Code::Refused, "; look at the key again: `onlyonce get`"),
-            400 => (Code::Misused, ""),
-            413 | 422 => (Code::Refused, ""),
-            507 => (Code::NoRoom, "; let records expire, or open the store with more capacity"),
-            _ => return Err(self.failed(said.unwrap_or_else(|| status.to_string()))),
-        };
-        let said = said.unwrap_or_else(|| status.to_string());
-        Err(Failure::new(code, format!("{said}{next}")))
+        refused(status, value.unwrap_or_default(), |error| self.failed(error))
     }
 
     fn ask(&self, path: &str, parameters: &[(&str, String)]) -> Result<Value, Failure> {
@@ -161,9 +155,77 @@ impl Remote {
             request.header("x-onlyonce-admin", "1").header("content-type", "application/json");
         self.heard(request.send(body.to_string()))
     }
+}
+
+/// The failure that an answer of the service means.
+pub fn refused(
+    status: http::StatusCode,
+    value: Value,
+    failed: impl FnOnce(String) -> Failure,
+) -> Result<Value, Failure> {
+    let said = value["error"].as_str().map(visible);
+    let forcible = value["needs_force"] == true;
+    let (code, next) = match status.as_u16() {
+        401 | 403 => {
+            (Code::Refused, "; pass credentials by --url-header or $ONLYONCE_AUTHORIZATION")
+        }
+        404 if said.as_ref().is_some_and(|said| said.contains("this key")) => {
+            (Code::NoKey, "; `onlyonce list` shows the keys")
+        }
+        409 if forcible => (
+            Code::Refused,
+            "; look at the key again (`onlyonce get`), and add --force if you are sure",
+        ),
+        409 => (Code::Refused, "; look at the key again: `onlyonce get`"),
+        400 => (Code::Misused, ""),
+        413 | 422 => (Code::Refused, ""),
+        507 => (Code::NoRoom, "; let records expire, or open the store with more capacity"),
+        _ => return Err(failed(said.unwrap_or_else(|| status.to_string()))),
+    };
+    let said = said.unwrap_or_else(|| status.to_string());
+    Err(Failure::new(code, format!("{said}{next}")))
+}
+
+impl Remote {
+    /// Whom the command line names, if it is not a directory.
+    pub fn of(ask: &Ask) -> Result<Option<Self>, Failure> {
+        match (&ask.url, &ask.table.dsn) {
+            (Some(_), Some(_)) => {
+                Err(Failure::new(Code::Misused, "--url and --dsn are two stores; name one"))
+            }
+            (Some(url), None) => Running::new(url, ask).map(Remote::Running).map(Some),
+            (None, Some(dsn)) => Here::connect(dsn, &ask.table).map(Remote::Here).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn ask(&self, path: &str, parameters: &[(&str, String)]) -> Result<Value, Failure> {
+        match self {
+            Remote::Running(service) => service.ask(path, parameters),
+            Remote::Here(service) => service.ask(path, parameters),
+        }
+    }
+
+    fn change(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        match self {
+            Remote::Running(service) => service.change(path, body),
+            Remote::Here(service) => service.change(path, body),
+        }
+    }
 
     fn info(&self, out: &mut Out) -> Result<(), Failure> {
-        let stats = self.ask("stats", &[])?;
+        let mut stats = self.ask("stats", &[])?;
+        let here = matches!(self, Remote::Here(_));
+        if here {
+            // What this process has counted is nothing, and its settings are not the service's.
+            if let Some(now) = stats["now"].as_object_mut() {
+                now.retain(|name, _| !OF_PROCESS.contains(&&**name));
+            }
+            stats = json!({
+                "store": stats["store"], "backend": stats["backend"], "now": stats["now"],
+                "durability": stats["durability"], "health": stats["health"],
+            });
+        }
         if out.json {
             return out.value(&stats);
         }
@@ -196,19 +258,24 @@ impl Remote {
     ) -> Result<(), Failure> {
         let (mut damaged, mut more) = (0, 0);
         for state in states {
-            let mut cursor = Some(0);
+            let mut cursor = Some("0".to_owned());
             while let Some(at) = cursor {
+                let from = at.parse().unwrap_or(0);
                 let mut parameters = parameters.to_vec();
                 parameters.push(("limit", PAGE.to_string()));
                 parameters.push(("state", (*state).to_owned()));
-                parameters.push(("cursor", at.to_string()));
+                parameters.push(("cursor", at));
                 let page = self.ask("keys", &parameters)?;
                 let keys: Vec<_> = page["keys"].as_array().into_iter().flatten().collect();
                 keys.iter().try_for_each(|key| each(key))?;
                 damaged += page["damaged"].as_u64().unwrap_or(0);
-                cursor = page["next"].as_u64();
+                cursor = match &page["next"] {
+                    Value::Number(next) => Some(next.to_string()),
+                    Value::String(next) => Some(next.clone()),
+                    _ => None,
+                };
                 let total = page["total"].as_u64().filter(|_| cursor.is_none());
-                more += total.map_or(0, |total| total.saturating_sub(at + keys.len() as u64));
+                more += total.map_or(0, |total| total.saturating_sub(from + keys.len() as u64));
             }
         }
         if more > 0 {
@@ -261,6 +328,11 @@ impl Remote {
     }
 
     fn get_key(&self, get: &Get, out: &mut Out) -> Result<(), Failure> {
+        if get.raw
+            && let Remote::Here(here) = self
+        {
+            return here.raw(&get.named.scope, &get.named.key, out);
+        }
         if get.raw {
             let line = "--raw needs the store's directory; the service shows at most 64 KiB";
             return Err(Failure::new(Code::Misused, line));

@@ -1,13 +1,14 @@
 //! `export` and `import`: keys as JSON lines.
 
 use super::{
-    args::{Import, Of},
+    args::{Export, Import},
     fail::{Code, Failure},
     item::to_json,
     list::told,
     names::{parse_key, parse_scope, take_bytes, unhex},
     out::{Busy, Out, inspect},
     owner,
+    table::Here,
     units::count,
 };
 use onlyonce::{
@@ -26,7 +27,12 @@ use std::{
 /// The size up to which an import lets a store grow, if it is not larger already.
 const CAPACITY: u64 = 8 << 30;
 
-pub fn export(of: &Of, out: &mut Out) -> Result<(), Failure> {
+pub fn export(args: &Export, out: &mut Out) -> Result<(), Failure> {
+    if let Some(dsn) = &args.table.dsn {
+        let here = Here::connect(dsn, &args.table)?;
+        return here.items(|item| out.value(&to_json(item, false)));
+    }
+    let of = &args.of;
     let inspection = inspect(&of.store)?;
     let mut damaged = inspection.problems().to_vec();
     // Of a store that doesn't believe the wall clock, times are written by the wall clock, which

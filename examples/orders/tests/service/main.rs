@@ -5,4 +5,5 @@ mod answers;
 mod demo;
 mod interrupted;
 mod metrics;
+mod over_postgres;
 mod server;

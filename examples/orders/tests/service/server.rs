@@ -24,10 +24,16 @@ impl Server {
 
     /// Starts one with these variables in its environment.
     pub fn start_with(dir: &Path, env: &[(&str, &str)]) -> Self {
+        let create = (!dir.join("keys").exists()).then_some("--create");
+        Server::start_as(dir, create.as_slice(), env)
+    }
+
+    /// Starts one with these words, too.
+    pub fn start_as(dir: &Path, words: &[&str], env: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_orders"))
             .args(["serve", "--listen", "127.0.0.1:0", "--dir"])
             .arg(dir)
-            .args((!dir.join("keys").exists()).then_some("--create"))
+            .args(words)
             .env_remove("ORDERS_ADMIN_TOKEN")
             .envs(env.iter().copied())
             .stdout(Stdio::piped())
