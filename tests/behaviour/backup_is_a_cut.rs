@@ -356,3 +356,28 @@ fn a_moment_is_one() {
     writer.join().unwrap();
     assert!(met > 0, "nothing has happened while any moment was taken");
 }
+
+/// A backup waits for the disk, and meanwhile a claim is granted and another key completed.
+#[test]
+fn what_comes_during_a_backup_is_not_read_by_halves() {
+    let sim = Sim::with(|options| options.durability(Durability::SyncedCompletions));
+    let disk = gate::Gated::new(&sim.disk);
+    let store = sim.options.open_on(Arc::new(disk.clone())).unwrap();
+    store.finish("before", b"done");
+    let _held = store.claim("held");
+    let copy = SimStorage::new(1);
+    let shut = disk.shut("claims");
+    let backup = {
+        let (store, copy) = (store.clone(), copy.clone());
+        std::thread::spawn(move || store.backup_on(&copy))
+    };
+    shut.until_reached();
+    let _later = store.claim("later");
+    store.finish("last", b"done");
+    drop(shut);
+    backup.join().unwrap().unwrap();
+    let copied = sim.options.open_on(Arc::new(copy)).unwrap();
+    assert_eq!(copied.answer("before"), b"done");
+    drop(copied.stuck("held"));
+    assert!(copied.is_absent("last") || !copied.is_absent("later"));
+}

@@ -175,3 +175,28 @@ fn a_damaged_record_is_no_other_answer() {
     let resolved = store.resolve(key("k"), Resolution::Free, true);
     assert_eq!(resolved, Err(ClaimError::Damaged));
 }
+
+/// An operator is not told of a record that a loss of power could still take back.
+#[test]
+fn an_operator_waits_for_what_is_being_completed() {
+    let sim = Sim::new();
+    let disk = gate::Gated::new(&sim.disk);
+    let store = sim.options.open_on(Arc::new(disk.clone())).unwrap();
+    let mut claim = store.claim("k");
+    let shut = disk.shut("segment-");
+    let holder = std::thread::spawn(move || claim.complete(b"done"));
+    shut.until_reached();
+    for resolution in [
+        Resolution::Complete { fingerprint: None, completion: Completion::default() },
+        Resolution::Free,
+        Resolution::Forget,
+        Resolution::Replace { head: b"", response: None },
+    ] {
+        let state = "being completed; ask again";
+        let refused = store.resolve(key("k"), resolution, true).unwrap_err();
+        assert_eq!(refused, ClaimError::NotApplicable { state });
+    }
+    drop(shut);
+    holder.join().unwrap().unwrap();
+    store.resolve(key("k"), Resolution::Forget, true).unwrap();
+}

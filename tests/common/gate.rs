@@ -9,10 +9,20 @@ use std::{
     sync::{Condvar, Mutex},
 };
 
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum At {
+    /// Before a sync.
+    Sync,
+    /// Before a write, and before a sync.
+    Write,
+    /// When a sync has covered what was there, and before it returns.
+    Synced,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    /// Names that begin like these wait in their syncs, or (true) when they are written to as well.
-    shut: Vec<(&'static str, bool)>,
+    /// Names that begin like these wait there.
+    shut: Vec<(&'static str, At)>,
     /// The names of those that wait.
     waiting: Vec<String>,
     /// Where the writes out of a map began and ended.
@@ -42,18 +52,22 @@ impl Gated {
 
     /// From now on, syncs of files whose names begin with `prefix` wait.
     pub fn shut(&self, prefix: &'static str) -> Shut {
-        self.shut_for(prefix, false)
+        self.shut_at(prefix, At::Sync)
     }
 
     /// The same of syncs and writes, but for stores through a map.
     pub fn shut_writes(&self, prefix: &'static str) -> Shut {
-        self.shut_for(prefix, true)
+        self.shut_at(prefix, At::Write)
     }
 
-    fn shut_for(&self, prefix: &'static str, writes_too: bool) -> Shut {
-        let mut state = self.gate.state.lock().unwrap();
-        state.shut.push((prefix, writes_too));
-        drop(state);
+    /// From now on, syncs of files whose names begin with `prefix` wait before they return: what is
+    /// written meanwhile is not covered.
+    pub fn hold_synced(&self, prefix: &'static str) -> Shut {
+        self.shut_at(prefix, At::Synced)
+    }
+
+    fn shut_at(&self, prefix: &'static str, at: At) -> Shut {
+        self.gate.state.lock().unwrap().shut.push((prefix, at));
         Shut(self.gate.clone(), prefix)
     }
 
@@ -89,11 +103,12 @@ struct GatedFile {
 }
 
 impl GatedFile {
-    fn pass(&self, writes: bool) {
+    fn pass(&self, at: At) {
         let mut state = self.gate.state.lock().unwrap();
         let is_shut = |state: &State| {
-            let shut = |(prefix, writes_too): &(&str, bool)| {
-                self.name.starts_with(prefix) && (*writes_too || !writes)
+            let shut = |(prefix, shut): &(&str, At)| {
+                let here = *shut == at || (*shut, at) == (At::Write, At::Sync);
+                here && self.name.starts_with(prefix)
             };
             state.shut.iter().any(shut)
         };
@@ -146,19 +161,21 @@ impl StorageFile for GatedFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.pass(true);
+        self.pass(At::Write);
         self.file.write_at(offset, bytes)
     }
 
     fn write_region(&self, at: u64, region: &Region, from: usize, len: usize) -> io::Result<()> {
-        self.pass(true);
+        self.pass(At::Write);
         self.gate.state.lock().unwrap().region_writes.push(at..at + len as u64);
         self.file.write_region(at, region, from, len)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.pass(false);
-        self.file.sync()
+        self.pass(At::Sync);
+        let synced = self.file.sync();
+        self.pass(At::Synced);
+        synced
     }
 
     fn map(&self) -> io::Result<Region> {
