@@ -195,11 +195,15 @@ impl Caller {
 
     fn hold(&mut self, key: usize, mut claim: Claim) {
         let token = claim.token().get();
-        match below(8) {
+        match below(9) {
             0 => self.note(key, What::Fail(token), || claim.fail(b"500")),
             1 => self.note(key, What::Checkpoint(token), || claim.save_checkpoint(b"half")),
             2 => return self.note(key, What::Release(token), || claim.release()),
             3 => return drop(claim),
+            4 => {
+                self.note(key, What::EnsureDurable(token), || claim.ensure_durable());
+                site("made durable");
+            }
             _ => {
                 let response = RESPONSES.fetch_add(1, SeqCst) as u64;
                 let bytes = response_of(response, self.world.large);

@@ -6,7 +6,10 @@
 
 use super::story::{Answer, Call, What};
 use onlyonce::Durability;
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt,
+};
 
 /// What a key is, to callers and after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,6 +18,22 @@ pub enum Is {
     /// Held or interrupted, under this token; 0: one that no caller was told.
     Undecided(u64),
     Completed(u64),
+}
+
+impl fmt::Display for Is {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Is::Absent => f.write_str("absent"),
+            Is::Undecided(0) => f.write_str("in flight or interrupted"),
+            Is::Undecided(token) => write!(f, "in flight or interrupted, under token {token}"),
+            Is::Completed(response) => write!(f, "completed, with response {response}"),
+        }
+    }
+}
+
+/// These, as the end of a sentence.
+pub fn any_of(left: &BTreeSet<Is>) -> String {
+    left.iter().map(Is::to_string).collect::<Vec<_>>().join("; or ")
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +48,7 @@ pub enum Crash {
 fn is_promised(what: What, durability: Durability, crash: Crash) -> bool {
     match (crash, durability) {
         (Crash::Kill | Crash::Close, _) | (_, Durability::Synced) => true,
-        (_, _) if what == What::Tick => true,
+        (_, _) if matches!(what, What::Tick | What::EnsureDurable(_)) => true,
         (_, Durability::SyncedCompletions) => {
             !matches!(what, What::Begin | What::TakeOver | What::Release(_))
         }
@@ -54,15 +73,17 @@ fn after(is: Is, what: What, answer: Answer) -> Vec<Is> {
             vec![Is::Completed(response)]
         }
         (What::Complete(_, response), Answer::Done) => same(is == Is::Completed(response)),
-        (What::Fail(token) | What::Checkpoint(token), Answer::Done) => {
-            same(is == Is::Undecided(token))
-        }
+        (
+            What::Fail(token) | What::Checkpoint(token) | What::EnsureDurable(token),
+            Answer::Done,
+        ) => same(is == Is::Undecided(token)),
         // An attempt with a history is interrupted by its release.
         (What::Release(token), Answer::Done) if is == Is::Undecided(token) => vec![is, Is::Absent],
         (
             What::Complete(token, _)
             | What::Fail(token)
             | What::Checkpoint(token)
+            | What::EnsureDurable(token)
             | What::Release(token),
             Answer::Fenced,
         ) => same(is != Is::Undecided(token)),
@@ -122,7 +143,10 @@ pub fn left(calls: &[Call], durability: Durability, crash: Crash) -> BTreeSet<Is
             // The claim that a checkpoint or a failure belongs to is as durable as these.
             let settles = promised
                 && answer == Answer::Done
-                && matches!(call.what, What::Fail(_) | What::Checkpoint(_));
+                && matches!(
+                    call.what,
+                    What::Fail(_) | What::Checkpoint(_) | What::EnsureDurable(_)
+                );
             // A decision fences the holder at once, and is seen when it is durable.
             let decides = |other: &Call| {
                 matches!(other.what, What::Decide(_))
