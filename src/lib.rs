@@ -59,6 +59,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `tower`, `axum` | `http`: a layer that makes any `http` service's retries safe |
+//! | `sql`, `sqlx`, `sqlx-sqlite`, `rusqlite` | `sql`: claims in the caller's own transactions |
 //! | `postgres` | `postgres`: a store on a PostgreSQL cluster, for several machines |
 //! | `ring` | the provider of its TLS, where the process installs none |
 //! | `metrics` | `metrics`: counters, gauges and histograms for the crate of that name |
@@ -135,6 +136,8 @@ mod poison;
 pub mod postgres;
 mod record;
 mod recover;
+#[cfg(feature = "sql")]
+pub mod sql;
 mod stats;
 pub mod storage;
 mod store;

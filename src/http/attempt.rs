@@ -116,12 +116,12 @@ impl Attempt {
     ///
     /// # Errors
     /// [`ClaimError::Fenced`] if the transaction has ended.
-    #[cfg(feature = "postgres")]
-    pub async fn transaction(
+    #[cfg(feature = "sql")]
+    pub async fn transaction<S: crate::sql::Transactional>(
         &self,
-        store: &crate::postgres::TransactionStore,
-    ) -> Result<crate::postgres::OpenTransaction<'_>, ClaimError> {
-        store.transaction(&self.0.ticket).await
+        store: &S,
+    ) -> Result<S::Open<'_>, ClaimError> {
+        store.open_of(&self.0.ticket).await
     }
 
     /// Stores how far the handler has got (at most 4 KiB), for the next attempt after a crash. From

@@ -90,6 +90,11 @@ pub(crate) fn alarm(count: Count, hash: u64, token: Option<Token>) {
     }
 }
 
+/// Keys that a sweeper of a table has found: only their number is known.
+pub(crate) fn interrupted_expired(keys: u64) {
+    event!(error, keys, "interrupted keys expired unresolved: a retry executes again");
+}
+
 /// A scope is refused new keys from now on, until some of what it has ends. `scope` is its hash
 /// under the store's own secret.
 pub(crate) fn share_used(scope: u64) {

@@ -1,8 +1,9 @@
 //! `begin`: claims a key, takes it over, or returns its state.
 
 use super::{
-    inner::{GrantTerms, Inner, hash},
-    row::{Owner, Row, first_grant, stored},
+    inner::{Inner, hash},
+    row::{Life, Owner, Row, first_grant, stored},
+    terms::GrantTerms,
     tries::Backoff,
     trouble::DbError,
 };
@@ -238,7 +239,39 @@ pub(super) fn hidden_token() -> Token {
 
 /// The row that a statement returned.
 pub(super) fn first(rows: &[tokio_postgres::Row]) -> Result<Option<Row>, DbError> {
-    rows.first().map(Row::of).transpose().map_err(|error| DbError::Refused(error.to_string()))
+    rows.first().map(row_of).transpose().map_err(|error| DbError::Refused(error.to_string()))
+}
+
+/// A row of the columns that the statements list.
+fn row_of(row: &tokio_postgres::Row) -> Result<Row, tokio_postgres::Error> {
+    Ok(Row {
+        state: row.try_get(0)?,
+        token: row.try_get(1)?,
+        owner: row.try_get(2)?,
+        fingerprint: row.try_get(3)?,
+        attempt: row.try_get(4)?,
+        reason: row.try_get(5)?,
+        after: row.try_get(6)?,
+        holder: row.try_get(7)?,
+        lease_ms: row.try_get(8)?,
+        replay_ms: row.try_get(9)?,
+        remember_ms: row.try_get(10)?,
+        reserve: row.try_get(11)?,
+        started_at: row.try_get(12)?,
+        lease_until: row.try_get(13)?,
+        expires_at: row.try_get(14)?,
+        ended_at: row.try_get(15)?,
+        replay_until: row.try_get(16)?,
+        checkpoint: row.try_get(17)?,
+        head: row.try_get(18)?,
+        response: row.try_get(19)?,
+        step: row.try_get(20)?,
+        now: row.try_get(21)?,
+        granted: row.try_get(22)?,
+        // The tens are what a granted claim has replaced.
+        life: Life::of(row.try_get::<_, i32>(23)? % 10),
+        replaced: row.try_get::<_, i32>(23)? / 10,
+    })
 }
 
 /// The parameters of the statements that can grant a claim.

@@ -2,8 +2,8 @@
 //! when that can't be.
 
 use super::{
-    in_order::in_order, pool::Borrowed, transaction::CompleteParams,
-    transactions::TransactionStore, trouble::DbError, write::OwnedOp,
+    in_order::in_order, op::OwnedOp, pool::Borrowed, row::Owner, terms::millis,
+    transactions::TransactionStore, trouble::DbError, write::counted,
 };
 use crate::{
     error::ClaimError,
@@ -71,7 +71,7 @@ impl TransactionStore {
                 Ok(()) => {
                     slot.here.lock().take();
                     inner.told(&ticket.key);
-                    inner.counting.wrote(ticket, op.counted(), &Ok(()));
+                    inner.counting.wrote(ticket, counted(op), &Ok(()));
                     return Ok(());
                 }
                 Err(DbError::Lost(what)) => DbError::Lost(what),
@@ -107,7 +107,7 @@ impl TransactionStore {
             match inner.begin(&asked, None).await {
                 Ok(Found::Replay(record)) if record.token() == ticket.token => {
                     inner.confirm(&mut tries).await?;
-                    inner.counting.wrote(ticket, op.counted(), &Ok(()));
+                    inner.counting.wrote(ticket, counted(op), &Ok(()));
                     return Ok(());
                 }
                 Ok(Found::InFlight(_)) => {}
@@ -162,4 +162,41 @@ impl TransactionStore {
 fn rolled_back() -> ClaimError {
     let what = "the transaction was rolled back: it has had no effect".into();
     ClaimError::Unavailable { what }
+}
+
+/// The parameters of a completion.
+struct CompleteParams<'a> {
+    scope: &'a [u8],
+    key: &'a [u8],
+    token: i64,
+    owner: Vec<u8>,
+    head: &'a Vec<u8>,
+    response: &'a Option<Vec<u8>>,
+    replay: i64,
+    remember: i64,
+}
+
+impl<'a> CompleteParams<'a> {
+    fn new(
+        ticket: &'a Ticket,
+        head: &'a Vec<u8>,
+        response: &'a Option<Vec<u8>>,
+        retention: &crate::Retention,
+    ) -> Self {
+        CompleteParams {
+            scope: ticket.key.scope(),
+            key: ticket.key.key(),
+            token: ticket.token.get() as i64,
+            owner: Owner::of(ticket).0.to_vec(),
+            head,
+            response,
+            replay: millis(retention.replay_for),
+            remember: millis(retention.remember_for),
+        }
+    }
+
+    fn all(&self) -> [&(dyn tokio_postgres::types::ToSql + Sync); 8] {
+        let CompleteParams { scope, key, token, owner, head, response, replay, remember } = self;
+        [scope, key, token, owner, *head, *response, replay, remember]
+    }
 }

@@ -1,9 +1,9 @@
 //! Operators' decisions, read again.
 
 use super::{
-    inner::millis,
     row::{print_of, reason},
     store::PostgresStore,
+    terms::millis,
 };
 use crate::{
     decisions::{Decision, Outcome, Verdict, Was, WasState},

@@ -8,22 +8,24 @@ use super::{
     keep_alive::KeptAlive,
     options::PostgresOptions,
     pool::Pool,
-    row::{Owner, Row},
     schema::Names,
     session::Standing,
     statements::Statements,
     survey::Surveyed,
     tries::Backoff,
     trouble::DbError,
-    unsure::Unsure,
 };
 use crate::{
     error::BeginError,
     key::{KeyRef, OwnedKey},
-    limits::LEASE_MAX_MS,
-    options::{check_retention, lease_out_of_bounds, reserve_too_large},
     record::Retention,
     spi::{Terms, Ticket},
+    sql::{
+        keys::Keys,
+        row::{Owner, Row},
+        terms::GrantTerms,
+        unsure::Unsure,
+    },
     token::Token,
 };
 use parking_lot::Mutex;
@@ -31,9 +33,8 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 use tokio::{
     runtime::Handle,
@@ -51,6 +52,8 @@ pub(super) struct Inner {
     pub options: PostgresOptions,
     pub names: Names,
     pub sql: Statements,
+    /// The same table in transactions of others.
+    pub keys: Keys,
     pub pool: Pool,
     pub runtime: Handle,
     pub changes: Changes,
@@ -73,16 +76,6 @@ pub(super) struct Inner {
     pub tasks: Mutex<Vec<AbortHandle>>,
 }
 
-/// Terms of a claim, resolved by the store's own and checked. Milliseconds.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct GrantTerms {
-    pub lease: i64,
-    pub replay: i64,
-    pub remember: i64,
-    pub keep: i64,
-    pub reserve: i32,
-}
-
 impl Inner {
     pub fn new(options: &PostgresOptions, pool: Pool) -> Self {
         let names = Names::of(options);
@@ -90,6 +83,11 @@ impl Inner {
         let own = standing.as_ref().map(|standing| standing.id);
         Inner {
             sql: Statements::new(&names, options, own),
+            keys: Keys::of(
+                crate::sql::schema::Names::new(Some(&options.schema), &options.table),
+                options.bounds(),
+                options.dialect(&names.sessions),
+            ),
             standing,
             names,
             pool,
@@ -182,47 +180,17 @@ impl Inner {
     }
 
     pub fn resolve(&self, terms: &Terms) -> Result<GrantTerms, BeginError> {
-        let options = &self.options;
-        let lease = millis(terms.lease.unwrap_or(options.lease));
-        if !(1..=LEASE_MAX_MS as i64).contains(&lease) {
-            let what = lease_out_of_bounds(terms.lease.unwrap_or(options.lease));
-            return Err(BeginError::Terms { what });
-        }
-        let retention = terms.retention.unwrap_or(options.retention);
-        check_retention(retention, lease as u64).map_err(|what| BeginError::Terms { what })?;
-        let most = options.max_response as u32;
-        let reserve = terms.reserve.unwrap_or(most);
-        if reserve > most {
-            let what = reserve_too_large(reserve, options.max_response);
-            return Err(BeginError::Terms { what });
-        }
-        Ok(GrantTerms {
-            lease,
-            replay: millis(retention.replay_for),
-            remember: millis(retention.remember_for),
-            keep: self.keep_ms(retention),
-            reserve: reserve as i32,
-        })
+        self.options.bounds().resolve(terms)
     }
 
     /// Terms with the options where they say nothing.
     pub fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
-        self.resolve(&terms)?;
-        Ok(Terms {
-            lease: terms.lease.or(Some(self.options.lease)),
-            retention: terms.retention.or(Some(self.options.retention)),
-            reserve: terms.reserve.or(Some(self.options.max_response as u32)),
-            ..terms
-        })
+        self.options.bounds().terms_in_force(terms)
     }
 
     /// How long an interrupted key with this retention is kept.
     pub fn keep_ms(&self, retention: Retention) -> i64 {
-        const WEEK_MS: i64 = 7 * 24 * 3_600_000;
-        match self.options.interrupted_retention {
-            Some(window) => millis(window),
-            None => millis(retention.remember_for).max(WEEK_MS),
-        }
+        self.options.bounds().keep_ms(retention)
     }
 
     /// Reads the row of a key.
@@ -240,18 +208,6 @@ impl Inner {
     pub fn let_go(&self, ticket: &Ticket) {
         self.kept.remove(ticket.token, Owner::of(ticket));
     }
-}
-
-/// The number of a holder's call: later calls have higher ones, in all stores of the process, since
-/// a claim can move from one to another.
-pub(super) fn next_step() -> i64 {
-    static NEXT: AtomicI64 = AtomicI64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// Milliseconds, as many as a column takes.
-pub(super) fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// The hash by which a key is named in notifications.

@@ -1,9 +1,6 @@
 //! Leases that the library renews by itself, many in one statement.
 
-use super::{
-    inner::{Inner, millis},
-    row::Owner,
-};
+use super::{inner::Inner, row::Owner, terms::millis};
 use crate::{key::OwnedKey, spi::Ticket, token::Token};
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Duration};

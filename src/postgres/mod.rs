@@ -35,9 +35,9 @@
 //!
 //! An operation whose whole effect is in the same database needs no settling: with
 //! [`PostgresStore::begin_in`] and [`complete_in`](PostgresStore::complete_in) claim, effect and
-//! completion are one transaction of the caller's. [`TransactionStore`] is the same as a backend,
-//! for the HTTP layer: the handler writes in its attempt's transaction
-//! (`http::Attempt::transaction`).
+//! completion are one transaction of the caller's, by whichever library ([`sql`](crate::sql)).
+//! [`TransactionStore`] is the same as a backend, for the HTTP layer: the handler writes in its
+//! attempt's transaction (`http::Attempt::transaction`).
 //!
 //! # What survives
 //!
@@ -71,7 +71,6 @@ mod operated;
 mod operator;
 mod options;
 mod pool;
-mod row;
 mod schema;
 mod session;
 mod slots;
@@ -79,20 +78,19 @@ mod statements;
 mod store;
 mod survey;
 mod sweep;
-mod transaction;
 mod transactions;
 mod tries;
 mod trouble;
-mod unsure;
 mod write;
 
+pub use crate::sql::{BeginIn, ClaimIn, InterruptedIn};
+use crate::sql::{op, row, terms};
 pub use counts::Counts;
 pub use erase::Erased;
 pub use operator::Page;
 pub use options::{PostgresOptions, Replication};
 pub use store::PostgresStore;
 pub use sweep::Swept;
-/// The driver, whose transactions [`PostgresStore::begin_in`] takes.
+/// The driver.
 pub use tokio_postgres;
-pub use transaction::{BeginIn, ClaimIn, InTransaction, InterruptedIn};
 pub use transactions::{OpenTransaction, TransactionStore};

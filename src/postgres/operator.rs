@@ -2,16 +2,17 @@
 
 use super::{
     begin::first,
-    inner::{Inner, millis},
+    inner::Inner,
+    op::check_lengths,
     row::{Owner, Row, RowState, ms, stored},
     store::PostgresStore,
+    terms::millis,
     tries::Backoff,
     trouble::DbError,
-    write::check_lengths,
 };
 use crate::{
     decisions::{By, Verdict},
-    engine::entries::{Entry, Filter, State},
+    engine::entries::{Entry, Filter},
     engine::resolve::{OTHER_TOKEN, Resolution},
     error::{BeginError, ClaimError},
     inspect::Item,
@@ -22,8 +23,9 @@ use crate::{
     store::sharded::slot_of,
     token::Token,
 };
-use std::sync::Arc;
 use tokio_postgres::types::ToSql;
+
+pub(super) use crate::sql::operator::entry;
 
 /// A page of a listing.
 #[derive(Clone, Debug)]
@@ -416,28 +418,4 @@ pub(super) fn listed_row(listed: &tokio_postgres::Row) -> Result<(Row, OwnedKey)
     let key = KeyRef::from_parts(scope, key);
     let key = key.map_err(|error| DbError::Refused(error.to_string()))?;
     Ok((first(std::slice::from_ref(listed))?.expect("there is one"), key.owned()))
-}
-
-/// The state of a row's key as others see it; `None`: the key is absent.
-pub(super) fn entry(row: Row, key: OwnedKey) -> Option<Entry> {
-    let token = row.token()?;
-    let attempts = u32::try_from(row.attempt).unwrap_or(0);
-    let fingerprint = row.fingerprint();
-    let at = |ms: i64| u64::try_from(ms).unwrap_or(0);
-    let state = match row.says() {
-        RowState::Absent => return None,
-        RowState::Completed => State::Completed(row.record(token)),
-        RowState::Held => State::InFlight {
-            running_for: row.running_for(),
-            checkpoint: row.checkpoint.map(Arc::from),
-        },
-        RowState::Interrupted(reason) => State::Interrupted {
-            reason,
-            at: at(row.interrupted_at()),
-            holder_gone: row.holder_gone(),
-            checkpoint: row.checkpoint.map(Arc::from),
-            answer: row.response.map(Arc::from),
-        },
-    };
-    Some(Entry { key, fingerprint, token, attempts, state })
 }

@@ -6,6 +6,7 @@ use crate::{
     limits::{LEASE_MAX_MS, RESPONSE_BYTES_MAX, RETENTION_MAX_MS},
     options::{check_retention, lease_out_of_bounds},
     record::Retention,
+    sql::{dialect::Dialect, terms::Bounds},
 };
 use std::{sync::Arc, time::Duration};
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
@@ -455,6 +456,31 @@ impl PostgresOptions {
             .with_root_certificates(roots)
             .with_no_client_auth();
         Ok(Some(Arc::new(config)))
+    }
+}
+
+impl PostgresOptions {
+    /// The terms of claims.
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds {
+            lease: self.lease,
+            retention: self.retention,
+            interrupted_retention: self.interrupted_retention,
+            max_attempts: self.max_attempts,
+            max_response: self.max_response,
+        }
+    }
+
+    /// How statements in transactions of others are written.
+    pub(super) fn dialect(&self, sessions: &str) -> Dialect {
+        let raised = match self.replication {
+            Replication::Replicated => "'off', 'local'",
+            Replication::SingleServer => "'off'",
+        };
+        let mut dialect = Dialect::postgres(&self.clock_us, Some(self.lock_timeout), raised);
+        let now = dialect.now();
+        dialect.life = super::session::life(sessions, &now);
+        dialect
     }
 }
 

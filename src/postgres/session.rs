@@ -61,27 +61,6 @@ impl Standing {
     }
 }
 
-/// Whether the holder of an undecided key lives, as far as known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Life {
-    /// Nothing, or its lease has not passed.
-    Unknown,
-    /// Its session lasts.
-    Lives,
-    /// Its session has ended.
-    Gone,
-}
-
-impl Life {
-    pub fn of(column: i32) -> Self {
-        match column {
-            1 => Life::Lives,
-            2 => Life::Gone,
-            _ => Life::Unknown,
-        }
-    }
-}
-
 /// SQL: this lock is free. Leaves nothing behind, and writes nothing.
 fn is_free(lock: &str) -> String {
     format!(
@@ -106,7 +85,7 @@ pub(super) fn recorded(own: Option<i64>) -> String {
     }
 }
 
-/// SQL: what is known of the holder of row `t`, as [`Life::of`] reads it. The lock is tried only
+/// SQL: what is known of the holder of row `t`, as `Life::of` reads it. The lock is tried only
 /// where it matters: of an undecided key that is held, whose lease has passed.
 pub(super) fn life(sessions: &str, now: &str) -> String {
     let free = is_free("t.session");

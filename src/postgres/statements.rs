@@ -23,9 +23,6 @@ pub(super) struct Statements {
     /// Scope, key, owner, fingerprint, lease, replay, remember, keep (ms), reserve, slot: a key
     /// that has no row. Cheapest, and what most keys are; writes nothing if there is one.
     pub claim: String,
-    /// The same in a caller's transaction. It waits for locks as long as the store's statements do,
-    /// and restores the transaction's own `lock_timeout` if it grants the claim.
-    pub claim_in: String,
     /// The same for any key: grants it if it is absent, or returns its state.
     pub begin: String,
     /// Scope, key, owner, fingerprint, token seen, attempts allowed.
@@ -133,7 +130,6 @@ impl Statements {
              ({now} + $7) / 3600000 + 2, {session}"
         );
         let first_as_t = first.replace(" (scope, key, owner", " AS t (scope, key, owner");
-        let limit = options.lock_timeout.as_millis();
         let decisions = &names.decisions;
         // What is noted is what the change has replaced. A holder's call in between (its token stays)
         // has changed the state or the step, so nothing is done then.
@@ -220,14 +216,6 @@ impl Statements {
             claim: format!(
                 "{first} VALUES ({proposed_first}) ON CONFLICT (scope, key) DO NOTHING \
                  RETURNING token"
-            ),
-            claim_in: format!(
-                "{first} SELECT {proposed_first} FROM (SELECT \
-                     set_config('onlyonce.was', current_setting('lock_timeout'), true), \
-                     set_config('lock_timeout', '{limit}', true)) AS waits \
-                 ON CONFLICT (scope, key) DO NOTHING \
-                 RETURNING token, \
-                     set_config('lock_timeout', current_setting('onlyonce.was'), true)"
             ),
             begin: format!(
                 "WITH seen AS MATERIALIZED (\

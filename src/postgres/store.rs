@@ -4,17 +4,19 @@ use super::{
     begin::Delivery,
     counts::Counts,
     inner::Inner,
+    op::OwnedOp,
     options::PostgresOptions,
     pool::{Pool, Sessions},
     sweep::Swept,
     trouble::DbError,
-    write::OwnedOp,
 };
 use crate::{
     error::{BeginError, ClaimError, OpenError},
-    key::OwnedKey,
+    fingerprint::Fingerprint,
+    key::{KeyRef, OwnedKey},
     observe::Timed,
-    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
+    spi::{Abandon, ClaimOp, Completion, Found, IdempotencyStore, Request, Terms, Ticket},
+    sql::{BeginIn, ClaimIn, Connection, InterruptedIn},
     token::Token,
 };
 use std::{
@@ -183,6 +185,51 @@ impl PostgresStore {
         call: impl Future<Output = T> + Send + 'static,
     ) -> Call<T> {
         Call { call: Some(Box::pin(call)), begun: false, inner: self.inner().clone() }
+    }
+
+    /// Claims `key` in a transaction that the caller has begun, by any library, on the database that
+    /// has the store's table: see [`Keys::begin_in`](crate::sql::Keys::begin_in).
+    ///
+    /// # Errors
+    /// As there, and [`BeginError::Closed`].
+    pub async fn begin_in(
+        &self,
+        transaction: &mut impl Connection,
+        key: KeyRef<'_>,
+        fingerprint: Fingerprint,
+        terms: Terms,
+    ) -> Result<BeginIn, BeginError> {
+        self.inner().check_open()?;
+        self.inner().keys.begin_in(transaction, key, fingerprint, terms).await
+    }
+
+    /// Takes over an interrupted key in the transaction in which it was found: see
+    /// [`Keys::take_over_in`](crate::sql::Keys::take_over_in).
+    ///
+    /// # Errors
+    /// As there, and [`BeginError::Closed`].
+    pub async fn take_over_in(
+        &self,
+        transaction: &mut impl Connection,
+        interrupted: InterruptedIn,
+    ) -> Result<BeginIn, BeginError> {
+        self.inner().check_open()?;
+        self.inner().keys.take_over_in(transaction, interrupted).await
+    }
+
+    /// Completes a claim of [`begin_in`](Self::begin_in) in its transaction: see
+    /// [`Keys::complete_in`](crate::sql::Keys::complete_in). The commit keeps it, and is made as
+    /// durable as the store's own.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn complete_in(
+        &self,
+        transaction: &mut impl Connection,
+        claim: &ClaimIn,
+        completion: Completion<'_>,
+    ) -> Result<(), ClaimError> {
+        self.inner().keys.complete_in(transaction, claim, completion).await
     }
 
     async fn begin_or_take_over(

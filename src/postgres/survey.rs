@@ -5,9 +5,10 @@
 
 use super::{
     counts::wall_ms,
-    inner::{Inner, millis},
+    inner::Inner,
     operator::{entry, listed_row},
     store::PostgresStore,
+    terms::millis,
     tries::Backoff,
     trouble::DbError,
 };

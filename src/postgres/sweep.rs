@@ -1,9 +1,6 @@
 //! Rows whose key has long been absent are removed. Nothing depends on it but the table's size.
 
-use super::{
-    inner::{Inner, millis},
-    trouble::DbError,
-};
+use super::{inner::Inner, terms::millis, trouble::DbError};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 

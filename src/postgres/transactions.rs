@@ -6,20 +6,20 @@ use super::{
     crowd::{Here, LOCK_FIRST},
     in_order::in_order,
     inner::hash,
+    op::OwnedOp,
     pool::Borrowed,
     row::{Owner, first_grant},
     store::PostgresStore,
     tries::Backoff,
     trouble::DbError,
-    write::OwnedOp,
+    write::counted,
 };
 use crate::{
     error::{BeginError, ClaimError},
     key::OwnedKey,
     spi::{Abandon, ClaimOp, Found, IdempotencyStore, Interruption, Request, Terms, Ticket},
+    sql::Transactional,
     stats::Count,
-    store::async_store::AsyncStore,
-    store::claim::Claim,
     token::Token,
 };
 use parking_lot::Mutex;
@@ -67,7 +67,7 @@ const UNDO_EFFECTS: &str = "ROLLBACK TO SAVEPOINT onlyonce_effects";
 /// [`PostgresStore`] with every claim in a transaction of its own, in which the operation writes
 /// its effect: for operations whose whole effect is in the same database.
 ///
-/// The effect is written through the claim's [`transaction`](Claim::transaction). `complete`
+/// The effect is written through the claim's [`transaction`](crate::Claim::transaction). `complete`
 /// completes the key in it and commits. Everything else that ends a claim (`fail`, `release`, a
 /// drop, a panic, the death of the process) rolls it back: the effect has not happened, and the key
 /// is as it was before. So this store never interrupts a key, and there is nothing to settle.
@@ -118,33 +118,10 @@ impl PostgresStore {
     }
 }
 
-impl Claim<AsyncStore<TransactionStore>> {
-    /// Returns the claim's transaction. Waits while another part of the operation uses it.
-    ///
-    /// # Errors
-    /// [`ClaimError::Fenced`] if it has ended.
-    pub async fn transaction(&self) -> Result<OpenTransaction<'_>, ClaimError> {
-        self.store.get_ref().transaction(self.ticket()).await
-    }
-}
-
 impl TransactionStore {
     /// Returns the store whose claims are outside of transactions, on the same table.
     pub fn get_ref(&self) -> &PostgresStore {
         &self.store
-    }
-
-    pub(crate) async fn transaction<'a>(
-        &self,
-        ticket: &'a Ticket,
-    ) -> Result<OpenTransaction<'a>, ClaimError> {
-        let slot = self.slot(ticket)?;
-        let guard = slot.open.clone().lock_owned().await;
-        slot.touched.store(true, Ordering::SeqCst);
-        match guard.is_some() {
-            true => Ok(OpenTransaction(guard, PhantomData)),
-            false => Err(ClaimError::Fenced),
-        }
     }
 
     pub(super) fn slot(&self, ticket: &Ticket) -> Result<Arc<Slot>, ClaimError> {
@@ -427,6 +404,20 @@ impl Drop for Undelivered {
     }
 }
 
+impl Transactional for TransactionStore {
+    type Open<'a> = OpenTransaction<'a>;
+
+    async fn open_of<'a>(&self, ticket: &'a Ticket) -> Result<OpenTransaction<'a>, ClaimError> {
+        let slot = self.slot(ticket)?;
+        let guard = slot.open.clone().lock_owned().await;
+        slot.touched.store(true, Ordering::SeqCst);
+        match guard.is_some() {
+            true => Ok(OpenTransaction(guard, PhantomData)),
+            false => Err(ClaimError::Fenced),
+        }
+    }
+}
+
 impl IdempotencyStore for TransactionStore {
     async fn begin(&self, request: &Request) -> Result<Found, BeginError> {
         self.begin_or_take_over(request, None).await
@@ -447,7 +438,7 @@ impl IdempotencyStore for TransactionStore {
                         store.store.inner().unsure.again(&ticket.key);
                     }
                     let undone = store.undo(&ticket).await;
-                    store.store.inner().counting.wrote(&ticket, op.counted(), &undone);
+                    store.store.inner().counting.wrote(&ticket, counted(&op), &undone);
                     undone
                 }
                 OwnedOp::UndoEffects => store.undo_effects(&ticket).await,

@@ -25,6 +25,8 @@ mod lost_connections;
 mod metrics;
 mod migrating;
 mod operators;
+#[cfg(feature = "conformance")]
+mod own_connections;
 mod patroni;
 mod poolers;
 mod quorum;

@@ -47,29 +47,29 @@ const INSERT: &str = "INSERT INTO orders VALUES ('k')";
 fn committed_or_never_been() {
     block_on(async {
         let Some((store, mut client, server, database)) = shop().await else { return };
-        let begin = async |tx: &tokio_postgres::Transaction<'_>| {
+        let begin = async |tx: &mut tokio_postgres::Transaction<'_>| {
             store.begin_in(tx, key("k"), print(), Terms::default()).await.unwrap()
         };
         // Rolled back: the key is as it was.
-        let tx = client.transaction().await.unwrap();
-        let claim = executing(begin(&tx).await);
+        let mut tx = client.transaction().await.unwrap();
+        let claim = executing(begin(&mut tx).await);
         assert_eq!((claim.attempt(), claim.after(), claim.checkpoint()), (1, None, None));
         tx.batch_execute(INSERT).await.unwrap();
-        store.complete_in(&tx, &claim, done(b"lost")).await.unwrap();
+        store.complete_in(&mut tx, &claim, done(b"lost")).await.unwrap();
         tx.rollback().await.unwrap();
         assert!(store.get(key("k")).await.unwrap().is_none());
         // Committed: both are there.
-        let tx = client.transaction().await.unwrap();
+        let mut tx = client.transaction().await.unwrap();
         // Whatever the caller's transaction had set, the completion is durable.
         tx.batch_execute("SET LOCAL synchronous_commit = off").await.unwrap();
-        let again = executing(begin(&tx).await);
+        let again = executing(begin(&mut tx).await);
         assert!(again.token() > claim.token() && again.attempt() == 1);
         assert_eq!(again.derive_key("order"), claim.derive_key("order"));
         tx.batch_execute(INSERT).await.unwrap();
-        store.complete_in(&tx, &again, done(b"order 1")).await.unwrap();
+        store.complete_in(&mut tx, &again, done(b"order 1")).await.unwrap();
         // Twice is once, and with other bytes refused.
-        store.complete_in(&tx, &again, done(b"order 1")).await.unwrap();
-        let other = store.complete_in(&tx, &again, done(b"order 2")).await;
+        store.complete_in(&mut tx, &again, done(b"order 1")).await.unwrap();
+        let other = store.complete_in(&mut tx, &again, done(b"order 2")).await;
         assert_eq!(other, Err(ClaimError::DifferentResponse));
         // What the business waits for is its own affair.
         let row = tx.query_one("SHOW lock_timeout", &[]).await.unwrap();
@@ -78,14 +78,14 @@ fn committed_or_never_been() {
         assert_eq!(row.get::<_, &str>(0), "on");
         tx.commit().await.unwrap();
         assert_eq!(orders(&server, &database).await, "1");
-        let tx = client.transaction().await.unwrap();
-        let BeginIn::Replay(record) = begin(&tx).await else { panic!("not replayed") };
+        let mut tx = client.transaction().await.unwrap();
+        let BeginIn::Replay(record) = begin(&mut tx).await else { panic!("not replayed") };
         assert_eq!(record.response(), Some(&b"order 1"[..]));
         let other = Fingerprint::of(["other"]);
-        let found = store.begin_in(&tx, key("k"), other, Terms::default()).await.unwrap();
+        let found = store.begin_in(&mut tx, key("k"), other, Terms::default()).await.unwrap();
         assert!(matches!(found, BeginIn::Mismatch { scheme: 0 }), "{found:?}");
         // A claim of a transaction that is over holds nothing.
-        let late = store.complete_in(&tx, &claim, done(b"late")).await;
+        let late = store.complete_in(&mut tx, &claim, done(b"late")).await;
         assert_eq!(late, Err(ClaimError::Fenced));
     });
 }
@@ -94,12 +94,12 @@ fn committed_or_never_been() {
 fn a_duplicate_meets_the_running_one() {
     block_on(async {
         let Some((store, mut client, server, database)) = shop().await else { return };
-        let tx = client.transaction().await.unwrap();
-        let begin = store.begin_in(&tx, key("k"), print(), Terms::default());
+        let mut tx = client.transaction().await.unwrap();
+        let begin = store.begin_in(&mut tx, key("k"), print(), Terms::default());
         let claim = executing(begin.await.unwrap());
         let mut second = server.connect(&database).await.unwrap();
-        let other = second.transaction().await.unwrap();
-        let found = store.begin_in(&other, key("k"), print(), Terms::default()).await.unwrap();
+        let mut other = second.transaction().await.unwrap();
+        let found = store.begin_in(&mut other, key("k"), print(), Terms::default()).await.unwrap();
         assert!(matches!(found, BeginIn::InFlight), "{found:?}");
         other.rollback().await.unwrap();
         // Outside of transactions as well; and whoever waits gets the answer.
@@ -108,7 +108,7 @@ fn a_duplicate_meets_the_running_one() {
         let Begin::InFlight(pending) = found else { panic!("{found:?}") };
         let waiting = tokio::spawn(pending.wait(Duration::from_secs(60)));
         tx.batch_execute(INSERT).await.unwrap();
-        store.complete_in(&tx, &claim, done(b"order 1")).await.unwrap();
+        store.complete_in(&mut tx, &claim, done(b"order 1")).await.unwrap();
         tx.commit().await.unwrap();
         let found = waiting.await.unwrap().unwrap();
         assert!(matches!(found, Begin::Replay(_)), "{found:?}");
@@ -126,14 +126,14 @@ fn an_interrupted_key_is_taken_over() {
         outside.save_checkpoint(b"half").await.unwrap();
         drop(outside);
         store.drain(Duration::from_secs(20)).await;
-        let tx = client.transaction().await.unwrap();
-        let found = store.begin_in(&tx, key("k"), print(), Terms::default()).await.unwrap();
+        let mut tx = client.transaction().await.unwrap();
+        let found = store.begin_in(&mut tx, key("k"), print(), Terms::default()).await.unwrap();
         let BeginIn::Interrupted(stuck) = found else { panic!("{found:?}") };
         assert_eq!((stuck.reason(), stuck.attempts()), (Reason::Dropped, 1));
         assert!(stuck.holder_gone() && stuck.checkpoint() == Some(b"half"));
-        let claim = executing(store.take_over_in(&tx, stuck).await.unwrap());
+        let claim = executing(store.take_over_in(&mut tx, stuck).await.unwrap());
         assert_eq!((claim.attempt(), claim.checkpoint()), (2, Some(&b"half"[..])));
-        store.complete_in(&tx, &claim, done(b"order 1")).await.unwrap();
+        store.complete_in(&mut tx, &claim, done(b"order 1")).await.unwrap();
         tx.commit().await.unwrap();
         let found = face.begin(key("k"), print()).await.unwrap();
         assert!(matches!(found, Begin::Replay(_)), "{found:?}");

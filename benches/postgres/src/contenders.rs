@@ -194,14 +194,14 @@ impl Contender for SameTransaction {
             let (scope, name) = (scope(), fresh());
             let key = KeyRef::new(&scope, &name).unwrap();
             let mut mine = self.clients[client].lock().await;
-            let tx = mine.transaction().await.unwrap();
+            let mut tx = mine.transaction().await.unwrap();
             let print = Fingerprint::of(["book", "1"]);
-            let found = self.store.begin_in(&tx, key, print, Terms::default()).await.unwrap();
+            let found = self.store.begin_in(&mut tx, key, print, Terms::default()).await.unwrap();
             let BeginIn::Execute(claim) = found else { panic!("a fresh key is not free") };
             let order = tx.prepare_cached(ORDER).await.unwrap();
             tx.execute(&order, &[&name]).await.unwrap();
             let done = Completion { response: Some(&RESPONSE), ..Completion::default() };
-            self.store.complete_in(&tx, &claim, done).await.unwrap();
+            self.store.complete_in(&mut tx, &claim, done).await.unwrap();
             tx.commit().await.unwrap();
         })
     }

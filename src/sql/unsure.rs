@@ -12,7 +12,7 @@ use std::{
 const REMEMBERED: usize = 10_000;
 
 #[derive(Debug, Default)]
-pub(super) struct Unsure(Mutex<HashMap<OwnedKey, (u32, Instant)>>);
+pub(crate) struct Unsure(Mutex<HashMap<OwnedKey, (u32, Instant)>>);
 
 impl Unsure {
     pub fn again(&self, key: &OwnedKey) {

@@ -1,6 +1,9 @@
 //! A row of the table, and the state of its key.
 
-use super::{inner::GrantTerms, session::Life};
+use super::{
+    connection::{Kind, Value},
+    terms::GrantTerms,
+};
 use crate::{
     fingerprint::Fingerprint,
     record::{Reason, Record, Retention},
@@ -11,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 /// Identifies the call that was granted a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Owner(pub [u8; 16]);
+pub(crate) struct Owner(pub [u8; 16]);
 
 impl Owner {
     /// Makes a random owner, which no other call has.
@@ -36,7 +39,7 @@ impl Owner {
 }
 
 /// A fingerprint as it is stored.
-pub(super) fn stored(fingerprint: &Fingerprint) -> [u8; 17] {
+pub(crate) fn stored(fingerprint: &Fingerprint) -> [u8; 17] {
     let mut bytes = [0; 17];
     bytes[0] = fingerprint.scheme();
     bytes[1..].copy_from_slice(fingerprint.as_bytes());
@@ -44,25 +47,25 @@ pub(super) fn stored(fingerprint: &Fingerprint) -> [u8; 17] {
 }
 
 /// Duration of so many milliseconds, none if negative.
-pub(super) fn ms(ms: i64) -> Duration {
+pub(crate) fn ms(ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
 /// The row of a key.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(crate) struct Row {
     pub state: i16,
     pub token: i64,
     pub owner: Vec<u8>,
     pub fingerprint: Vec<u8>,
     pub attempt: i32,
-    reason: Option<i16>,
-    after: Option<i16>,
+    pub reason: Option<i16>,
+    pub after: Option<i16>,
     pub holder: bool,
-    lease_ms: i64,
+    pub lease_ms: i64,
     pub replay_ms: i64,
     pub remember_ms: i64,
-    reserve: i32,
+    pub reserve: i32,
     pub started_at: i64,
     pub lease_until: i64,
     pub expires_at: i64,
@@ -84,7 +87,7 @@ pub(super) struct Row {
 }
 
 /// The claim on a key that had no row, as its owner has just made it.
-pub(super) fn first_grant(
+pub(crate) fn first_grant(
     token: i64,
     request: &Request,
     owner: Owner,
@@ -103,9 +106,86 @@ pub(super) fn first_grant(
     Some(Grant { ticket, checkpoint: None, after: None })
 }
 
+/// Whether the holder of an undecided key lives, as far as known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// Nothing, or its lease has not passed.
+    Unknown,
+    /// Its session lasts.
+    Lives,
+    /// Its session has ended.
+    Gone,
+}
+
+impl Life {
+    pub fn of(column: i32) -> Self {
+        match column {
+            1 => Life::Lives,
+            2 => Life::Gone,
+            _ => Life::Unknown,
+        }
+    }
+}
+
+/// The cells of a row, from the first.
+struct Cells(std::vec::IntoIter<Value<'static>>);
+
+impl Cells {
+    fn maybe(&mut self) -> Option<Option<i64>> {
+        match self.0.next()? {
+            Value::Int(value) => Some(value),
+            // Some libraries don't tell a null's type.
+            Value::Bytes(None) | Value::Text(None) => Some(None),
+            _ => None,
+        }
+    }
+
+    fn int(&mut self) -> Option<i64> {
+        self.maybe()?
+    }
+
+    fn blob(&mut self) -> Option<Option<Vec<u8>>> {
+        match self.0.next()? {
+            Value::Bytes(bytes) => Some(bytes.map(|bytes| bytes.into_owned())),
+            Value::Int(None) | Value::Text(None) => Some(None),
+            _ => None,
+        }
+    }
+
+    fn bytes(&mut self) -> Option<Vec<u8>> {
+        self.blob()?
+    }
+}
+
+/// What [`Row::of`] decodes, with what the statement says of it: the time, whether it granted the
+/// claim, what is known of its holder.
+pub(crate) const COLUMNS: [(&str, Kind); 21] = [
+    ("state", Kind::Int),
+    ("token", Kind::Int),
+    ("owner", Kind::Bytes),
+    ("fingerprint", Kind::Bytes),
+    ("attempt", Kind::Int),
+    ("reason", Kind::Int),
+    ("after", Kind::Int),
+    ("CASE WHEN holder THEN 1 ELSE 0 END", Kind::Int),
+    ("lease_ms", Kind::Int),
+    ("replay_ms", Kind::Int),
+    ("remember_ms", Kind::Int),
+    ("reserve", Kind::Int),
+    ("started_at", Kind::Int),
+    ("lease_until", Kind::Int),
+    ("expires_at", Kind::Int),
+    ("ended_at", Kind::Int),
+    ("replay_until", Kind::Int),
+    ("checkpoint", Kind::Bytes),
+    ("head", Kind::Bytes),
+    ("response", Kind::Bytes),
+    ("step", Kind::Int),
+];
+
 /// The state that a row describes.
 #[derive(Debug)]
-pub(super) enum RowState {
+pub(crate) enum RowState {
     /// The row has expired or is released: the key is absent.
     Absent,
     Held,
@@ -114,35 +194,35 @@ pub(super) enum RowState {
 }
 
 impl Row {
-    /// A row of the columns that the statements list.
-    pub fn of(row: &tokio_postgres::Row) -> Result<Self, tokio_postgres::Error> {
-        Ok(Row {
-            state: row.try_get(0)?,
-            token: row.try_get(1)?,
-            owner: row.try_get(2)?,
-            fingerprint: row.try_get(3)?,
-            attempt: row.try_get(4)?,
-            reason: row.try_get(5)?,
-            after: row.try_get(6)?,
-            holder: row.try_get(7)?,
-            lease_ms: row.try_get(8)?,
-            replay_ms: row.try_get(9)?,
-            remember_ms: row.try_get(10)?,
-            reserve: row.try_get(11)?,
-            started_at: row.try_get(12)?,
-            lease_until: row.try_get(13)?,
-            expires_at: row.try_get(14)?,
-            ended_at: row.try_get(15)?,
-            replay_until: row.try_get(16)?,
-            checkpoint: row.try_get(17)?,
-            head: row.try_get(18)?,
-            response: row.try_get(19)?,
-            step: row.try_get(20)?,
-            now: row.try_get(21)?,
-            granted: row.try_get(22)?,
-            // The tens are what a granted claim has replaced.
-            life: Life::of(row.try_get::<_, i32>(23)? % 10),
-            replaced: row.try_get::<_, i32>(23)? / 10,
+    /// A row of the columns that [`COLUMNS`] lists, and what the statement says of it.
+    pub fn of(values: Vec<Value<'static>>) -> Option<Self> {
+        let mut row = Cells(values.into_iter());
+        Some(Row {
+            state: row.int()? as i16,
+            token: row.int()?,
+            owner: row.bytes()?,
+            fingerprint: row.bytes()?,
+            attempt: row.int()? as i32,
+            reason: row.maybe()?.map(|reason| reason as i16),
+            after: row.maybe()?.map(|reason| reason as i16),
+            holder: row.int()? != 0,
+            lease_ms: row.int()?,
+            replay_ms: row.int()?,
+            remember_ms: row.int()?,
+            reserve: row.int()? as i32,
+            started_at: row.int()?,
+            lease_until: row.int()?,
+            expires_at: row.int()?,
+            ended_at: row.int()?,
+            replay_until: row.int()?,
+            checkpoint: row.blob()?,
+            head: row.blob()?,
+            response: row.blob()?,
+            step: row.int()?,
+            now: row.int()?,
+            granted: row.int()? != 0,
+            life: Life::of(row.int()? as i32),
+            replaced: 0,
         })
     }
 
@@ -261,12 +341,12 @@ impl Row {
 }
 
 /// A fingerprint as it is stored.
-pub(super) fn print_of(bytes: &[u8]) -> Fingerprint {
+pub(crate) fn print_of(bytes: &[u8]) -> Fingerprint {
     let (scheme, rest) = bytes.split_first().unwrap_or((&0, &[]));
     Fingerprint::from_bytes(rest.try_into().unwrap_or_default()).with_scheme(*scheme)
 }
 
-pub(super) fn reason(number: i16) -> Option<Reason> {
+pub(crate) fn reason(number: i16) -> Option<Reason> {
     Reason::from_byte(u8::try_from(number).ok()?)
 }
 

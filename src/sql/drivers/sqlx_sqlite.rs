@@ -1,0 +1,90 @@
+//! sqlx, with SQLite.
+
+use crate::sql::connection::{
+    Connection, Kind, Pool, Rows, SqlError, SqlErrorKind, Statement, Value,
+};
+use sqlx::{
+    Row, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    pool::PoolConnection,
+    sqlite::{SqliteArguments, SqliteRow},
+};
+use std::{borrow::Cow, future::Future};
+
+impl Connection for SqliteConnection {
+    async fn run(&mut self, statement: Statement<'_>) -> Result<Rows, SqlError> {
+        let mut query = sqlx::query::<Sqlite>(statement.text());
+        for value in statement.params() {
+            query = bind(query, value);
+        }
+        let answer = query.fetch_all(&mut *self).await.map_err(of)?;
+        let kinds = statement.columns();
+        let row = |row: &SqliteRow| kinds.iter().enumerate().map(|kind| cell(row, kind)).collect();
+        answer.iter().map(row).collect::<Result<_, _>>().map_err(of)
+    }
+}
+
+type Query<'a> = sqlx::query::Query<'a, Sqlite, SqliteArguments<'a>>;
+
+fn bind<'a>(query: Query<'a>, value: &Value<'_>) -> Query<'a> {
+    match value {
+        Value::Int(value) => query.bind(*value),
+        Value::Bytes(bytes) => query.bind(bytes.as_deref().map(<[u8]>::to_vec)),
+        Value::Text(text) => query.bind(text.as_deref().map(str::to_owned)),
+    }
+}
+
+fn cell(row: &SqliteRow, (at, kind): (usize, &Kind)) -> Result<Value<'static>, sqlx::Error> {
+    Ok(match kind {
+        Kind::Int => Value::Int(row.try_get(at)?),
+        Kind::Bytes => Value::Bytes(row.try_get::<Option<Vec<u8>>, _>(at)?.map(Cow::Owned)),
+        Kind::Text => Value::Text(row.try_get::<Option<String>, _>(at)?.map(Cow::Owned)),
+    })
+}
+
+fn of(error: sqlx::Error) -> SqlError {
+    match &error {
+        sqlx::Error::Database(db) => {
+            let code = db.code().and_then(|code| code.parse().ok());
+            SqlError::sqlite(code.unwrap_or(0), db.message())
+        }
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {
+            SqlError::new(SqlErrorKind::Again, error)
+        }
+        _ => SqlError::lost(error),
+    }
+}
+
+impl Connection for Transaction<'_, Sqlite> {
+    fn run(
+        &mut self,
+        statement: Statement<'_>,
+    ) -> impl Future<Output = Result<Rows, SqlError>> + Send {
+        Connection::run(&mut **self, statement)
+    }
+}
+
+impl Connection for PoolConnection<Sqlite> {
+    fn run(
+        &mut self,
+        statement: Statement<'_>,
+    ) -> impl Future<Output = Result<Rows, SqlError>> + Send {
+        Connection::run(&mut **self, statement)
+    }
+}
+
+impl Pool for SqlitePool {
+    type Connection = PoolConnection<Sqlite>;
+
+    async fn get(&self) -> Result<PoolConnection<Sqlite>, SqlError> {
+        self.acquire().await.map_err(|error| match of(error) {
+            // Nothing was sent that could have taken effect.
+            lost if lost.kind() == SqlErrorKind::Lost => SqlError::new(SqlErrorKind::Again, lost),
+            error => error,
+        })
+    }
+
+    fn end(&self, connection: PoolConnection<Sqlite>) {
+        // Out of the pool; its connection closes, which rolls back, with it.
+        drop(connection.detach());
+    }
+}
