@@ -1,12 +1,13 @@
-//! Where the service keeps its keys and its orders: files of its own, or a PostgreSQL cluster that
-//! it shares with others.
+//! Where the service keeps its keys and its orders: files of its own, a SQLite database with both,
+//! or a PostgreSQL cluster that it shares with others.
 
-use crate::orders::Orders;
+use crate::orders::{self, Orders};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use onlyonce::{
     AnyStore, Durability, Operators, Options, Store,
     postgres::{PostgresOptions, PostgresStore, Replication},
+    sql::{Pool, SharedSqlite, SqlOptions, SqlStore},
 };
 use std::{
     path::{Path, PathBuf},
@@ -41,8 +42,10 @@ pub enum Kind {
     /// The embedded store, and orders in SQLite.
     #[default]
     Embedded,
-    /// Both in one database, each order and its key in one transaction.
+    /// Both in one PostgreSQL database, each order and its key in one transaction.
     Postgres,
+    /// Both in one SQLite database, each order and its key in one transaction.
+    SqliteTx,
 }
 
 /// The embedded store's three settings.
@@ -71,6 +74,7 @@ impl Level {
 pub enum Backend {
     Embedded { store: Store, orders: Orders },
     Postgres { store: PostgresStore, any: AnyStore, orders: Orders },
+    SqliteTx { store: SqlStore<SharedSqlite>, any: AnyStore, orders: Orders },
 }
 
 /// The orders database in a service's directory.
@@ -108,13 +112,28 @@ impl Choice {
                 let orders = Orders::connect(self.dsn()?, Some(claims.clone())).await?;
                 Ok(Backend::Postgres { store, any: AnyStore::new(claims), orders })
             }
+            Kind::SqliteTx => {
+                std::fs::create_dir_all(dir)?;
+                let file = orders_file(dir);
+                let opened = file.clone();
+                let pool = SharedSqlite::new(move || orders::sqlite_connection(&opened));
+                let options = SqlOptions::sqlite();
+                let mut connection = pool.get().await?;
+                let keys = options.keys()?;
+                keys.create_in(&mut connection).await.context("creating the table of keys")?;
+                drop(connection);
+                let store = options.connect_with(pool).await.context("opening the keys")?;
+                let claims = store.in_transactions();
+                let orders = Orders::beside(&file, claims.clone())?;
+                Ok(Backend::SqliteTx { store, any: AnyStore::new(claims), orders })
+            }
         }
     }
 
     /// The orders alone, for reading.
     pub async fn orders(&self, dir: &Path) -> anyhow::Result<Orders> {
         match self.backend {
-            Kind::Embedded => {
+            Kind::Embedded | Kind::SqliteTx => {
                 let file = orders_file(dir);
                 Orders::open(&file).with_context(|| format!("opening {}", file.display()))
             }
@@ -132,22 +151,25 @@ impl Backend {
     pub fn store(&self) -> AnyStore {
         match self {
             Backend::Embedded { store, .. } => AnyStore::new(store.clone()),
-            Backend::Postgres { any, .. } => any.clone(),
+            Backend::Postgres { any, .. } | Backend::SqliteTx { any, .. } => any.clone(),
         }
     }
 
-    /// The store, for its operators.
-    pub fn operators(&self) -> Operators {
+    /// The store, for its operators, if it is one that they can see as a whole.
+    pub fn operators(&self) -> Option<Operators> {
         match self {
-            Backend::Embedded { store, .. } => store.into(),
-            Backend::Postgres { store, .. } => store.into(),
+            Backend::Embedded { store, .. } => Some(store.into()),
+            Backend::Postgres { store, .. } => Some(store.into()),
+            Backend::SqliteTx { .. } => None,
         }
     }
 
     /// The orders.
     pub fn orders(&self) -> &Orders {
         match self {
-            Backend::Embedded { orders, .. } | Backend::Postgres { orders, .. } => orders,
+            Backend::Embedded { orders, .. }
+            | Backend::Postgres { orders, .. }
+            | Backend::SqliteTx { orders, .. } => orders,
         }
     }
 
@@ -159,7 +181,7 @@ impl Backend {
                 let stats = store.stats();
                 (Some(stats.records), stats.interrupted)
             }
-            Backend::Postgres { .. } => (None, 0),
+            Backend::Postgres { .. } | Backend::SqliteTx { .. } => (None, 0),
         }
     }
 
@@ -171,6 +193,11 @@ impl Backend {
                 closed.map(drop).context("closing the idempotency store")
             }
             Backend::Postgres { store, .. } => {
+                store.drain(Duration::from_secs(5)).await;
+                store.close();
+                Ok(())
+            }
+            Backend::SqliteTx { store, .. } => {
                 store.drain(Duration::from_secs(5)).await;
                 store.close();
                 Ok(())

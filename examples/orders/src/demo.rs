@@ -63,7 +63,7 @@ pub async fn run(demo: &Demo) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let mut choice = demo.choice.clone();
     let cluster = match (choice.backend, &choice.dsn) {
-        (Kind::Embedded, _) => None,
+        (Kind::Embedded | Kind::SqliteTx, _) => None,
         (Kind::Postgres, Some(_)) => Some(Cluster::given(demo.kill_with.clone(), demo.kills)?),
         (Kind::Postgres, None) => {
             let own = Cluster::start().await?;

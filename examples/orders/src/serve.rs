@@ -62,9 +62,11 @@ pub async fn run(serve: &Serve) -> anyhow::Result<()> {
     let app = Arc::new(App { orders });
     let (tell, told) = oneshot::channel::<()>();
     let mut routes = http::router(app, idempotency.clone());
-    routes = routes.merge(observe::metrics(backend.operators())?);
-    if let Some(token) = token {
-        routes = routes.merge(admin::routes(backend.operators(), token.clone()));
+    if let Some(operators) = backend.operators() {
+        routes = routes.merge(observe::metrics(operators.clone())?);
+        if let Some(token) = token {
+            routes = routes.merge(admin::routes(operators, token.clone()));
+        }
     }
     let serving = axum::serve(listener, routes)
         .with_graceful_shutdown(async { told.await.unwrap_or_default() })
@@ -118,6 +120,9 @@ what was ordered, and what the store tells of itself:
 "#,
         pid = std::process::id()
     );
+    if backend.operators().is_none() {
+        return Ok(());
+    }
     let page = format!("http://{at}/admin");
     if has_token {
         println!("the admin page (any name, and the token as password):\n  {page}");

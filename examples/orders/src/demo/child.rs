@@ -107,7 +107,7 @@ impl Server {
 /// Where the server complains. That a database whose primary is killed takes no orders is nothing
 /// to be read on a terminal.
 fn complaints(dir: &Path, choice: &Choice) -> anyhow::Result<Stdio> {
-    if choice.backend == Kind::Embedded {
+    if choice.backend != Kind::Postgres {
         return Ok(Stdio::inherit());
     }
     let log = dir.join("server.log");

@@ -4,10 +4,14 @@
 mod postgres;
 mod sqlite;
 
-use onlyonce::{http::Attempt, postgres::TransactionStore};
+use onlyonce::{
+    http::Attempt,
+    postgres::TransactionStore,
+    sql::{SharedSqlite, SqlTransactions},
+};
 use postgres::Postgres;
 use serde::{Deserialize, Serialize};
-pub use sqlite::Sqlite;
+pub use sqlite::{Sqlite, SqliteTx, connection as sqlite_connection};
 use std::{
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
@@ -62,6 +66,8 @@ pub enum Orders {
     Sqlite(Sqlite),
     /// In the transactions of a store on the same database: an attempt that died has done nothing.
     Postgres(Postgres),
+    /// The same in SQLite.
+    SqliteTx(SqliteTx),
 }
 
 impl Orders {
@@ -76,12 +82,18 @@ impl Orders {
         Ok(Orders::Postgres(Postgres::open(dsn, store).await?))
     }
 
+    /// Opens the database that has the keys, too; orders are taken in transactions of `claims`.
+    pub fn beside(file: &Path, claims: SqlTransactions<SharedSqlite>) -> anyhow::Result<Self> {
+        Ok(Orders::SqliteTx(SqliteTx::new(file, claims)?))
+    }
+
     /// Takes an order for a request. Durable when this returns, or when its attempt's transaction
     /// is completed. A second one for the same request is an error.
     pub async fn insert(&self, attempt: &Attempt, new: &NewOrder) -> anyhow::Result<Order> {
         match self {
             Orders::Sqlite(orders) => Ok(orders.insert(attempt.derive_key("order"), new).await?),
             Orders::Postgres(orders) => orders.insert(attempt, new).await,
+            Orders::SqliteTx(orders) => orders.insert(attempt, new).await,
         }
     }
 
@@ -90,6 +102,7 @@ impl Orders {
         match self {
             Orders::Sqlite(orders) => Ok(orders.of_request(request).await?),
             Orders::Postgres(orders) => orders.of_request(request).await,
+            Orders::SqliteTx(orders) => Ok(orders.reader().of_request(request).await?),
         }
     }
 
@@ -98,6 +111,7 @@ impl Orders {
         match self {
             Orders::Sqlite(orders) => Ok(orders.with_id(id).await?),
             Orders::Postgres(orders) => orders.with_id(id).await,
+            Orders::SqliteTx(orders) => Ok(orders.reader().with_id(id).await?),
         }
     }
 
@@ -106,6 +120,7 @@ impl Orders {
         match self {
             Orders::Sqlite(orders) => Ok(orders.all(item_prefix).await?),
             Orders::Postgres(orders) => orders.all(item_prefix).await,
+            Orders::SqliteTx(orders) => Ok(orders.reader().all(item_prefix).await?),
         }
     }
 }

@@ -16,6 +16,19 @@ fn the_demo_proves_its_point() {
 }
 
 #[test]
+fn the_demo_with_keys_and_orders_in_one_sqlite_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let demo = Command::new(env!("CARGO_BIN_EXE_orders"))
+        .args(["demo", "--backend", "sqlite-tx", "--orders", "150", "--kills", "2", "--dir"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&demo.stdout);
+    assert!(demo.status.success(), "{output}{}", String::from_utf8_lossy(&demo.stderr));
+    assert!(output.contains("VERDICT: every key has exactly one order"), "{output}");
+}
+
+#[test]
 fn the_demo_kills_a_cluster_s_primary() {
     let installed = std::fs::read_dir("/usr/lib/postgresql").is_ok_and(|mut found| {
         found.any(|entry| entry.is_ok_and(|entry| entry.path().join("bin/initdb").exists()))
