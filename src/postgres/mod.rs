@@ -89,6 +89,7 @@ pub use counts::Counts;
 pub use erase::Erased;
 pub use operator::Page;
 pub use options::{PostgresOptions, Replication};
+pub use slots::SlotsMoved;
 pub use store::PostgresStore;
 pub use sweep::Swept;
 /// The driver.

@@ -35,6 +35,7 @@ pub(super) struct Names {
     pub sessions: String,
     pub decisions: String,
     index: String,
+    slots: String,
     /// The channel on which changes are notified, and a number for advisory locks.
     pub channel: String,
     pub lock: i64,
@@ -52,6 +53,7 @@ impl Names {
             sessions: in_schema(&format!("{}_sessions", options.table)),
             decisions: in_schema(&format!("{}_decisions", options.table)),
             index: quoted(&format!("{}_due", options.table)),
+            slots: quoted(&format!("{}_slots", options.table)),
             channel: format!("onlyonce_{}", &hash.to_hex()[..16]),
             lock,
             table,
@@ -139,6 +141,45 @@ impl PostgresOptions {
         let session = session.map_err(|trouble| trouble.opening(&place))?;
         migrate(&names, &session).await.map_err(|trouble| trouble.opening(&place))?;
         names.check(&session, &place).await.map(drop)
+    }
+}
+
+impl PostgresOptions {
+    /// Creates the index by which slots are moved elsewhere
+    /// ([`PostgresStore::copy_slots`](super::PostgresStore::copy_slots)), over slot, scope and key.
+    /// Only moving needs it, and it makes each first claim of a key dearer, so it is not one of the
+    /// tables' own: create it before a move, and drop it (`DROP INDEX onlyonce_slots`) when there
+    /// are no more.
+    ///
+    /// It is built beside running calls (`CREATE INDEX CONCURRENTLY`), which takes as long as two
+    /// passes over the table, and waits for transactions that are open. One that was left half built
+    /// is built again.
+    ///
+    /// # Errors
+    /// As with [`migrate`](Self::migrate).
+    pub async fn index_slots(&self) -> Result<(), OpenError> {
+        let names = Names::of(self);
+        let sessions = Sessions::new(self)?;
+        let place = sessions.place().to_owned();
+        let session = sessions.connect_unshared().await;
+        let session = session.map_err(|trouble| trouble.opening(&place))?;
+        names.check(&session, &place).await?;
+        let built = "SELECT count(*) FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid \
+            WHERE i.indrelid = to_regclass($1) AND c.relname = $2 AND i.indisvalid";
+        let name = format!("{}_slots", self.table);
+        let of = |error: tokio_postgres::Error| DbError::of(&error).opening(&place);
+        let row = session.query_one(built, &[&names.table, &name]).await.map_err(of)?;
+        if row.get::<_, i64>(0) > 0 {
+            return Ok(());
+        }
+        let in_schema = format!("\"{}\".{}", self.schema.replace('"', "\"\""), names.slots);
+        let drop = format!("DROP INDEX IF EXISTS {in_schema}");
+        session.batch_execute(&drop).await.map_err(of)?;
+        let create = format!(
+            "CREATE INDEX CONCURRENTLY {} ON {} (slot, scope, key)",
+            names.slots, names.table
+        );
+        session.batch_execute(&create).await.map_err(of)
     }
 }
 

@@ -4,8 +4,21 @@ use super::{inner::Inner, store::PostgresStore, trouble::DbError};
 use crate::error::BeginError;
 use std::ops::RangeInclusive;
 
-/// Rows of one step. A row is at most a little more than its response, twice as long in JSON.
-const BATCH: i64 = 200;
+/// Rows and bytes of one step; a row with more bytes is a step of its own. In JSON they are twice as
+/// many.
+const ROWS: i64 = 2000;
+const BYTES: i64 = 4 << 20;
+
+/// How far a move of slots has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SlotsMoved {
+    /// Rows so far.
+    pub rows: u64,
+    /// The slot of the last one. All slots before it are done, in ascending order: a move that was
+    /// interrupted continues with this one.
+    pub slot: u16,
+}
 
 impl PostgresStore {
     /// Copies the rows of slots to another store's table, undecided keys with their tokens and
@@ -13,7 +26,10 @@ impl PostgresStore {
     /// copy ([`Phase::Still`](crate::Phase::Still) in every process, see
     /// [`ShardedStore`](crate::ShardedStore)).
     ///
-    /// It can be repeated: of two rows for a key the one with the higher token stays.
+    /// It can be repeated: of two rows for a key the one with the higher token stays. Rows are taken
+    /// slot by slot in bounded statements, by the index that
+    /// [`PostgresOptions::index_slots`](super::PostgresOptions::index_slots) creates; without it
+    /// each statement reads the whole table.
     ///
     /// # Errors
     /// [`BeginError::Unavailable`] if a server gives no answer before the deadline; then a part of
@@ -23,29 +39,84 @@ impl PostgresStore {
         to: &PostgresStore,
         slots: RangeInclusive<u16>,
     ) -> Result<u64, BeginError> {
-        let (from, to) = (self.inner().clone(), to.inner().clone());
-        self.spawn(async move { copy(&from, &to, slots).await }).await
+        self.copy_slots_telling(to, slots, |_| {}).await
     }
 
-    /// Deletes the rows of slots that another store has now, and returns how many there were.
+    /// The same; `tell` is told after each step how far it has got.
+    ///
+    /// # Errors
+    /// As with [`copy_slots`](Self::copy_slots).
+    pub async fn copy_slots_telling(
+        &self,
+        to: &PostgresStore,
+        slots: RangeInclusive<u16>,
+        tell: impl FnMut(SlotsMoved) + Send + 'static,
+    ) -> Result<u64, BeginError> {
+        let (from, to) = (self.inner().clone(), to.inner().clone());
+        self.spawn(async move { copy(&from, &to, slots, tell).await }).await
+    }
+
+    /// Deletes the rows of slots that another store has now, and returns how many there were. In
+    /// bounded statements, as [`copy_slots`](Self::copy_slots).
     ///
     /// # Errors
     /// [`BeginError::Unavailable`] as with [`copy_slots`](Self::copy_slots).
     pub async fn delete_slots(&self, slots: RangeInclusive<u16>) -> Result<u64, BeginError> {
+        self.delete_slots_telling(slots, |_| {}).await
+    }
+
+    /// The same; `tell` is told after each step how far it has got.
+    ///
+    /// # Errors
+    /// As with [`delete_slots`](Self::delete_slots).
+    pub async fn delete_slots_telling(
+        &self,
+        slots: RangeInclusive<u16>,
+        tell: impl FnMut(SlotsMoved) + Send + 'static,
+    ) -> Result<u64, BeginError> {
         let inner = self.inner().clone();
-        self.spawn(async move { delete(&inner, slots).await }).await
+        self.spawn(async move { delete(&inner, slots, tell).await }).await
     }
 }
 
-async fn copy(from: &Inner, to: &Inner, slots: RangeInclusive<u16>) -> Result<u64, BeginError> {
-    let (first, last) = (*slots.start() as i16, *slots.end() as i16);
-    let (mut scope, mut key) = (Vec::<u8>::new(), Vec::<u8>::new());
-    let mut copied = 0;
+/// The row after which a move continues.
+struct Place {
+    slot: i16,
+    last: i16,
+    scope: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Place {
+    /// Before the first row: no key is empty.
+    fn before(slots: &RangeInclusive<u16>) -> Self {
+        let (slot, last) = (*slots.start() as i16, *slots.end() as i16);
+        Place { slot, last, scope: Vec::new(), key: Vec::new() }
+    }
+
+    /// Moves to a row that begins with scope and key, and has its slot as the fourth column.
+    fn set(&mut self, row: &tokio_postgres::Row) -> Result<(), DbError> {
+        let bad = |error: tokio_postgres::Error| DbError::Refused(error.to_string());
+        self.scope = row.try_get(0).map_err(bad)?;
+        self.key = row.try_get(1).map_err(bad)?;
+        self.slot = row.try_get(3).map_err(bad)?;
+        Ok(())
+    }
+}
+
+async fn copy(
+    from: &Inner,
+    to: &Inner,
+    slots: RangeInclusive<u16>,
+    mut tell: impl FnMut(SlotsMoved),
+) -> Result<u64, BeginError> {
+    let (mut place, mut copied) = (Place::before(&slots), 0);
     loop {
         let mut tries = from.tries();
         let rows = loop {
-            let after: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-                [&first, &last, &scope, &key, &BATCH];
+            let Place { slot, last, scope, key } = &place;
+            let after: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+                [slot, last, scope, key, &ROWS, &BYTES];
             match from.query(&tries, &from.sql.slots, &after).await {
                 Ok(rows) => break rows,
                 Err(trouble) => tries.again(trouble).await?,
@@ -53,7 +124,6 @@ async fn copy(from: &Inner, to: &Inner, slots: RangeInclusive<u16>) -> Result<u6
         };
         let Some(end) = rows.last() else { return Ok(copied) };
         let bad = |error: tokio_postgres::Error| DbError::Refused(error.to_string());
-        let next = (end.try_get(0).map_err(bad)?, end.try_get(1).map_err(bad)?);
         let mut json = Vec::with_capacity(rows.len());
         for row in &rows {
             json.push(row.try_get::<_, String>(2).map_err(bad)?);
@@ -68,25 +138,35 @@ async fn copy(from: &Inner, to: &Inner, slots: RangeInclusive<u16>) -> Result<u6
         }
         to.confirm(&mut tries).await?;
         copied += rows.len() as u64;
-        (scope, key) = next;
+        place.set(end)?;
+        tell(SlotsMoved { rows: copied, slot: place.slot as u16 });
     }
 }
 
-async fn delete(inner: &Inner, slots: RangeInclusive<u16>) -> Result<u64, BeginError> {
-    let (first, last) = (*slots.start() as i16, *slots.end() as i16);
-    let mut deleted = 0;
+async fn delete(
+    inner: &Inner,
+    slots: RangeInclusive<u16>,
+    mut tell: impl FnMut(SlotsMoved),
+) -> Result<u64, BeginError> {
+    let (mut place, mut deleted) = (Place::before(&slots), 0);
     loop {
         let mut tries = inner.tries();
         let rows = loop {
-            match inner.execute(&tries, &inner.sql.delete_slots, &[&first, &last, &BATCH]).await {
+            let Place { slot, last, scope, key } = &place;
+            let after: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+                [slot, last, scope, key, &ROWS];
+            match inner.query(&tries, &inner.sql.delete_slots, &after).await {
                 Ok(rows) => break rows,
                 Err(trouble) => tries.again(trouble).await?,
             }
         };
-        if rows == 0 {
+        let Some(end) = rows.first() else {
             inner.confirm(&mut tries).await?;
             return Ok(deleted);
-        }
-        deleted += rows;
+        };
+        let gone: i64 = end.try_get(2).map_err(|error| DbError::Refused(error.to_string()))?;
+        deleted += gone as u64;
+        place.set(end)?;
+        tell(SlotsMoved { rows: deleted, slot: place.slot as u16 });
     }
 }

@@ -77,11 +77,13 @@ pub(super) struct Statements {
     pub held_in: String,
     /// Kept for (ms).
     pub sweep_decisions: String,
-    /// First and last slot, scope and key after which to continue, the maximum number of rows.
+    /// The slot in which to continue and the last one, scope and key after which to continue, the
+    /// maximum number of rows, and of bytes.
     pub slots: String,
     /// Rows as JSON.
     pub put: String,
-    /// First and last slot, the maximum number of rows.
+    /// The slot in which to continue and the last one, scope and key after which to continue, the
+    /// maximum number of rows.
     pub delete_slots: String,
     /// The listeners' lock, the server process to leave out.
     pub listeners: String,
@@ -381,10 +383,19 @@ impl Statements {
                  ) AS listed WHERE expires_at > {now} OR life = 1 \
                  ORDER BY scope, key LIMIT $3"
             ),
+            // As many rows as their bytes allow, at least one; lengths are known without the bytes.
             slots: format!(
-                "SELECT scope, key, row_to_json(t)::text FROM {table} AS t \
-                 WHERE slot BETWEEN $1 AND $2 AND (scope, key) > ($3, $4) \
-                 ORDER BY scope, key LIMIT $5"
+                "SELECT scope, key, row_to_json(t)::text, slot FROM {table} AS t \
+                 JOIN (SELECT slot, scope, key, \
+                     sum(coalesce(octet_length(response), 0) + coalesce(octet_length(head), 0) \
+                         + coalesce(octet_length(checkpoint), 0)) \
+                         OVER (ORDER BY slot, scope, key) AS bytes, \
+                     row_number() OVER (ORDER BY slot, scope, key) AS nth \
+                     FROM (SELECT * FROM {table} WHERE slot <= $2 \
+                         AND (slot, scope, key) > ($1, $3, $4) \
+                         ORDER BY slot, scope, key LIMIT $5) AS next\
+                 ) AS part USING (slot, scope, key) WHERE bytes <= $6 OR nth = 1 \
+                 ORDER BY slot, scope, key"
             ),
             put: format!(
                 "INSERT INTO {table} AS t ({ALL}) SELECT {ALL} \
@@ -393,8 +404,14 @@ impl Statements {
                  WHERE t.token < excluded.token"
             ),
             delete_slots: format!(
-                "DELETE FROM {table} WHERE ctid = ANY (ARRAY (SELECT ctid FROM {table} \
-                 WHERE slot BETWEEN $1 AND $2 LIMIT $3))"
+                "WITH part AS MATERIALIZED (\
+                     SELECT ctid AS at, slot, scope, key FROM {table} WHERE slot <= $2 \
+                     AND (slot, scope, key) > ($1, $3, $4) ORDER BY slot, scope, key LIMIT $5\
+                 ), gone AS (\
+                     DELETE FROM {table} WHERE ctid = ANY (ARRAY (SELECT at FROM part)) RETURNING 1\
+                 ) \
+                 SELECT scope, key, (SELECT count(*) FROM gone), slot FROM part \
+                 ORDER BY slot DESC, scope DESC, key DESC LIMIT 1"
             ),
             listeners: "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' \
                         AND database = (SELECT oid FROM pg_database \

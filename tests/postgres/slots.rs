@@ -47,6 +47,106 @@ fn slots_move_under_load() {
     });
 }
 
+/// Rows of all slots, more than one step takes, some of them large.
+async fn fill(server: &Server, database: &str, rows: u32, large: u32) {
+    let fill = format!(
+        "INSERT INTO onlyonce (scope, key, owner, fingerprint, token, lease_ms, replay_ms, \
+             remember_ms, keep_ms, started_at, lease_until, ended_at, replay_until, expires_at, \
+             reserve, sweep_hour, slot, state, holder, head, response) \
+         SELECT '\\x01'::bytea, convert_to('key-' || n, 'UTF8'), '\\x00'::bytea, \
+             '\\x0000000000000000000000000000000000'::bytea, n, 60000, 86400000, 86400000, \
+             604800000, 0, 0, 0, 99999999999999, 99999999999999, 4096, 2000000000, \
+             CASE WHEN n <= {large} THEN 0 ELSE hashint4(n) & 16383 END, 3, false, ''::bytea, \
+             CASE WHEN n <= {large} THEN decode(repeat('ab', 1048576), 'hex') \
+                 ELSE decode(repeat('cd', 200), 'hex') END \
+         FROM generate_series(1, {rows}) AS n"
+    );
+    server.sql(database, &fill).await;
+    server.sql(database, "ANALYZE onlyonce").await;
+}
+
+/// Slot by slot, in steps that are bounded in rows and bytes, with progress; and a move that was
+/// interrupted continues where it was.
+#[test]
+fn a_move_goes_in_bounded_steps() {
+    use std::sync::{Arc, Mutex};
+    block_on(async {
+        let Some(server) = Server::shared() else { return };
+        let mut stores = Vec::new();
+        let mut names = Vec::new();
+        for _ in 0..2 {
+            let database = server.database().await;
+            let options = options(&server.dsn(&database));
+            options.index_slots().await.unwrap();
+            // Repeatable.
+            options.index_slots().await.unwrap();
+            stores.push(options.connect().await.unwrap());
+            names.push(database);
+        }
+        fill(&server, &names[0], 7000, 9).await;
+        let steps: Arc<Mutex<Vec<postgres::SlotsMoved>>> = Arc::default();
+        let told = {
+            let steps = steps.clone();
+            move |step| steps.lock().unwrap().push(step)
+        };
+        let copied = stores[0].copy_slots_telling(&stores[1], 0..=SLOTS - 1, told).await.unwrap();
+        assert_eq!(copied, 7000);
+        let seen = std::mem::take(&mut *steps.lock().unwrap());
+        // Nine rows of a MiB in one slot, of which four fit a step, and rows enough for four steps.
+        assert!((6..=8).contains(&seen.len()), "{seen:?}");
+        assert!(seen.is_sorted_by_key(|step| (step.slot, step.rows)), "{seen:?}");
+        assert_eq!(seen.last().unwrap().rows, 7000);
+        // From the middle, as after an interruption.
+        let middle = seen[seen.len() / 2].slot;
+        let again = stores[0].copy_slots(&stores[1], middle..=SLOTS - 1).await.unwrap();
+        assert!((1..7000).contains(&again), "{again}");
+        let sum = "SELECT md5(string_agg(md5(t::text), '' ORDER BY key)) FROM onlyonce AS t";
+        let (from, to) = (server.sql(&names[0], sum).await, server.sql(&names[1], sum).await);
+        assert_eq!(from, to);
+        let told = {
+            let steps = steps.clone();
+            move |step| steps.lock().unwrap().push(step)
+        };
+        let deleted = stores[0].delete_slots_telling(0..=SLOTS / 2 - 1, told).await.unwrap();
+        let rest = stores[0].delete_slots(SLOTS / 2..=SLOTS - 1).await.unwrap();
+        assert_eq!(deleted + rest, 7000);
+        assert!(steps.lock().unwrap().len() > 1);
+        let left = server.sql(&names[0], "SELECT count(*) FROM onlyonce").await;
+        assert_eq!(left.as_deref(), Some("0"));
+    });
+}
+
+/// `ROWS=1000000 cargo test --all-features --test postgres -- --ignored --nocapture many_rows`: how
+/// long it takes.
+#[test]
+#[ignore = "a measurement, for people"]
+fn many_rows_move() {
+    block_on_for(Duration::from_secs(3000), async {
+        let Some(bin) = programs() else { return };
+        let server = Server::start_with(bin, "fsync = on\nshared_buffers = 256MB\n");
+        let rows = std::env::var("ROWS").ok().and_then(|rows| rows.parse().ok());
+        let rows: u32 = rows.unwrap_or(1_000_000);
+        let (from, to) = (server.database().await, server.database().await);
+        let start = std::time::Instant::now();
+        fill(&server, &from, rows, 0).await;
+        println!("{rows} rows made in {:.1?}", start.elapsed());
+        let options_from = options(&server.dsn(&from)).deadline(PATIENCE);
+        let start = std::time::Instant::now();
+        options_from.index_slots().await.unwrap();
+        println!("indexed in {:.1?}", start.elapsed());
+        let (one, two) = (
+            options_from.connect().await.unwrap(),
+            options(&server.dsn(&to)).deadline(PATIENCE).connect().await.unwrap(),
+        );
+        let start = std::time::Instant::now();
+        assert_eq!(one.copy_slots(&two, 0..=SLOTS - 1).await.unwrap(), u64::from(rows));
+        println!("copied in {:.1?}", start.elapsed());
+        let start = std::time::Instant::now();
+        assert_eq!(one.delete_slots(0..=SLOTS - 1).await.unwrap(), u64::from(rows));
+        println!("deleted in {:.1?}", start.elapsed());
+    });
+}
+
 /// A claim moves with its key: its holder ends it where it is then.
 #[test]
 fn a_holder_goes_on_where_its_key_is() {
