@@ -81,6 +81,7 @@ pub(crate) struct Row {
     /// The statement granted the claim that it shows.
     pub granted: bool,
     /// The state of the expired row whose place it has taken; 0: there was none.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
     pub replaced: i32,
     /// Whether a silent holder lives, as far as known.
     pub life: Life,
