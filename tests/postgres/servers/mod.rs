@@ -152,6 +152,8 @@ pub struct Server {
     pub port: u16,
     running: Mutex<Option<Child>>,
     frozen: Mutex<Vec<rustix::process::Pid>>,
+    /// With `POOLER=session` in the environment: what stores go through.
+    through: OnceLock<Option<pooler::Pooler>>,
 }
 
 /// Small, quick, and without syncs: what these tests kill are processes, not machines.
@@ -221,7 +223,7 @@ impl Server {
     /// it gets another one.
     fn first_start(bin: &'static Path, place: Place, port: u16) -> Self {
         let (running, frozen) = (Mutex::new(None), Mutex::default());
-        let mut server = Server { bin, place, port, running, frozen };
+        let mut server = Server { bin, place, port, running, frozen, through: OnceLock::new() };
         for _ in 0..10 {
             match server.try_start() {
                 Ok(()) => return server,
@@ -323,7 +325,7 @@ impl Server {
         database: &str,
     ) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
         let (client, connection) =
-            tokio_postgres::connect(&self.dsn(database), tokio_postgres::NoTls).await?;
+            tokio_postgres::connect(&self.own_dsn(database), tokio_postgres::NoTls).await?;
         tokio::spawn(connection);
         Ok(client)
     }
@@ -339,7 +341,20 @@ impl Server {
         rows.last()
     }
 
+    /// Where stores find it: itself, or (`POOLER=session cargo test ..`) a pooler in front of it.
     pub fn dsn(&self, database: &str) -> String {
+        let through = self.through.get_or_init(|| {
+            let mode = std::env::var("POOLER").ok()?;
+            pooler::Pooler::start(self, &mode)
+        });
+        match through {
+            Some(pooler) => pooler.dsn(database),
+            None => self.own_dsn(database),
+        }
+    }
+
+    /// The server itself.
+    fn own_dsn(&self, database: &str) -> String {
         format!("host=127.0.0.1 port={} user=postgres dbname={database}", self.port)
     }
 

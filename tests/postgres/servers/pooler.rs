@@ -3,6 +3,7 @@
 use super::*;
 
 /// A running pooler.
+#[derive(Debug)]
 pub struct Pooler {
     port: u16,
     child: Child,
@@ -26,7 +27,8 @@ impl Pooler {
         let config = format!(
             "[databases]\n* = host=127.0.0.1 port={} user=postgres\n[pgbouncer]\n\
              listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
-             pool_mode = {mode}\ndefault_pool_size = 20\nmax_client_conn = 200\nlogfile = {}\n{more}",
+             pool_mode = {mode}\ndefault_pool_size = 60\nmax_client_conn = 500\n\
+             server_idle_timeout = 2\nlogfile = {}\n{more}",
             server.port,
             log.display(),
         );
