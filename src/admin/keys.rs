@@ -243,9 +243,10 @@ fn stored(bytes: &[u8]) -> Value {
     match StoredAnswer::read(bytes) {
         None => cut(bytes),
         Some(StoredAnswer::Sealed) => json!({ "bytes": bytes.len(), "sealed": true }),
-        Some(StoredAnswer::Open { status, headers, body }) => {
+        Some(StoredAnswer::Open { status, headers, trailers, body }) => {
             let lines: Vec<_> = headers
                 .iter()
+                .chain(&trailers)
                 .map(|(name, value)| json!([name.as_str(), text::of(value.as_bytes())]))
                 .collect();
             let mut value = cut(&body);

@@ -171,23 +171,34 @@ pub(super) enum Read<B: Body> {
     Failed(Bytes, B::Error),
 }
 
+impl<B: Body<Data = Bytes>> Read<B> {
+    /// The same for the client.
+    pub fn into_body(self) -> ResponseBody<B> {
+        match self {
+            Read::Whole(data, trailers) => ResponseBody::whole(data, trailers),
+            Read::TooLarge(data, rest) => ResponseBody::resumed(data, rest),
+            Read::Failed(data, error) => ResponseBody::broken(data, error),
+        }
+    }
+}
+
 /// Chunks in one piece: the first as it came as long as it is the only one, else all copied, so
 /// that a small chunk doesn't keep the buffer that it was read into, and many cost no more than
 /// few.
 #[derive(Default)]
-struct Gathered {
+pub(super) struct Gathered {
     only: Bytes,
     all: Vec<u8>,
 }
 
 impl Gathered {
-    fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.only.len() + self.all.len()
     }
 
     /// How many bytes are held when `more` have been added; twice what there is, so that it is
     /// rarely copied again, but no more than `most` unless they are.
-    fn held_with(&self, more: usize, most: usize) -> usize {
+    pub fn held_with(&self, more: usize, most: usize) -> usize {
         let needed = self.len() + more;
         if self.len() == 0 || needed <= self.all.capacity() {
             return needed.max(self.all.capacity());
@@ -195,7 +206,7 @@ impl Gathered {
         (2 * self.len()).max(256).min(most).max(needed)
     }
 
-    fn add(&mut self, chunk: Bytes, held: usize) {
+    pub fn add(&mut self, chunk: Bytes, held: usize) {
         if self.len() == 0 {
             self.only = chunk;
             return;
@@ -205,7 +216,7 @@ impl Gathered {
         self.all.extend_from_slice(&chunk);
     }
 
-    fn done(self) -> Bytes {
+    pub fn done(self) -> Bytes {
         if self.all.is_empty() { self.only } else { self.all.into() }
     }
 }

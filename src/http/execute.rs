@@ -1,16 +1,16 @@
 //! Runs the handler under its claim, and records its answer before the client sees it.
 
 use super::{
+    admit::ToExecute,
     attempt::Attempt,
     body::{Read, RequestBody, ResponseBody, read},
     config::Core,
     decide::{Asked, Left, Whole, refused},
     fingerprint::original_target,
-    interrupted::{OnInterrupted, Settlement},
+    interrupted::{self, OnInterrupted, Settlement},
     keep::{Head, Place},
     outcome::Outcome,
     problem::{Problem, with_jitter},
-    running::Run,
     stored::Kind,
     verdict::{Policy, Verdict},
 };
@@ -22,7 +22,7 @@ use crate::{
     store::claim::{Claim, held_anyway},
 };
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use std::{
     any::Any,
@@ -39,10 +39,7 @@ use tower_service::Service;
 pub(super) async fn execute<S, I, B, R>(
     core: Core<S>,
     mut inner: I,
-    asked: Asked,
-    mut claim: Claim<AsyncStore<S>>,
-    left: Option<Left>,
-    run: Run,
+    admitted: ToExecute<S>,
 ) -> Result<Response<ResponseBody<R>>, I::Error>
 where
     S: IdempotencyStore,
@@ -50,6 +47,7 @@ where
     I::Error: 'static,
     R: Body<Data = Bytes>,
 {
+    let ToExecute { asked, mut claim, left, run } = admitted;
     // Dropped last, when everything is recorded.
     let _run = run;
     let Asked { key, whole: Whole { mut parts, data, trailers, held } } = asked;
@@ -131,13 +129,19 @@ impl<S: IdempotencyStore> Core<S> {
         &self,
         key: OwnedKey,
         mut claim: Claim<AsyncStore<S>>,
-        answer: Response<Bytes>,
+        answer: Response<interrupted::Read>,
     ) -> Response<ResponseBody<R>> {
-        let (parts, data) = answer.into_parts();
+        let (parts, (data, trailers)) = answer.into_parts();
         let headers = self.config.retained.of(&parts.headers, false);
         let head = Head { status: parts.status, headers };
-        let packed =
-            self.config.pack(&key, Place::Record, Kind::Whole, &head, None, [&data].into_iter());
+        let packed = self.config.pack(
+            &key,
+            Place::Record,
+            Kind::Whole,
+            &head,
+            trailers.as_ref(),
+            [&data].into_iter(),
+        );
         let short = self.config.pack_head(&key, &head, false);
         let done = match &packed {
             Some(packed) => claim.complete_with(completion(&short, Some(packed))).await,
@@ -246,9 +250,38 @@ pub(super) struct Recorder<'a, S> {
     pub head_request: bool,
 }
 
-/// Reads an answer's body up to a bound.
-pub(super) async fn read_answer<R: Body<Data = Bytes>>(body: R, limit: usize) -> Read<R> {
-    match read(body, limit, |_| Ok::<(), std::convert::Infallible>(())).await {
-        Ok(read) => read,
+/// A handler's answer's body.
+pub(super) enum Answered<R: Body> {
+    Coming(R),
+    /// Read already, as far as it is kept.
+    Read(Read<R>),
+}
+
+impl<R: Body<Data = Bytes>> Answered<R> {
+    /// Reads it up to a bound.
+    pub async fn read(self, limit: usize) -> Read<R> {
+        let body = match self {
+            Answered::Coming(body) => body,
+            Answered::Read(read) => return read,
+        };
+        match read(body, limit, |_| Ok::<(), std::convert::Infallible>(())).await {
+            Ok(read) => read,
+        }
+    }
+
+    /// Those that are known.
+    pub fn trailers(&self) -> Option<&HeaderMap> {
+        match self {
+            Answered::Read(Read::Whole(_, trailers)) => trailers.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// For the client, as it comes.
+    pub fn into_body(self) -> ResponseBody<R> {
+        match self {
+            Answered::Coming(body) => ResponseBody::through(body),
+            Answered::Read(read) => read.into_body(),
+        }
     }
 }

@@ -359,12 +359,6 @@ pub(super) fn media_type(headers: &HeaderMap) -> Cow<'_, str> {
     }
 }
 
-/// Whether a message is one of gRPC.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    let media = media_type(headers);
-    media == "application/grpc" || media.starts_with("application/grpc+")
-}
-
 fn is_json(media: &str) -> bool {
     media == "application/json" || media.ends_with("+json")
 }

@@ -2,11 +2,11 @@
 
 use super::{
     attempt::Attempt,
-    body::{Read, read},
+    body::{self, read},
     executor::BoxFuture,
 };
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use std::{convert::Infallible, fmt, future::Future, sync::Arc};
 
@@ -23,7 +23,10 @@ pub enum Settlement<B> {
     Unknown,
 }
 
-type Settle = dyn Fn(Attempt, Request<Bytes>) -> BoxFuture<Settlement<Bytes>> + Send + Sync;
+/// A body with its trailers.
+pub(super) type Read = (Bytes, Option<HeaderMap>);
+
+type Settle = dyn Fn(Attempt, Request<Bytes>) -> BoxFuture<Settlement<Read>> + Send + Sync;
 
 #[derive(Clone)]
 pub(super) enum OnInterrupted {
@@ -67,7 +70,7 @@ impl fmt::Debug for OnInterrupted {
 }
 
 /// With its answer's body read; an answer that can't be read is none.
-async fn collected<B: Body<Data = Bytes>>(settlement: Settlement<B>) -> Settlement<Bytes> {
+async fn collected<B: Body<Data = Bytes>>(settlement: Settlement<B>) -> Settlement<Read> {
     let answer = match settlement {
         Settlement::Happened(answer) => answer,
         Settlement::NothingHappened => return Settlement::NothingHappened,
@@ -75,7 +78,9 @@ async fn collected<B: Body<Data = Bytes>>(settlement: Settlement<B>) -> Settleme
     };
     let (parts, body) = answer.into_parts();
     match read(body, usize::MAX, |_| Ok::<(), Infallible>(())).await {
-        Ok(Read::Whole(data, _)) => Settlement::Happened(Response::from_parts(parts, data)),
-        Ok(Read::TooLarge(..) | Read::Failed(..)) => Settlement::Unknown,
+        Ok(body::Read::Whole(data, trailers)) => {
+            Settlement::Happened(Response::from_parts(parts, (data, trailers)))
+        }
+        Ok(body::Read::TooLarge(..) | body::Read::Failed(..)) => Settlement::Unknown,
     }
 }

@@ -25,14 +25,15 @@ impl Config {
         trailers: Option<&HeaderMap>,
         body: impl Iterator<Item = impl AsRef<[u8]>> + Clone,
     ) -> Option<Vec<u8>> {
+        let trailers = trailers.map(|all| self.retained.of(all, false)).unwrap_or_default();
         let len: usize = body.clone().map(|chunk| chunk.as_ref().len()).sum();
         let mut bytes = Vec::with_capacity(2 + stored::head_len(&head.headers) + len);
         let Some(seal) = &self.seal else {
             bytes.extend_from_slice(&stored::prefix(kind, false));
-            stored::encode(&mut bytes, head.status, &head.headers, trailers, body);
+            stored::encode(&mut bytes, head.status, &head.headers, &trailers, body);
             return Some(bytes);
         };
-        stored::encode(&mut bytes, head.status, &head.headers, trailers, body);
+        stored::encode(&mut bytes, head.status, &head.headers, &trailers, body);
         match seal.seal(&context(key, place, kind), &bytes) {
             Ok(sealed) => Some([&stored::prefix(kind, true), &sealed[..]].concat()),
             Err(error) => {
@@ -58,7 +59,7 @@ impl Config {
             // Nothing secret in a status.
             .unwrap_or_else(|| {
                 let mut bytes = stored::prefix(Kind::HeadOnly, false).to_vec();
-                stored::encode(&mut bytes, head.status, &Lines::new(), None, none());
+                stored::encode(&mut bytes, head.status, &Lines::new(), &Lines::new(), none());
                 bytes
             })
     }

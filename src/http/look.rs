@@ -1,7 +1,8 @@
 //! Stored answers for operators and tools.
 
+use super::grpc::{self, is_grpc};
 use super::headers::is_of_the_message;
-use super::stored::{Kind, decode, encode, prefix, split};
+use super::stored::{Kind, Lines, decode, encode, prefix, split};
 use crate::engine::entries::{Entry, State};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
@@ -21,6 +22,8 @@ pub enum StoredAnswer {
         status: StatusCode,
         /// The headers that are replayed.
         headers: HeaderMap,
+        /// The trailers that are replayed.
+        trailers: HeaderMap,
         /// The body; for a [`StoreReference`](super::StoreReference) the reference; empty if only
         /// the head was kept.
         body: Bytes,
@@ -39,7 +42,8 @@ impl StoredAnswer {
         }
         let stored = decode(kind, rest)?;
         let body = if kind == Kind::HeadOnly { Bytes::new() } else { stored.body };
-        Some(StoredAnswer::Open { status: stored.status, headers: stored.headers, body })
+        let trailers = stored.trailers.unwrap_or_default();
+        Some(StoredAnswer::Open { status: stored.status, headers: stored.headers, trailers, body })
     }
 
     /// Returns whether the answers of a key are the layer's, as far as it can be told: by what its
@@ -74,6 +78,8 @@ impl StoredAnswer {
 
     /// Encodes an answer as the layer would store it without a seal. Returns the head and the
     /// response for the completion of a key, by an operator's [`resolve`](crate::Store::resolve).
+    /// Of an answer of gRPC with a message `grpc-status` and the like are stored as trailers, which
+    /// is where a client looks for them.
     ///
     /// ```
     /// use onlyonce::http::StoredAnswer;
@@ -83,12 +89,15 @@ impl StoredAnswer {
     /// ```
     pub fn pack(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
         let mut response = prefix(Kind::Whole, false).to_vec();
-        encode(&mut response, status, &headers.iter().collect(), None, [body].into_iter());
+        let trails = is_grpc(headers) && !body.is_empty();
+        let (trailers, own): (Lines<'_>, Lines<'_>) =
+            headers.iter().partition(|(name, _)| trails && grpc::is_trailer(name));
+        encode(&mut response, status, &own, &trailers, [body].into_iter());
         // What stays when the response is not retained any more. Room enough for any address.
         let location = headers.get(header::LOCATION).filter(|value| value.len() < 2048);
         let kept = location.map(|value| (&header::LOCATION, value)).into_iter().collect();
         let mut head = prefix(Kind::HeadOnly, false).to_vec();
-        encode(&mut head, status, &kept, None, std::iter::empty::<&[u8]>());
+        encode(&mut head, status, &kept, &Lines::new(), std::iter::empty::<&[u8]>());
         (head, response)
     }
 }

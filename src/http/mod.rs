@@ -36,6 +36,7 @@
 //! When a client goes away, its handler continues in a task of its own, so that it ends and is
 //! recorded; [`IdempotencyLayer::drain`] waits for these.
 
+mod admit;
 mod attempt;
 mod body;
 mod budget;
@@ -44,12 +45,14 @@ mod check;
 mod config;
 mod decide;
 mod describe;
+mod detached;
 mod details;
 mod execute;
 mod executor;
 #[cfg(feature = "axum")]
 mod extract;
 mod fingerprint;
+mod grpc;
 mod header;
 mod headers;
 mod interrupted;

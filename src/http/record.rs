@@ -2,8 +2,9 @@
 
 use super::{
     body::{Read, ResponseBody},
-    execute::{Recorder, completion, is_overtaken, read_answer},
-    fingerprint::{is_grpc, media_type},
+    execute::{Answered, Recorder, completion, is_overtaken},
+    fingerprint::media_type,
+    grpc::{self, is_grpc},
     keep::{Head, Place},
     replay::REPLAYED,
     seal::StoreReference,
@@ -30,13 +31,19 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         let (mut parts, body) = answer.into_parts();
         parts.headers.remove(REPLAYED);
         let given = parts.extensions.get::<Verdict>().copied();
-        let verdict = given.unwrap_or_else(|| self.policy.verdict(&parts));
+        let passed = matches!(given, Some(Verdict::NothingDone | Verdict::NotRetained));
+        let body =
+            if !passed && is_grpc(&parts.headers) && !parts.headers.contains_key(grpc::STATUS) {
+                let room = Self::room(&claim, &self.head(&parts));
+                let executor = &*self.core.config.executor;
+                Answered::Read(Box::pin(grpc::read_unary(body, room, executor)).await)
+            } else {
+                Answered::Coming(body)
+            };
+        let verdict = given.unwrap_or_else(|| self.verdict(&mut parts, &body));
         match verdict {
             Verdict::NothingDone => {
-                self.nothing_done(claim, || {
-                    Response::from_parts(parts, ResponseBody::through(body))
-                })
-                .await
+                self.nothing_done(claim, || Response::from_parts(parts, body.into_body())).await
             }
             Verdict::Unknown => self.fail(claim, parts, body).await,
             Verdict::NotRetained => self.without_body(claim, parts, body).await,
@@ -48,12 +55,27 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         }
     }
 
+    /// What the policy says of an answer. The status of a call of gRPC may be in its trailers; the
+    /// policy sees it in the head.
+    fn verdict<R: Body<Data = Bytes>>(&self, parts: &mut Parts, body: &Answered<R>) -> Verdict {
+        let ended = matches!(body, Answered::Read(Read::Whole(..)));
+        if !ended || parts.status != StatusCode::OK {
+            return self.policy.verdict(parts);
+        }
+        let status = body.trailers().and_then(|trailers| trailers.get(grpc::STATUS));
+        let status = status.cloned().unwrap_or(grpc::WITHOUT_STATUS);
+        parts.headers.insert(grpc::STATUS, status);
+        let verdict = self.policy.verdict(parts);
+        parts.headers.remove(grpc::STATUS);
+        verdict
+    }
+
     /// The operation has ended, and this is its answer.
     async fn ended<R: Body<Data = Bytes>>(
         &self,
         claim: Claim<AsyncStore<S>>,
         parts: Parts,
-        body: R,
+        body: Answered<R>,
     ) -> Answer<R> {
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             let why = "an upgrade can't be replayed; leave its route out of the idempotency layer";
@@ -102,14 +124,18 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         &self,
         mut claim: Claim<AsyncStore<S>>,
         parts: Parts,
-        body: R,
+        body: Answered<R>,
     ) -> Answer<R> {
         let head = self.head(&parts);
         let room = Self::room(&claim, &head);
-        if (is_stream(&parts) && !body.is_end_stream()) || body.size_hint().lower() > room as u64 {
+        let is_kept = |body: &R| {
+            let endless = is_stream(&parts) && !body.is_end_stream();
+            !endless && body.size_hint().lower() <= room as u64
+        };
+        if matches!(&body, Answered::Coming(body) if !is_kept(body)) {
             return self.without_body(claim, parts, body).await;
         }
-        let (data, trailers) = match read_answer(body, room).await {
+        let (data, trailers) = match body.read(room).await {
             Read::Whole(data, trailers) => (data, trailers),
             Read::TooLarge(data, rest) => {
                 let done = self.head_only(&mut claim, &head).await;
@@ -152,7 +178,7 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         &self,
         mut claim: Claim<AsyncStore<S>>,
         parts: Parts,
-        body: R,
+        body: Answered<R>,
         reference: Bytes,
     ) -> Answer<R> {
         let config = &self.core.config;
@@ -162,7 +188,7 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
             Place::Record,
             Kind::Reference,
             &head,
-            None,
+            body.trailers(),
             [&reference].into_iter(),
         );
         let done = match packed {
@@ -172,7 +198,7 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
             }
             None => self.head_only(&mut claim, &head).await,
         };
-        let answer = Response::from_parts(parts, ResponseBody::through(body));
+        let answer = Response::from_parts(parts, body.into_body());
         self.sent(claim, done, answer).await
     }
 
@@ -181,10 +207,10 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         &self,
         mut claim: Claim<AsyncStore<S>>,
         parts: Parts,
-        body: R,
+        body: Answered<R>,
     ) -> Answer<R> {
         let done = self.head_only(&mut claim, &self.head(&parts)).await;
-        let answer = Response::from_parts(parts, ResponseBody::through(body));
+        let answer = Response::from_parts(parts, body.into_body());
         self.sent(claim, done, answer).await
     }
 
@@ -235,26 +261,22 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         &self,
         mut claim: Claim<AsyncStore<S>>,
         parts: Parts,
-        body: R,
+        body: Answered<R>,
     ) -> Answer<R> {
         let head = self.head(&parts);
-        let (packed, body) = match read_answer(body, Self::room(&claim, &head)).await {
-            Read::Whole(data, trailers) => {
-                let (config, trailing) = (&self.core.config, trailers.as_ref());
-                let packed = config.pack(
-                    self.key,
-                    Place::Left,
-                    Kind::Whole,
-                    &head,
-                    trailing,
-                    [&data].into_iter(),
-                );
-                (packed, ResponseBody::whole(data, trailers))
-            }
-            Read::TooLarge(data, rest) => (None, ResponseBody::resumed(data, rest)),
-            Read::Failed(data, error) => (None, ResponseBody::broken(data, error)),
+        let read = body.read(Self::room(&claim, &head)).await;
+        let packed = match &read {
+            Read::Whole(data, trailers) => self.core.config.pack(
+                self.key,
+                Place::Left,
+                Kind::Whole,
+                &head,
+                trailers.as_ref(),
+                [data].into_iter(),
+            ),
+            Read::TooLarge(..) | Read::Failed(..) => None,
         };
-        let answer = Response::from_parts(parts, body);
+        let answer = Response::from_parts(parts, read.into_body());
         let failed = claim.fail(&packed.unwrap_or_default()).await;
         self.failed(claim, failed, answer).await
     }

@@ -61,7 +61,8 @@ impl<S: IdempotencyStore> Core<S> {
             }
         }
         self.came(Outcome::Replayed);
-        let mut answer = replayed(stored, age, false);
+        let status = stored.status;
+        let mut answer = replayed(stored, age, status.is_server_error().then_some(false));
         answer.headers_mut().insert(EXPIRES_IN, expires.into());
         answer
     }
@@ -106,7 +107,7 @@ impl<S: IdempotencyStore> Core<S> {
         match unpacked.filter(|stored| stored.kind == Kind::Whole) {
             Some(stored) => {
                 self.came(Outcome::LeftReplayed);
-                replayed(stored, left.age.as_secs(), trouble.retryable)
+                replayed(stored, left.age.as_secs(), Some(trouble.retryable))
             }
             None => self.say(trouble),
         }
@@ -157,11 +158,11 @@ impl<S: IdempotencyStore> Core<S> {
     }
 }
 
-/// A stored answer. `retryable`: whether a retry may get another one.
+/// A stored answer. `retryable`: whether a retry may get another one, if that is to be said.
 fn replayed<R: Body<Data = Bytes>>(
     stored: Stored,
     age: u64,
-    retryable: bool,
+    retryable: Option<bool>,
 ) -> Response<ResponseBody<R>> {
     let Stored { status, headers, trailers, body, .. } = stored;
     let mut answer = Response::new(ResponseBody::whole(body, trailers));
@@ -170,7 +171,7 @@ fn replayed<R: Body<Data = Bytes>>(
     let headers = answer.headers_mut();
     headers.insert(REPLAYED, HeaderValue::from_static("true"));
     headers.insert(header::AGE, age.into());
-    if status.is_server_error() {
+    if let Some(retryable) = retryable {
         headers.insert(RETRYABLE, said(retryable));
     }
     answer

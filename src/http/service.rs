@@ -1,14 +1,12 @@
-//! The path of a request: the order of its checks, and where its handler runs.
+//! The layer around a service of tower: where a request's handler runs.
 
 use super::{
-    attempt::Attempt,
+    admit::{Admitted, ToExecute},
     body::{RequestBody, ResponseBody},
     config::Core,
-    decide::{Asked, Decision, Named},
+    detached::Detached,
     execute::execute,
-    executor::{BoxFuture, Executor},
-    fingerprint::is_grpc,
-    outcome::{Outcome, span},
+    executor::BoxFuture,
 };
 use crate::spi::IdempotencyStore;
 use bytes::Bytes;
@@ -16,9 +14,7 @@ use http::{Request, Response};
 use http_body::Body;
 use std::{
     fmt,
-    future::{Future, poll_fn},
-    pin::Pin,
-    sync::Arc,
+    future::poll_fn,
     task::{Context, Poll},
 };
 use tower_service::Service;
@@ -68,38 +64,17 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let inner = self.inner.clone();
         let (parts, body) = request.into_parts();
-        // The extension is there if an outer layer handles this request.
-        let covered =
-            self.core.config.covers(&parts) && parts.extensions.get::<Attempt>().is_none();
-        if !covered {
-            self.core.came(Outcome::Passed);
+        if !self.core.covers(&parts) {
             let request = Request::from_parts(parts, body).map(RequestBody::through);
             return Box::pin(pass(inner, request));
         }
-        let span = span!();
-        let grpc = is_grpc(&parts.headers);
-        let core = Core { span: span.clone(), grpc, ..self.core.clone() };
+        let core = self.core.of_request(&parts.headers);
+        let span = core.span.clone();
         let handled = async move {
-            let (key, whole) = match core.key(&parts) {
-                Ok(Named::By(key)) => {
-                    let whole = core.read(key.scope(), parts, body).await;
-                    (Some(key), whole)
-                }
-                Ok(Named::InBody(scope)) => Box::pin(core.read_and_find(&scope, parts, body)).await,
-                Ok(Named::Not) => {
-                    core.came(Outcome::Passed);
-                    let request = Request::from_parts(parts, body).map(RequestBody::through);
-                    return pass(inner, request).await;
-                }
-                Err(trouble) => return Ok(core.say(trouble)),
-            };
-            match (key, whole) {
-                (Some(key), Ok(whole)) => once(core, inner, Asked { key, whole }).await,
-                (None, Ok(whole)) => {
-                    core.came(Outcome::Passed);
-                    pass(inner, whole.request()).await
-                }
-                (_, Err(trouble)) => Ok(core.say(trouble)),
+            match core.admit(parts, body).await {
+                Admitted::Pass(request) => pass(inner, request).await,
+                Admitted::Answered(answer) => Ok(answer),
+                Admitted::Execute(admitted) => once(core, inner, admitted).await,
             }
         };
         Box::pin(handled.instrument(span))
@@ -119,11 +94,11 @@ where
     Ok(inner.call(request).await?.map(ResponseBody::through))
 }
 
-/// Handles a request that takes effect once.
+/// Runs the handler; in a task of its own when its client has gone.
 async fn once<S, I, B, R>(
     core: Core<S>,
     inner: I,
-    asked: Asked,
+    admitted: ToExecute<S>,
 ) -> Result<Response<ResponseBody<R>>, I::Error>
 where
     S: IdempotencyStore,
@@ -134,54 +109,19 @@ where
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Send,
 {
-    let (claim, left, run) = match core.decide(&asked).await {
-        Decision::Execute(claim, left, run) => (claim, left, run),
-        Decision::Replay(record) => return Ok(core.replay(&asked.key, record).await),
-        Decision::Left(left, trouble) => {
-            return Ok(core.replay_left(&asked.key, left, trouble).await);
-        }
-        Decision::Refuse(trouble) => return Ok(core.say(trouble)),
-    };
+    let (detached, span) = (core.config.detached, core.span.clone());
+    let executor = core.config.executor.clone();
     // In a box in any case: replays, which don't get here, then have a small future.
-    let work: BoxFuture<_> = Box::pin(execute(core.clone(), inner, asked, claim, left, run));
-    if !core.config.detached {
+    let work: BoxFuture<_> = Box::pin(execute(core, inner, admitted));
+    if !detached {
         return work.await;
     }
-    let (executor, span) = (core.config.executor.clone(), core.span);
-    Detached { work: Some(work), executor, span }.await
-}
-
-/// Work that continues by itself when its client's task drops it. Until then it runs in that task,
-/// which costs nothing; a panic of it is that task's, as it would be without the layer.
-struct Detached<T: Send + 'static> {
-    work: Option<BoxFuture<T>>,
-    executor: Arc<dyn Executor>,
-    /// The request's.
-    span: tracing::Span,
-}
-
-impl<T: Send + 'static> Future for Detached<T> {
-    type Output = T;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        // If this panics, there is nothing left to continue.
-        let mut work = self.work.take().expect("polled after it has ended");
-        let polled = work.as_mut().poll(context);
-        if polled.is_pending() {
-            self.work = Some(work);
-        }
-        polled
-    }
-}
-
-impl<T: Send + 'static> Drop for Detached<T> {
-    fn drop(&mut self) {
-        if let Some(work) = self.work.take() {
-            let ending = async {
-                // The answer is dropped; the next retry finds it in the store.
-                drop(work.await);
-            };
-            self.executor.spawn(Box::pin(ending.instrument(self.span.clone())));
-        }
-    }
+    let alone = move |work: BoxFuture<_>| {
+        let ending = async {
+            // The answer is dropped; the next retry finds it in the store.
+            drop(work.await);
+        };
+        executor.spawn(Box::pin(ending.instrument(span.clone())));
+    };
+    Detached::new(work, alone).await
 }

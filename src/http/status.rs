@@ -69,7 +69,7 @@ impl<S: IdempotencyStore, B> Service<Request<B>> for KeyStatus<S> {
 }
 
 impl<S: IdempotencyStore> Core<S> {
-    async fn status(&self, parts: &Parts) -> Response<ResponseBody<String>> {
+    pub async fn status(&self, parts: &Parts) -> Response<ResponseBody<String>> {
         let key = match self.key_in_header(parts) {
             Ok(key) => key,
             Err(trouble) => return self.say(trouble),

@@ -64,15 +64,12 @@ pub(super) fn encode(
     out: &mut Vec<u8>,
     status: StatusCode,
     headers: &Lines<'_>,
-    trailers: Option<&HeaderMap>,
+    trailers: &Lines<'_>,
     body: impl Iterator<Item = impl AsRef<[u8]>>,
 ) {
     out.extend_from_slice(&status.as_u16().to_le_bytes());
     put_headers(out, headers);
-    match trailers {
-        Some(trailers) => put_headers(out, &trailers.iter().collect()),
-        None => out.push(0),
-    }
+    put_headers(out, trailers);
     body.for_each(|chunk| out.extend_from_slice(chunk.as_ref()));
 }
 
@@ -174,7 +171,8 @@ pub(crate) fn round_trip(bytes: &[u8]) -> bool {
     let mut again = Vec::new();
     let Stored { status, headers, trailers, body, .. } = &stored;
     let list = |map: &HeaderMap| head_len(&map.iter().collect());
-    encode(&mut again, *status, &headers.iter().collect(), trailers.as_ref(), [body].into_iter());
+    let trailing = trailers.iter().flatten().collect();
+    encode(&mut again, *status, &headers.iter().collect(), &trailing, [body].into_iter());
     let room = list(headers) + trailers.as_ref().map_or(0, list);
     assert!(again.len() <= room + body.len());
     let back = decode(kind, again.into()).expect("it has just been encoded");
@@ -204,7 +202,8 @@ pub(crate) fn encoded(status: u16, lists: [&[(&[u8], &[u8])]; 2], body: &[u8]) -
     });
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
     let mut bytes = prefix(Kind::Whole, false).to_vec();
-    encode(&mut bytes, status, &headers.iter().collect(), Some(&trailers), [body].into_iter());
+    let (headers, trailers) = (headers.iter().collect(), trailers.iter().collect());
+    encode(&mut bytes, status, &headers, &trailers, [body].into_iter());
     bytes
 }
 
@@ -242,7 +241,8 @@ mod tests {
             let mut bytes = prefix(Kind::Whole, false).to_vec();
             let Stored { status, headers, trailers, body, .. } = &stored;
             let own = headers.iter().collect();
-            encode(&mut bytes, *status, &own, trailers.as_ref(), [body].into_iter());
+            let trailing = trailers.iter().flatten().collect();
+            encode(&mut bytes, *status, &own, &trailing, [body].into_iter());
             let (kind, sealed, rest) = split(bytes.into()).unwrap();
             prop_assert!(!sealed);
             let back = decode(kind, rest).unwrap();
@@ -271,7 +271,7 @@ mod tests {
         headers.append("link", HeaderValue::from_static("<2>"));
         let mut bytes = prefix(Kind::Whole, false).to_vec();
         let headers = headers.iter().collect();
-        encode(&mut bytes, StatusCode::OK, &headers, None, [b"body"].into_iter());
+        encode(&mut bytes, StatusCode::OK, &headers, &Lines::new(), [b"body"].into_iter());
         for len in 0..bytes.len() - 4 {
             let cut = Bytes::copy_from_slice(&bytes[..len]);
             assert!(split(cut).and_then(|(kind, _, rest)| decode(kind, rest)).is_none());

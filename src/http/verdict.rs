@@ -1,6 +1,6 @@
 //! The meaning of a service's answer for the operation.
 
-use super::fingerprint::is_grpc;
+use super::grpc::{self, is_grpc};
 use super::seal::BoxError;
 use http::{StatusCode, header, response::Parts};
 use std::{any::Any, error::Error, fmt, sync::Arc};
@@ -116,7 +116,8 @@ impl Policy {
         Policy { kind, free: Vec::new(), paths: Vec::new() }
     }
 
-    /// Makes a policy of a function. To use [`Policy::default`] for the rest:
+    /// Makes a policy of a function. Of a unary call of gRPC it sees the status among the headers,
+    /// wherever it was sent. To use [`Policy::default`] for the rest:
     ///
     /// ```
     /// use onlyonce::http::{Policy, Verdict};
@@ -206,9 +207,8 @@ pub(super) fn matches_path(pattern: &str, path: &str) -> bool {
 
 fn usual(answer: &Parts) -> Verdict {
     if is_grpc(&answer.headers)
-        && let Some(status) = answer.headers.get("grpc-status")
+        && let Some(status) = answer.headers.get(grpc::STATUS)
     {
-        // In the head only where the call has failed before any message.
         return match status.as_bytes() {
             // PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAVAILABLE, UNAUTHENTICATED.
             b"7" | b"8" | b"14" | b"16" => Verdict::NothingDone,

@@ -65,7 +65,7 @@ fn an_answer_that_an_operator_gives() {
     assert!(text.contains("HTTP 201 Created") && text.contains("location: /orders/1"), "{text}");
     let store = options().open(dir.path()).unwrap();
     let Begin::Replay(record) = store.begin(key, print).unwrap() else { panic!("no record") };
-    let Some(StoredAnswer::Open { status, headers, body }) =
+    let Some(StoredAnswer::Open { status, headers, body, .. }) =
         StoredAnswer::read(record.response().unwrap())
     else {
         panic!("not the layer's")

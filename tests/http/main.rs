@@ -18,6 +18,7 @@ mod assert_idempotent;
 mod bounds_hold;
 mod clients_disconnect;
 mod draft_examples;
+mod grpc;
 mod hooks;
 #[cfg(feature = "admin")]
 mod in_a_browser;

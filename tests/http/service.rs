@@ -49,12 +49,12 @@ pub fn async_store(store: &Store) -> AsyncStore<Store> {
     AsyncStore::new(store.clone())
 }
 
-type Run = dyn Fn(Request<Bytes>) -> BoxFuture<Response<AnyBody>> + Send + Sync;
+pub type Run = dyn Fn(Request<Bytes>) -> BoxFuture<Response<AnyBody>> + Send + Sync;
 
 /// A handler of whole requests with any body, which counts how often it runs.
 #[derive(Clone)]
 pub struct Handler {
-    run: Arc<Run>,
+    pub run: Arc<Run>,
     pub runs: Arc<AtomicU64>,
 }
 

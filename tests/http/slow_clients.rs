@@ -22,10 +22,10 @@ use tokio::{
 
 /// An executor whose time passes when it is told to.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<Sleep>>>);
+pub struct Told(pub Arc<Mutex<Vec<Sleep>>>);
 
 /// How long, and how to end it.
-type Sleep = (Duration, oneshot::Sender<()>);
+pub type Sleep = (Duration, oneshot::Sender<()>);
 
 impl Executor for Told {
     fn spawn(&self, future: BoxFuture<()>) {

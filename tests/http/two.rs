@@ -1,4 +1,4 @@
-//! The layer over HTTP/2: many requests on one connection, streams that are reset, gRPC.
+//! The layer over HTTP/2: many requests on one connection, streams that are reset.
 
 use crate::service::*;
 
@@ -13,7 +13,7 @@ use std::{
     future::{Future, poll_fn},
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Context, Poll},
 };
 use tokio::{
@@ -23,7 +23,7 @@ use tokio::{
 use tower::Service;
 
 /// Serves on a socket, HTTP/2 without TLS.
-async fn serve_two<I, R>(service: I) -> SocketAddr
+pub async fn serve_two<I, R>(service: I) -> SocketAddr
 where
     I: Service<Request<hyper::body::Incoming>, Response = Response<R>> + Clone + Send + 'static,
     I::Future: Send,
@@ -44,9 +44,9 @@ where
     address
 }
 
-type Client<B> = SendRequest<B>;
+pub type Client<B> = SendRequest<B>;
 
-async fn connect<B>(address: SocketAddr) -> Client<B>
+pub async fn connect<B>(address: SocketAddr) -> Client<B>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
@@ -66,7 +66,7 @@ fn order(key: &str) -> Request<Full<Bytes>> {
     Request::from_parts(parts, body)
 }
 
-async fn ask<B>(client: &Client<B>, request: Request<B>) -> Got
+pub async fn ask<B>(client: &Client<B>, request: Request<B>) -> Got
 where
     B: Body + Send + 'static,
 {
@@ -169,10 +169,10 @@ async fn a_request_is_reset() {
     assert_eq!(ask(&client, order("k").map(|_| body)).await.text(), "order 1");
 }
 
-type Pieces = mpsc::UnboundedSender<Frame<Bytes>>;
+pub type Pieces = mpsc::UnboundedSender<Frame<Bytes>>;
 
 /// A body that is sent frame by frame.
-fn channel() -> (Pieces, AnyBody) {
+pub fn channel() -> (Pieces, AnyBody) {
     let (tell, told) = mpsc::unbounded_channel();
     (tell, StreamBody::new(Stream(told)).boxed_unsync())
 }
@@ -187,53 +187,10 @@ impl futures_core::Stream for Stream {
     }
 }
 
-fn trailers(name: &'static str, value: &'static str) -> Frame<Bytes> {
+pub fn trailers(name: &'static str, value: &'static str) -> Frame<Bytes> {
     let mut trailers = HeaderMap::new();
     trailers.insert(name, HeaderValue::from_static(value));
     Frame::trailers(trailers)
-}
-
-/// A call of gRPC: recorded by its head before its first message goes out, whole with its status
-/// for the one who called, never executed again.
-#[tokio::test]
-async fn grpc_is_recorded_by_its_head() {
-    let store = store();
-    let pieces: Arc<Mutex<Option<Pieces>>> = Arc::default();
-    let calls = handler({
-        let pieces = pieces.clone();
-        move |request: Request<Bytes>| {
-            assert_eq!(&request.body()[..], b"\0\0\0\0\x01a");
-            let (tell, body) = channel();
-            *pieces.lock().unwrap() = Some(tell);
-            let made = answer(200, "").map(|_| body);
-            std::future::ready(with(made, "content-type", "application/grpc+proto"))
-        }
-    });
-    let client = connect(serve_two(behind(&layer(&store), &calls)).await).await;
-    let call = || {
-        let request = Request::post("http://orders.test/shop.Orders/Create");
-        let request = request.header("content-type", "application/grpc+proto");
-        let request = request.header("te", "trailers").header("idempotency-key", "k");
-        request.body(Full::new(Bytes::from("\0\0\0\0\x01a"))).unwrap()
-    };
-    let first = client.clone().send_request(call()).await.unwrap();
-    // The head is here, and no message was made yet.
-    assert_eq!(store.stats().completed, 1);
-    let retry = ask(&client, call()).await;
-    // ALREADY_EXISTS, in the words of gRPC.
-    assert_eq!((retry.status.as_u16(), retry.header("grpc-status")), (200, Some("6")));
-    assert_eq!(retry.header("idempotency-retryable"), Some("false"));
-    let tell = pieces.lock().unwrap().take().unwrap();
-    for message in ["\0\0\0\0\x01x", "\0\0\0\0\x01y"] {
-        tell.send(Frame::data(Bytes::from(message))).unwrap();
-    }
-    tell.send(trailers("grpc-status", "0")).unwrap();
-    drop(tell);
-    let first = Got::of(first).await;
-    assert_eq!(&first.body[..], b"\0\0\0\0\x01x\0\0\0\0\x01y");
-    assert_eq!(first.trailers.unwrap()["grpc-status"], "0");
-    assert_eq!(ask(&client, call()).await.header("grpc-status"), Some("6"));
-    assert_eq!(calls.runs(), 1);
 }
 
 /// Trailers of an answer are kept with it, and those of a request arrive.
@@ -283,70 +240,4 @@ async fn another_authority_is_another_request() {
     request.headers_mut().insert("host", HeaderValue::from_static("orders.test"));
     assert!(send(&service, request).await.is_replay());
     assert_eq!(orders.runs(), 1);
-}
-
-fn call_with(key: &str, message: &'static str) -> Request<Full<Bytes>> {
-    let request = Request::post("http://orders.test/shop.Orders/Create");
-    let request = request.header("content-type", "application/grpc").header("te", "trailers");
-    let request = request.header("idempotency-key", key);
-    request.body(Full::new(Bytes::from(message))).unwrap()
-}
-
-/// What a call that has failed says of it in its head.
-#[tokio::test]
-async fn the_status_of_grpc_is_a_verdict() {
-    for (code, runs, replayed) in [
-        ("14", 2, false),
-        ("8", 2, false),
-        ("16", 2, false),
-        ("7", 2, false),
-        ("2", 1, true),
-        ("4", 1, true),
-        ("13", 1, true),
-        ("5", 1, true),
-        ("0", 1, true),
-    ] {
-        let store = store();
-        let calls = handler(move |_| {
-            let head = with(answer(200, ""), "content-type", "application/grpc");
-            std::future::ready(with(head, "grpc-status", code))
-        });
-        let client = connect(serve_two(behind(&layer(&store), &calls)).await).await;
-        ask(&client, call_with("k", "a")).await;
-        let again = ask(&client, call_with("k", "a")).await;
-        assert_eq!((again.header("grpc-status"), again.is_replay()), (Some(code), replayed));
-        assert_eq!(
-            (calls.runs(), store.stats().completed),
-            (runs, u64::from(code < "1" || code == "5"))
-        );
-    }
-}
-
-/// The layer's own answers to calls of gRPC.
-#[tokio::test]
-async fn grpc_is_refused_in_its_own_words() {
-    let (store, gate) = (store(), Arc::new(Semaphore::new(0)));
-    let calls = gated(&gate, taken);
-    let client = connect(serve_two(behind(&layer(&store), &calls)).await).await;
-    let first = tokio::spawn({
-        let client = client.clone();
-        async move { ask(&client, call_with("k", "a")).await }
-    });
-    until(|| calls.runs() == 1).await;
-    let told = |got: &Got| {
-        assert_eq!((got.status.as_u16(), got.body.len()), (200, 0));
-        assert_eq!(got.header("content-type"), Some("application/grpc"));
-        let said = got.header("grpc-message").unwrap().to_owned();
-        (got.header("grpc-status").unwrap().to_owned(), said)
-    };
-    let busy = ask(&client, call_with("k", "a")).await;
-    let (status, said) = told(&busy);
-    assert_eq!(status, "10");
-    assert!(said.starts_with("A request is outstanding for this Idempotency-Key: "), "{said}");
-    let pushback: u64 = busy.header("grpc-retry-pushback-ms").unwrap().parse().unwrap();
-    assert!((1_000..=10_000).contains(&pushback));
-    assert_eq!(told(&ask(&client, call_with("k", "b")).await).0, "9");
-    assert_eq!(told(&ask(&client, call_with("a b", "a")).await).0, "3");
-    gate.add_permits(1);
-    first.await.unwrap();
 }

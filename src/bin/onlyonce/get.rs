@@ -100,9 +100,9 @@ fn show(item: &Item, now: u64, out: &mut Out) -> Result<(), Failure> {
 /// Bytes of the service's: an HTTP answer, text, or only their number.
 fn answer(name: &str, bytes: &[u8], out: &mut Out) -> Result<(), Failure> {
     match StoredAnswer::read(bytes) {
-        Some(StoredAnswer::Open { status, headers, body }) => {
+        Some(StoredAnswer::Open { status, headers, trailers, body }) => {
             out.row(name, format_args!("HTTP {status}"))?;
-            for (header, value) in &headers {
+            for (header, value) in headers.iter().chain(&trailers) {
                 out.line(format_args!(
                     "  {header}: {}",
                     visible(&String::from_utf8_lossy(value.as_bytes()))

@@ -97,7 +97,7 @@ pub fn to_json(item: &Item, http: bool) -> Value {
 }
 
 fn http_of(bytes: &[u8]) -> Option<Value> {
-    let StoredAnswer::Open { status, headers, body } = StoredAnswer::read(bytes)? else {
+    let StoredAnswer::Open { status, headers, trailers, body } = StoredAnswer::read(bytes)? else {
         return Some(json!({ "sealed": true }));
     };
     let line = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
@@ -106,6 +106,9 @@ fn http_of(bytes: &[u8]) -> Option<Value> {
     let mut map = Map::new();
     map.insert("status".into(), status.as_u16().into());
     map.insert("headers".into(), headers.iter().map(line).collect());
+    if !trailers.is_empty() {
+        map.insert("trailers".into(), trailers.iter().map(line).collect());
+    }
     put_bytes(&mut map, "body", &body);
     Some(Value::Object(map))
 }
