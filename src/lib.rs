@@ -58,7 +58,7 @@
 //!
 //! | feature | what it adds |
 //! |---|---|
-//! | `tower`, `axum` | `http`: a layer that makes any `http` service's retries safe |
+//! | `tower`, `axum`, `actix` | `http`: a layer that makes any `http` service's retries safe |
 //! | `sql`, `sqlx`, `sqlx-sqlite`, `rusqlite` | `sql`: claims in the caller's own transactions |
 //! | `postgres` | `postgres`: a store on a PostgreSQL cluster, for several machines |
 //! | `ring` | the provider of its TLS, where the process installs none |

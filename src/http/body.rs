@@ -35,6 +35,14 @@ impl<B> RequestBody<B> {
     }
 }
 
+#[cfg(feature = "actix")]
+impl<B> RequestBody<B> {
+    /// The body as it comes, or the one that has been read, and its part of the budget.
+    pub(super) fn into_parts(self) -> (Option<B>, Bytes, Option<Held>) {
+        (self.through, self.data.unwrap_or_default(), self.held)
+    }
+}
+
 impl<B: Body<Data = Bytes>> Body for RequestBody<B> {
     type Data = Bytes;
     type Error = B::Error;

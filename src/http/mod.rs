@@ -36,6 +36,8 @@
 //! When a client goes away, its handler continues in a task of its own, so that it ends and is
 //! recorded; [`IdempotencyLayer::drain`] waits for these.
 
+#[cfg(feature = "actix")]
+mod actix;
 mod admit;
 mod attempt;
 mod body;
@@ -49,7 +51,7 @@ mod detached;
 mod details;
 mod execute;
 mod executor;
-#[cfg(feature = "axum")]
+#[cfg(any(feature = "actix", feature = "axum"))]
 mod extract;
 mod fingerprint;
 mod grpc;
@@ -75,12 +77,14 @@ mod status;
 mod stored;
 mod verdict;
 
+#[cfg(feature = "actix")]
+pub use actix::{ActixIdempotency, ActixLayer};
 pub use attempt::Attempt;
 pub use body::{RequestBody, ResponseBody};
 pub use check::WrongSetting;
 pub use details::ProblemDetails;
 pub use executor::{BoxFuture, Executor, TokioExecutor};
-#[cfg(feature = "axum")]
+#[cfg(any(feature = "actix", feature = "axum"))]
 pub use extract::NoAttempt;
 pub use fingerprint::Fingerprints;
 pub use interrupted::Settlement;

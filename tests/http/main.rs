@@ -18,6 +18,7 @@ mod assert_idempotent;
 mod bounds_hold;
 mod clients_disconnect;
 mod draft_examples;
+mod frameworks;
 mod grpc;
 mod hooks;
 #[cfg(feature = "admin")]
@@ -39,5 +40,7 @@ mod store_fails;
 mod two;
 mod verdicts;
 mod what_clients_are_told;
+#[cfg(feature = "actix")]
+mod with_actix;
 #[cfg(feature = "axum")]
 mod with_axum;
