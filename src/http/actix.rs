@@ -389,9 +389,7 @@ impl<R: MessageBody> Body for Outgoing<R> {
             OutgoingProjection::Service { body } => {
                 ready_or_pending!(body.poll_next(context)).map(|data| data.map_err(Into::into))
             }
-            OutgoingProjection::Error { body } => {
-                ready_or_pending!(body.poll_next(context)).map(|data| data.map_err(Into::into))
-            }
+            OutgoingProjection::Error { body } => ready_or_pending!(body.poll_next(context)),
         };
         Poll::Ready(next.map(|data| data.map(Frame::data)))
     }

@@ -20,7 +20,7 @@ pub(super) enum Admitted<S: IdempotencyStore, B, R: Body> {
     Pass(Request<RequestBody<B>>),
     /// Nothing is executed, and this is its answer.
     Answered(Response<ResponseBody<R>>),
-    Execute(ToExecute<S>),
+    Execute(Box<ToExecute<S>>),
 }
 
 /// A request whose handler runs under this claim. An earlier holder may have left an answer.
@@ -78,7 +78,7 @@ impl<S: IdempotencyStore> Core<S> {
     async fn claim<B, R: Body<Data = Bytes>>(&self, asked: Asked) -> Admitted<S, B, R> {
         Admitted::Answered(match self.decide(&asked).await {
             Decision::Execute(claim, left, run) => {
-                return Admitted::Execute(ToExecute { asked, claim, left, run });
+                return Admitted::Execute(Box::new(ToExecute { asked, claim, left, run }));
             }
             Decision::Replay(record) => self.replay(&asked.key, record).await,
             Decision::Left(left, trouble) => self.replay_left(&asked.key, left, trouble).await,

@@ -39,7 +39,7 @@ use tower_service::Service;
 pub(super) async fn execute<S, I, B, R>(
     core: Core<S>,
     mut inner: I,
-    admitted: ToExecute<S>,
+    admitted: Box<ToExecute<S>>,
 ) -> Result<Response<ResponseBody<R>>, I::Error>
 where
     S: IdempotencyStore,
@@ -47,7 +47,7 @@ where
     I::Error: 'static,
     R: Body<Data = Bytes>,
 {
-    let ToExecute { asked, mut claim, left, run } = admitted;
+    let ToExecute { asked, mut claim, left, run } = *admitted;
     // Dropped last, when everything is recorded.
     let _run = run;
     let Asked { key, whole: Whole { mut parts, data, trailers, held } } = asked;

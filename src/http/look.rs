@@ -15,6 +15,8 @@ use http::{HeaderMap, StatusCode, header};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+// One at a time, for people to read.
+#[allow(clippy::large_enum_variant)]
 pub enum StoredAnswer {
     /// An answer that can be read.
     Open {

@@ -98,7 +98,7 @@ where
 async fn once<S, I, B, R>(
     core: Core<S>,
     inner: I,
-    admitted: ToExecute<S>,
+    admitted: Box<ToExecute<S>>,
 ) -> Result<Response<ResponseBody<R>>, I::Error>
 where
     S: IdempotencyStore,
