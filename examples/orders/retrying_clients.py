@@ -1,16 +1,17 @@
 """Clients that retry by themselves, and a proxy that loses answers: each order once.
 
-    python3 retrying_clients.py path/to/orders [path/to/place_orders]
+    python3 retrying_clients.py path/to/orders path/to/node/packages [path/to/place_orders]
 
 Starts the service and, before it, a proxy that hurts the first tries of each key: it loses the
-answer when the service has given it, or a part of it, or the request, or is too slow. Then urllib3
-and curl place orders through it, as their own settings tell them to retry. Then `place_orders` (the
-example of `onlyonce-client`) places named ones, and is killed again and again while it does. In the
+answer when the service has given it, or a part of it, or the request, or is too slow. Then urllib3,
+curl and, where they are installed, others for Python and Node (more_clients.py, more_clients.mjs)
+place orders through it, as their own settings tell them to retry. Then `place_orders` (the example of `onlyonce-client`) places named ones, and is killed again and again while it does. In the
 end the service's list has each order exactly once, and each client was told its number.
 """
 
 import concurrent.futures
 import json
+import os
 import shutil
 import socket
 import struct
@@ -26,6 +27,10 @@ from urllib3.util import Retry
 
 URLLIB3_ORDERS = 60
 CURL_ORDERS = 12
+OTHER_ORDERS = 12
+NODE_CLIENTS = ["got", "ky", "axios-retry", "undici"]
+# The clients that ask again by themselves for an answer that breaks off in its body.
+WHOLE = {"urllib3", "curl"}
 NAMED_ORDERS = 40
 # After how many answers place_orders is killed.
 KILLS = [0, 3, 8, 15]
@@ -158,19 +163,23 @@ class PatientRetry(Retry):
     RETRY_AFTER_STATUS_CODES = Retry.RETRY_AFTER_STATUS_CODES | {409}
 
 
-def by_urllib3(url, key, order):
-    retry = PatientRetry(
+def patient_retry():
+    return PatientRetry(
         total=12,
         allowed_methods=["POST"],
         status_forcelist=[409, 500, 502, 503, 504],
         backoff_factor=0.05,
     )
+
+
+def by_urllib3(url, key, order):
+    retry = patient_retry()
     # A pool of its own: an order is placed by a client that knows nothing of the others.
     with urllib3.PoolManager(timeout=PATIENCE_S, retries=retry) as pool:
         answer = pool.request(
             "POST", url, body=json.dumps(order), headers={"Idempotency-Key": f'"{key}"'}
         )
-        return answer.status, json.loads(answer.data)
+        return answer.status, json.loads(answer.data), 0
 
 
 def by_curl(url, key, order):
@@ -181,28 +190,78 @@ def by_curl(url, key, order):
         ended = subprocess.run(command, capture_output=True, text=True)
         if ended.returncode != 0:
             raise SystemExit(f"curl gave up: {ended.stderr}")
-        return int(ended.stderr[-3:]), json.load(answer)
+        return int(ended.stderr[-3:]), json.load(answer), 0
 
 
-def place(proxy, name, send, count):
-    """Places orders all at once; number of the order by item."""
+def one_by_one(send):
+    """Places orders all at once, each by a call of its own."""
+
+    def send_all(url, orders):
+        with concurrent.futures.ThreadPoolExecutor(max_workers=len(orders)) as threads:
+            sent = [threads.submit(send, url, key, order) for key, order in orders]
+            return [future.result() for future in sent]
+
+    return send_all
+
+
+def by_node(packages, name):
+    """Places orders all at once by a client of Node."""
+
+    def send_all(url, orders):
+        script = os.path.join(os.path.dirname(__file__), "more_clients.mjs")
+        command = ["node", script, packages, name, url, str(int(PATIENCE_S * 1000))]
+        asked = json.dumps([{"key": key, "order": order} for key, order in orders])
+        ended = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=100)
+        if ended.returncode != 0:
+            raise SystemExit(f"{name} gave up: {ended.stderr}")
+        return [(got["status"], got["answer"], got["again"]) for got in json.loads(ended.stdout)]
+
+    return send_all
+
+
+def place(proxy, name, send_all, count):
+    """Places orders; number of the order by item."""
     url = "http://{}:{}/orders".format(*proxy.address)
-    numbers = {}
-    with concurrent.futures.ThreadPoolExecutor(max_workers=count) as threads:
-        futures = {}
-        for nth in range(count):
-            key, item = str(uuid.uuid4()), f"{name} {nth}"
-            proxy.plans[f'"{key}"'] = HURTS[nth % len(HURTS)]
-            # Some take longer than urllib3 waits: their retries meet them in flight.
-            delay_ms = int(1500 * PATIENCE_S) if nth % 10 == 0 else 0
-            order = {"item": item, "quantity": 1 + nth, "delay_ms": delay_ms}
-            futures[threads.submit(send, url, key, order)] = item
-        for future, item in futures.items():
-            status, answer = future.result()
-            assert status == 201 and answer["item"] == item, (item, status, answer)
-            numbers[item] = answer["id"]
-    print(f"{name}: {count} orders")
+    orders = []
+    for nth in range(count):
+        key = str(uuid.uuid4())
+        proxy.plans[f'"{key}"'] = HURTS[nth % len(HURTS)]
+        # Some take longer than a client waits: their retries meet them in flight.
+        delay_ms = int(1500 * PATIENCE_S) if nth % 10 == 0 else 0
+        orders.append((key, {"item": f"{name} {nth}", "quantity": 1 + nth, "delay_ms": delay_ms}))
+    numbers, loops = {}, 0
+    for (_, order), (status, answer, again) in zip(orders, send_all(url, orders), strict=True):
+        assert status == 201 and answer["item"] == order["item"], (order, status, answer)
+        numbers[order["item"]] = answer["id"]
+        loops += again
+    print(f"{name}: {count} orders, {loops} times asked again by a loop around it")
+    assert loops == 0 or name not in WHOLE, f"{name} is said to need no loop"
     return numbers
+
+
+def clients(packages):
+    """All that are here: name, what sends, how many orders."""
+    yield "urllib3", one_by_one(by_urllib3), URLLIB3_ORDERS
+    if shutil.which("curl"):
+        yield "curl", one_by_one(by_curl), CURL_ORDERS
+    else:
+        print("no curl here")
+    try:
+        import more_clients
+    except ImportError as missing:
+        print(f"of Python only urllib3: {missing}")
+    else:
+        for name, send in [
+            ("requests", more_clients.by_requests(PATIENCE_S, patient_retry())),
+            ("httpx", more_clients.by_httpx(PATIENCE_S)),
+            ("aiohttp", more_clients.by_aiohttp(PATIENCE_S)),
+        ]:
+            yield name, one_by_one(send), OTHER_ORDERS
+    for name in NODE_CLIENTS:
+        if shutil.which("node") and os.path.isdir(os.path.join(packages, "node_modules", name)):
+            yield name, by_node(packages, name), OTHER_ORDERS
+        else:
+            print(f"no {name} here")
 
 
 def place_named(proxy, program):
@@ -255,13 +314,14 @@ def check(service):
     host, _, port = service.stdout.readline().strip().rpartition("http://")[2].partition(":")
     address = (host, int(port))
     proxy = Proxy(address)
-    numbers = place(proxy, "urllib3", by_urllib3, URLLIB3_ORDERS)
-    if shutil.which("curl"):
-        numbers |= place(proxy, "curl", by_curl, CURL_ORDERS)
-    else:
-        print("no curl here")
-    if len(sys.argv) > 2:
-        numbers |= place_named(proxy, sys.argv[2])
+    numbers = {}
+    # All at once: they mostly wait.
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        placing = [threads.submit(place, proxy, *client) for client in clients(sys.argv[2])]
+        for placed in placing:
+            numbers |= placed.result()
+    if len(sys.argv) > 3:
+        numbers |= place_named(proxy, sys.argv[3])
     listed = urllib3.request("GET", "http://{}:{}/orders".format(*address)).json()
     in_service = [(order["item"], order["id"]) for order in listed]
     assert sorted(in_service) == sorted(numbers.items()), "an order is missing, or there twice"

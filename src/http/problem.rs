@@ -11,7 +11,7 @@ use http_body::Body;
 use std::time::Duration;
 
 /// The layer's own answers, for requests that get none from the service. Each has a page in
-/// `docs/problems/`.
+/// `docs/problems/`. An answer has its problem among its extensions, for the layers outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Problem {
@@ -204,6 +204,7 @@ impl ProblemResponse {
         }
         let mut response = Response::new(());
         *response.status_mut() = problem.status();
+        response.extensions_mut().insert(problem);
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(RETRYABLE, said(retryable));

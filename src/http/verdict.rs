@@ -84,7 +84,7 @@ impl Verdict {
 /// use onlyonce::http::Policy;
 /// let policy = Policy::default()
 ///     // Requests are validated before anything happens, as by the extractors of axum.
-///     .nothing_done([StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY])
+///     .nothing_done(Policy::REJECTIONS)
 ///     // A quote has no effect that could be doubled.
 ///     .path("/quotes/*", Policy::default().nothing_done([StatusCode::INTERNAL_SERVER_ERROR]));
 /// # let _ = policy;
@@ -107,6 +107,17 @@ enum Kind {
 }
 
 impl Policy {
+    /// The statuses with which extractors (axum's `Json`, `Path`, `Query`, `Form`, `Bytes`) refuse a
+    /// request before its handler begins: 400, 413, 415 and 422. Given to
+    /// [`nothing_done`](Self::nothing_done) they leave the key to the corrected request. Only for
+    /// handlers that give these statuses before any effect.
+    pub const REJECTIONS: [StatusCode; 4] = [
+        StatusCode::BAD_REQUEST,
+        StatusCode::PAYLOAD_TOO_LARGE,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        StatusCode::UNPROCESSABLE_ENTITY,
+    ];
+
     /// Makes the policy of Stripe's v1 API: every answer is final, a 500 too.
     pub fn store_everything() -> Self {
         Policy::of(Kind::Everything)
@@ -134,7 +145,8 @@ impl Policy {
 
     /// Says that answers with these statuses did nothing, so that their keys are free again. For
     /// statuses that the service gives only before any effect: a 400, 404 or 422 of its validation,
-    /// such as the rejections of axum's `Json` and `Path`, or a 500 where nothing can be doubled.
+    /// such as the rejections of axum's `Json` and `Path` ([`REJECTIONS`](Self::REJECTIONS)), or a 500
+    /// where nothing can be doubled.
     pub fn nothing_done(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
         self.free.extend(statuses);
         self

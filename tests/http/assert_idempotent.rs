@@ -58,6 +58,29 @@ fn a_refusing_service_is_fine_whatever_its_handler_does() {
     assert_idempotent(service, request(), || effects.load(Ordering::SeqCst));
 }
 
+/// Refusals are known for what they are, whatever a service makes of their bodies.
+#[test]
+fn refusals_in_another_shape_are_no_answers() {
+    let effects = Arc::new(AtomicU64::new(0));
+    let service = |store| {
+        let effects = effects.clone();
+        let shaped = layer(store).problem_body(|details| {
+            let said = format!("error: {}, {}", details.instance(), details.detail());
+            (http::HeaderValue::from_static("text/plain"), said.into())
+        });
+        shaped.layer(service_fn(move |_: In| {
+            let effects = effects.clone();
+            async move {
+                yield_now().await;
+                effects.fetch_add(1, Ordering::SeqCst);
+                yield_now().await;
+                Ok::<_, Infallible>(done())
+            }
+        }))
+    };
+    assert_idempotent(service, request(), || effects.load(Ordering::SeqCst));
+}
+
 /// An effect that is told apart by a derived key, and settled by it.
 #[test]
 fn a_settling_service_is_fine() {

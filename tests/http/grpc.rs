@@ -505,17 +505,17 @@ fn an_operators_answer_has_trailers() {
 }
 
 /// Python's client, with retries by itself. Skipped, with a line, where there is no `grpcio`; see
-/// `.ci/grpc-client`.
+/// `.ci/clients`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_client_of_another_language() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = || {
         let mut python = Command::new("python3");
-        python.env("PYTHONPATH", root.join("target/grpcio"));
+        python.env("PYTHONPATH", root.join("target/clients/python"));
         python
     };
     if !python().args(["-c", "import grpc"]).output().is_ok_and(|ended| ended.status.success()) {
-        println!("skipped: no grpcio here; .ci/grpc-client installs it");
+        println!("skipped: no grpcio here; .ci/clients installs it");
         return;
     }
     let (store, runs) = (store(), Create::default());

@@ -37,6 +37,7 @@ mod settings;
 mod shares;
 mod slow_clients;
 mod store_fails;
+mod stripe_clients;
 mod two;
 mod verdicts;
 mod what_clients_are_told;

@@ -92,6 +92,50 @@ async fn rejections_of_extractors_are_not_replayed() {
     assert_eq!((got.text(), got.is_replay()), ("order 1", false));
 }
 
+/// What axum's own extractors refuse leaves the key to the corrected request, by one line of policy.
+#[tokio::test]
+async fn rejections_burn_no_key() {
+    use onlyonce::http::Policy;
+    let (store, runs) = (store(), Arc::new(AtomicU64::new(0)));
+    let counted = runs.clone();
+    let create = async move |Path(id): Path<u64>, axum::Json(items): axum::Json<Vec<u64>>| {
+        let run = counted.fetch_add(1, Ordering::SeqCst) + 1;
+        (StatusCode::CREATED, format!("{id} {items:?} {run}"))
+    };
+    let layer = layer(&store).policy(Policy::default().nothing_done(Policy::REJECTIONS));
+    let app = Router::new().route("/orders/{id}", post(create)).route_layer(layer);
+    let address = serve(app).await;
+    let json = Some("application/json");
+    let ask = async |path: &str, key: &str, media: Option<&'static str>, body: &'static str| {
+        let mut request = post_body(key, body);
+        *request.uri_mut() = path.parse().unwrap();
+        if let Some(media) = media {
+            request.headers_mut().insert("content-type", media.parse().unwrap());
+        }
+        send_to(address, request).await
+    };
+    for (nth, (status, path, media, body)) in [
+        (400, "/orders/x", json, "[1]"),
+        (400, "/orders/7", json, "[1"),
+        (422, "/orders/7", json, "{}"),
+        (415, "/orders/7", None, "[1]"),
+        (415, "/orders/7", Some("text/plain"), "[1]"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let key = format!("k{nth}");
+        let refused = ask(path, &key, media, body).await;
+        assert_eq!(refused.status, status, "{refused:?}");
+        for replay in [false, true] {
+            let got = ask("/orders/7", &key, json, "[1]").await;
+            assert_eq!((got.status.as_u16(), got.is_replay()), (201, replay), "{got:?}");
+            assert_eq!(got.text(), format!("7 [1] {}", nth + 1));
+        }
+    }
+    assert_eq!((store.stats().completed, runs.load(Ordering::SeqCst)), (5, 5));
+}
+
 #[tokio::test]
 async fn an_attempt_is_optional_where_there_may_be_none() {
     let store = store();
