@@ -31,3 +31,5 @@ await assert.rejects(charge(300, { idempotencyKey: "a b" }), (error) => {
 });
 // Its connection is closed while the charge is made: it meets itself in flight, and waits.
 assert.equal((await charge(999, { idempotencyKey: "slow-node" })).id, "ch_3");
+// Its idle connections would keep the process for the time-out of a request.
+process.exit(0);
