@@ -13,7 +13,7 @@ use super::format::{CELL_BYTES, FIRST_CELL};
 use crate::storage::{PAGE_BYTES, Region, StorageFile, heap_region};
 use std::{
     io,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, Ordering, fence},
 };
 
 const _: () = assert!(PAGE_BYTES.is_multiple_of(CELL_BYTES));
@@ -52,6 +52,14 @@ impl Medium {
             Medium::Mapped(region) => region,
             Medium::Shadowed { memory, .. } => memory,
         }
+    }
+
+    /// Stores what a cell says, before its word. The cell's word has said that it is free since before
+    /// the call.
+    pub fn store(&self, at: usize, bytes: &[u8]) -> io::Result<()> {
+        // So that a copier who meets one of these bytes finds the word changed (`copy_page`).
+        fence(Ordering::Release);
+        self.region().store(at, bytes)
     }
 
     /// Stores a word; with it whatever was stored in the same cell before means something.
@@ -102,7 +110,8 @@ fn copy_page(memory: &Region, offset: usize, page: &mut [u8]) {
             memory.load(at, cell);
             // The hints change word by word, and each is whole by itself.
             let hints = at < FIRST_CELL as usize * CELL_BYTES;
-            std::sync::atomic::fence(Ordering::Acquire);
+            // With the fence of `Medium::store`.
+            fence(Ordering::Acquire);
             if hints || memory.load_word(at) == before {
                 break;
             }

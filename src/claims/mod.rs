@@ -364,7 +364,7 @@ impl Cells {
         let mut bytes = [0; CELL_BYTES];
         let (word, len) = format::encode_cell(self.store, cell, link, piece, &mut bytes);
         let at = place(cell);
-        self.medium.region().store(at + 8, &bytes[8..len]).map_err(|e| self.trip(&e))?;
+        self.medium.store(at + 8, &bytes[8..len]).map_err(|e| self.trip(&e))?;
         self.store_word(at, word)
     }
 
@@ -468,7 +468,10 @@ impl Cells {
 
     /// Notes that there is something to sync in time; returns whether there was nothing before.
     pub fn became_dirty(&self, now: u64) -> bool {
-        self.dirty_since.load(Ordering::Relaxed) == 0
+        // Against `commit`, which clears the time and then reads the position: either that sees the
+        // change, which its caller has counted before, or this the cleared time. So each of the four
+        // accesses is sequentially consistent.
+        self.dirty_since.load(Ordering::SeqCst) == 0
             && self
                 .dirty_since
                 .compare_exchange(0, now.max(1), Ordering::SeqCst, Ordering::SeqCst)

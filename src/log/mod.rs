@@ -33,7 +33,10 @@ use crate::{
     sync::wait::Notifier,
 };
 use frame::{HEADER_BYTES, Header, check_body, check_header};
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{Ordering, fence},
+};
 
 /// The class of the store's own retention.
 pub(crate) const MAIN_CLASS: u8 = 0;
@@ -182,7 +185,14 @@ impl Log {
         let slot = self.slots.get(location.slot())?;
         // Once from the ring, where an appender may lap it during the copy; then it has been
         // drained before and is in the segment.
-        (0..3).find_map(|_| self.try_read(slot, location.offset()))
+        (0..3).find_map(|_| {
+            let frame = self.try_read(slot, location.offset());
+            if frame.is_none() {
+                // Who has met bytes of a later lap sees next how far the ring was drained for them.
+                fence(Ordering::Acquire);
+            }
+            frame
+        })
     }
 
     fn try_read(&self, slot: &Slot, offset: u64) -> Option<Frame> {
