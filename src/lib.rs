@@ -62,6 +62,7 @@
 //! | `sql`, `sqlx`, `sqlx-sqlite`, `rusqlite` | `sql`: claims in the caller's own transactions |
 //! | `postgres` | `postgres`: a store on a PostgreSQL cluster, for several machines |
 //! | `ring` | the provider of its TLS, where the process installs none |
+//! | `pure` | nothing; it takes away the need for a C compiler |
 //! | `metrics` | `metrics`: counters, gauges and histograms for the crate of that name |
 //! | `tracing` | events and spans |
 //! | `admin` | `admin`: a service with an API and a page, over an open store |

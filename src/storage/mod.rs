@@ -22,7 +22,11 @@ mod disk;
 mod map;
 mod sim;
 
-use std::{fmt, io, os::fd::BorrowedFd, sync::Arc};
+use std::{
+    fmt, io,
+    os::fd::BorrowedFd,
+    sync::{Arc, OnceLock},
+};
 
 pub use disk::DiskStorage;
 pub(crate) use map::ForkGuard;
@@ -32,8 +36,15 @@ pub use sim::{Fault, SimStorage};
 /// Bytes that a disk writes as one, or not at all.
 pub const SECTOR_BYTES: usize = 512;
 
-/// Bytes that the kernel keeps together.
+/// Bytes that the kernel keeps together at least.
 pub(crate) const PAGE_BYTES: usize = 4096;
+
+/// Bytes that this kernel keeps together: on aarch64 also 16 or 64 KiB. A write that ends in the middle
+/// of them may have to wait until the rest has been read.
+pub(crate) fn page_bytes() -> u64 {
+    static BYTES: OnceLock<u64> = OnceLock::new();
+    *BYTES.get_or_init(|| rustix::param::page_size().max(PAGE_BYTES) as u64)
+}
 
 /// A flat directory of files of fixed size.
 pub trait Storage: Send + Sync + fmt::Debug + 'static {

@@ -6,7 +6,7 @@ use crate::{
     group_commit::WaiterId,
     log::slot::Slot,
     poison::Poisoned,
-    storage::PAGE_BYTES,
+    storage::page_bytes,
     sync::{atomic::Ordering, unlock_fair, yield_now},
 };
 use std::{
@@ -97,7 +97,7 @@ impl Appender {
             // cache, would have to be read from the disk first. What follows in the ring is
             // written over by the next piece, or the footer. Records themselves end before the next
             // footer, which is longer than the one that may be there.
-            let end = reached.next_multiple_of(PAGE_BYTES as u64).min(footer_at);
+            let end = reached.next_multiple_of(page_bytes()).min(footer_at);
             let len = (end - offset).min(self.ring.bytes());
             self.ring
                 .drain_to(position, len, &*slot.file, offset)
