@@ -29,6 +29,10 @@ pub struct Choice {
     /// With --dsn: a file with the authorities that certify the servers, for TLS.
     #[arg(long)]
     dsn_roots: Option<PathBuf>,
+    /// With --dsn: seconds after which the keys of a gateway that was killed are no longer taken for in
+    /// flight. One that lives renews them.
+    #[arg(long, default_value_t = 15)]
+    lease: u64,
     /// Hours that an answer is replayed.
     #[arg(long, default_value_t = 24)]
     retention: u64,
@@ -70,6 +74,7 @@ impl Choice {
             .retention(retention)
             .max_response(self.max_response)
             .max_attempts(self.max_attempts)
+            .lease(Duration::from_secs(self.lease))
             // So that another gateway knows that the one which held a key is gone.
             .holder_session(true);
         if let Some(roots) = &self.dsn_roots {
