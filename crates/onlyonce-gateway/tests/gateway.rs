@@ -120,9 +120,9 @@ fn a_retry_is_replayed_and_the_attempt_is_told() {
 
 #[test]
 fn a_refused_connection_did_nothing() {
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
-    let behind = nobody.local_addr().unwrap();
-    drop(nobody);
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap();
+    let behind = unused.local_addr().unwrap();
+    drop(unused);
     let gateway = Gateway::start(behind, GLOBAL);
     let refused = gateway.post("a", "");
     assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
