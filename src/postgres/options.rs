@@ -210,8 +210,9 @@ impl PostgresOptions {
         self
     }
 
-    /// Sets how long operators' decisions are kept ([`PostgresStore::decisions`]
-    /// (super::PostgresStore::decisions)): a time of their own, whatever becomes of their keys.
+    /// Sets how long operators' decisions are kept
+    /// ([`decisions`](super::PostgresStore::decisions)): a time of their own, whatever becomes of
+    /// their keys.
     /// Default: 366 days; at most ten years; zero: they are not shown, and the sweeper removes them.
     pub fn decisions_kept(mut self, window: Duration) -> Self {
         self.decisions_kept = window;
