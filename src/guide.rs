@@ -1,5 +1,5 @@
 //! The guides of the repository's directory `docs`, for reading here. Links between them lead to the
-//! files there.
+//! files there. How the store is tested, and what was measured, are pages of the repository only.
 
 #[doc = include_str!("../docs/idempotency.md")]
 pub mod idempotency {}
@@ -24,12 +24,6 @@ pub mod design {}
 
 #[doc = include_str!("../docs/format.md")]
 pub mod format {}
-
-#[doc = include_str!("../docs/testing.md")]
-pub mod testing {}
-
-#[doc = include_str!("../docs/performance.md")]
-pub mod performance {}
 
 #[doc = include_str!("../CHANGELOG.md")]
 pub mod changelog {}

@@ -135,6 +135,7 @@ impl Header {
 
     /// Reads the fields and checks that the lengths fit each other and `room` bytes. The caller
     /// has still to check the checksum, over `crc_range()`, before it believes any of them.
+    #[inline]
     pub fn decode(bytes: &[u8; HEADER_BYTES], room: usize) -> Option<Self> {
         let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
         let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
