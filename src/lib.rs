@@ -159,7 +159,7 @@ pub use limits::RESPONSE_BYTES_MAX;
 #[cfg(any(feature = "admin", feature = "metrics"))]
 pub use operate::Operators;
 pub use options::{Durability, Options, Recovery};
-pub use record::{Reason, Record, Retention};
+pub use record::{ByReason, Reason, Record, Retention};
 pub use spi::{Completion, IdempotencyStore, Terms};
 pub use stats::{ScopeUse, Stats};
 pub use store::any::AnyStore;

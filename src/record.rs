@@ -50,11 +50,47 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+    /// All reasons.
+    const ALL: [Reason; 6] = {
         use Reason::*;
         [Dropped, Panicked, Crashed, LeasePassed, GivenBack, Failed]
-            .into_iter()
-            .find(|r| *r as u8 == byte)
+    };
+
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|r| *r as u8 == byte)
+    }
+
+    /// Returns a word for programs, which stays the same: the command, the admin API and the metrics
+    /// use it.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Reason::Dropped => "dropped",
+            Reason::Panicked => "panicked",
+            Reason::Crashed => "crashed",
+            Reason::LeasePassed => "lease-passed",
+            Reason::GivenBack => "given-back",
+            Reason::Failed => "failed",
+        }
+    }
+}
+
+/// How many keys are interrupted for each reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ByReason([u64; Reason::ALL.len()]);
+
+impl ByReason {
+    pub(crate) fn add(&mut self, reason: Reason) {
+        self.0[reason as usize - 1] += 1;
+    }
+
+    /// Returns the number of keys that are interrupted for this reason.
+    pub fn of(&self, reason: Reason) -> u64 {
+        self.0[reason as usize - 1]
+    }
+
+    /// Iterates over all reasons.
+    pub fn iter(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
+        Reason::ALL.into_iter().map(|reason| (reason, self.of(reason)))
     }
 }
 

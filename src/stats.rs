@@ -1,6 +1,6 @@
 //! Counters, and the figures that a store shows.
 
-use crate::{error::Full, limits::SHARDS, sync};
+use crate::{error::Full, limits::SHARDS, record::ByReason, sync};
 use crossbeam_utils::CachePadded;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -108,6 +108,8 @@ pub struct Stats {
     pub in_flight: u64,
     /// Keys that are interrupted.
     pub interrupted: u64,
+    /// The same by the reason. Without one where the keys are in PostgreSQL.
+    pub interrupted_by: ByReason,
     /// Records in the index, those included that have expired but not been swept.
     pub records: u64,
     /// How long the oldest key in flight has been held by its present holder, in milliseconds; 0 if

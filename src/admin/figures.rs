@@ -6,9 +6,9 @@ use super::{
 };
 use crate::{
     display as names,
-    error::Full,
     observe::{Counts, Timed, alarms::Alarm, events::KeyHash},
-    operate::{Operated, Settings, TableFigures},
+    operate::figures::{self, Figure, full_of},
+    operate::{Figures, Operated, Settings},
     stats::{Count, Stats},
     token::Token,
 };
@@ -19,11 +19,11 @@ use std::time::Duration;
 /// Everything that the page shows beside keys.
 pub(super) fn stats(store: &dyn Operated, config: &Config) -> Value {
     let figures = store.figures();
-    let (stats, table) = (&figures.stats, figures.table.as_ref());
+    let stats = &figures.stats;
     config.hour.look(store, stats);
     let (set, timings) = (store.settings(), store.timings());
     // A database's syncs are its own.
-    let steps = if table.is_some() { &STEPS[..2] } else { &STEPS[..] };
+    let steps = if figures.table.is_some() { &STEPS[..2] } else { &STEPS[..] };
     let times: serde_json::Map<String, Value> = steps
         .iter()
         .map(|(timed, name)| ((*name).into(), times(&timings.counts(*timed))))
@@ -55,8 +55,8 @@ pub(super) fn stats(store: &dyn Operated, config: &Config) -> Value {
         "max_response": set.max_response,
         "max_attempts": set.max_attempts,
         "health": troubles(stats, &set),
-        "counts": counts(stats, table),
-        "now": sizes(stats, table),
+        "counts": listed(&figures::SINCE_OPENING, &figures),
+        "now": listed(&figures::NOW, &figures),
         "scopes": scopes(store, stats),
         "times": times,
         "hour": config.hour.shown(),
@@ -104,132 +104,24 @@ fn times(counts: &Counts) -> Value {
     })
 }
 
-fn counts(stats: &Stats, table: Option<&TableFigures>) -> Value {
-    let mut counts = json!({
-        "granted": stats.granted,
-        "taken_over": stats.taken_over,
-        "replayed": stats.replayed,
-        "saw_in_flight": stats.saw_in_flight,
-        "saw_interrupted": stats.saw_interrupted,
-        "mismatched": stats.mismatched,
-        "refused_full": stats.refused_full,
-        "refused_scope": stats.refused_scope,
-        "completed": stats.completed,
-        "failed": stats.failed,
-        "released": stats.released,
-        "abandoned": stats.abandoned,
-        "leases_passed": stats.leases_passed,
-        "fenced": stats.fenced,
-        "late_calls": stats.late_calls,
-        "undone": stats.undone,
-        "undelivered": stats.undelivered,
-        "exhausted": stats.exhausted,
-        "interrupted_expired": stats.interrupted_expired,
-        "began_after_expiry": stats.began_after_expiry,
-        "segments_recycled": stats.segments_recycled,
-    });
-    if let Some(table) = table {
-        leave_out(&mut counts, &COUNTS_OF_FILES);
-        counts["rows_swept"] = table.swept.into();
-        counts["rows_postponed"] = table.postponed.into();
-    }
-    counts
+/// The figures of a list that this store has.
+fn listed(list: &[Figure], figures: &Figures) -> Value {
+    let shown = |figure: &Figure| {
+        let value = match figure.value(figures)? {
+            figures::Value::Number(number) | figures::Value::Ms(number) => number.into(),
+            figures::Value::Yes(yes) => yes.into(),
+            figures::Value::Text(text) => text.into(),
+        };
+        Some((figure.name?.to_owned(), value))
+    };
+    Value::Object(list.iter().filter_map(shown).collect())
 }
-
-/// What only a store in files has.
-const COUNTS_OF_FILES: [&str; 4] =
-    ["refused_scope", "leases_passed", "late_calls", "segments_recycled"];
-const SIZES_OF_FILES: [&str; 22] = [
-    "holders",
-    "waiters",
-    "segments",
-    "segments_free",
-    "segment_bytes",
-    "capacity",
-    "bytes_live",
-    "bytes_dead",
-    "space_free",
-    "cells_free",
-    "index_bytes",
-    "life",
-    "created",
-    "recovery_ms",
-    "damaged_places",
-    "clock_held",
-    "full",
-    "full_of",
-    "full_since_ms",
-    "claims_max",
-    "claims_low",
-    "poisoned",
-];
 
 fn leave_out(of: &mut Value, names: &[&str]) {
     if let Some(map) = of.as_object_mut() {
         names.iter().for_each(|name| drop(map.remove(*name)));
     }
 }
-
-fn sizes(stats: &Stats, table: Option<&TableFigures>) -> Value {
-    let mut sizes = json!({
-        "now_ms": stats.now_ms,
-        "in_flight": stats.in_flight,
-        "interrupted": stats.interrupted,
-        "records": stats.records,
-        "oldest_in_flight_ms": stats.oldest_in_flight_ms,
-        "oldest_interrupted_ms": stats.oldest_interrupted_ms,
-        "holders": stats.holders,
-        "waiters": stats.waiters,
-        "segments": stats.segments,
-        "segments_free": stats.segments_free,
-        "segment_bytes": stats.segment_bytes,
-        "capacity": stats.capacity,
-        "bytes_live": stats.bytes_live,
-        "bytes_dead": stats.bytes_dead,
-        "space_free": stats.space_free,
-        "cells_free": stats.cells_free,
-        "index_bytes": stats.index_bytes,
-        "life": stats.life,
-        "created": stats.created,
-        "recovery_ms": stats.recovery_ms,
-        "damaged_places": stats.damaged_places,
-        "clock_held": stats.clock_held,
-        "full": stats.full,
-        "full_of": full_of(stats),
-        "full_since_ms": stats.full_since_ms,
-        "claims_max": stats.claims_max,
-        "claims_low": stats.claims_low,
-        "exhausted_keys": stats.exhausted_keys,
-        "poisoned": stats.poisoned,
-    });
-    let Some(table) = table else { return sizes };
-    leave_out(&mut sizes, &SIZES_OF_FILES);
-    if table.counted_ms == 0 {
-        leave_out(&mut sizes, &COUNTED);
-    }
-    for (name, value) in [
-        ("counted_ms", table.counted_ms),
-        ("table_bytes", table.bytes),
-        ("connections", table.connections),
-        ("connections_idle", table.connections_idle),
-        ("connections_max", table.connections_max),
-        ("connections_waited_for", table.connections_waited_for),
-        ("ends_under_way", table.ends_under_way),
-    ] {
-        sizes[name] = value.into();
-    }
-    sizes
-}
-
-/// What is not known before a table has been counted.
-const COUNTED: [&str; 6] = [
-    "in_flight",
-    "interrupted",
-    "records",
-    "oldest_in_flight_ms",
-    "oldest_interrupted_ms",
-    "exhausted_keys",
-];
 
 fn alarm(alarm: &Alarm) -> Value {
     json!({
@@ -247,17 +139,6 @@ fn alarm(alarm: &Alarm) -> Value {
         "shown": shown(alarm.key.as_ref()),
         "token": alarm.token.map(Token::get),
     })
-}
-
-/// Of what a store is full, in a word.
-fn full_of(stats: &Stats) -> &'static str {
-    match (&stats.full, stats.full_of) {
-        (None, _) => "",
-        (_, Some(Full::Claims)) => "claims",
-        (_, Some(Full::Disk)) => "disk",
-        (_, Some(_)) => "capacity",
-        (_, None) => "system",
-    }
 }
 
 /// What a probe or a script may want to tell apart; scopes by their hashes only.

@@ -504,6 +504,7 @@ impl Engine {
     }
 
     /// The answer for a completed key.
+    #[inline]
     fn answer_completed(
         &self,
         begin: &Begin<'_>,

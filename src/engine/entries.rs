@@ -206,7 +206,7 @@ impl Engine {
 
     /// The undecided keys of one shard that `filter` wants, as of one moment. Reads no log: what
     /// is being completed is not among them.
-    #[cfg(feature = "admin")]
+    #[cfg(any(feature = "admin", feature = "metrics"))]
     pub fn undecided_of_shard(&self, shard: usize, filter: &Filter) -> Vec<Entry> {
         let shard = self.index.shard(shard as u64);
         let now = self.now();
@@ -215,7 +215,7 @@ impl Engine {
     }
 
     /// The keys with this hash: usually one, or none.
-    #[cfg(feature = "admin")]
+    #[cfg(any(feature = "admin", feature = "metrics"))]
     pub fn with_hash(&self, hash: u64) -> Vec<Entry> {
         let mut shard = self.index.shard(hash);
         self.end_replacing(&mut shard, Some(hash));

@@ -24,7 +24,8 @@ impl Engine {
                         stats.in_flight += 1;
                         stats.oldest_in_flight_ms = stats.oldest_in_flight_ms.max(age);
                     }
-                    Phase::Interrupted { at, .. } => {
+                    Phase::Interrupted { reason, at } => {
+                        stats.interrupted_by.add(reason);
                         let used_up = undecided.held.attempt >= self.config.max_attempts;
                         stats.exhausted_keys += u64::from(used_up);
                         let age = now.saturating_sub(at);

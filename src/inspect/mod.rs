@@ -35,6 +35,7 @@ use crate::{
     location::Location,
     log::{FooterEntry, claim_bytes, file_name},
     options::Durability,
+    record::ByReason,
     recover::{room_in, segments::Segment},
     storage::{DiskStorage, Storage},
     superblock::{FORMAT_VERSION, Superblock},
@@ -150,6 +151,8 @@ pub struct Info {
     pub in_flight: u64,
     /// Keys that are interrupted, or will be when the store is opened.
     pub interrupted: u64,
+    /// The same by the reason.
+    pub interrupted_by: ByReason,
     /// Records, including expired ones whose segment has not been swept.
     pub records: u64,
     /// The times of completion of the oldest and the newest record.
@@ -270,8 +273,10 @@ impl Inspection {
     /// The store's figures.
     pub fn info(&self) -> Info {
         let sum = |of: &dyn Fn(&Segment) -> u64| self.segments.iter().map(of).sum::<u64>();
-        let is_interrupted = |claim: &&Undecided| self.is_interrupted(claim);
-        let interrupted = self.decided.undecided.iter().filter(is_interrupted).count() as u64;
+        let mut interrupted_by = ByReason::default();
+        let reasons = self.decided.undecided.iter().filter_map(|claim| self.interruption(claim));
+        reasons.for_each(|(reason, _)| interrupted_by.add(reason));
+        let interrupted = interrupted_by.iter().map(|(_, keys)| keys).sum();
         let promise = |claim: &Undecided| claim_bytes(claim.found.reserve);
         let records = self.segments.iter().flat_map(|segment| segment.entries());
         let records = records.map(|entry| u64::from(entry.len));
@@ -291,6 +296,7 @@ impl Inspection {
             jump_max_ms: self.superblock.jump_max_ms,
             in_flight: self.decided.undecided.len() as u64 - interrupted,
             interrupted,
+            interrupted_by,
             records: (self.decided.records.len() - self.decided.hidden.len()) as u64,
             oldest_newest_ms: self.oldest_newest(),
             claims_bytes: self.claims_bytes,

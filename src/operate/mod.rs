@@ -4,6 +4,7 @@
 //! The calls block, on threads that may wait. What a backend can't say is absent.
 
 mod embedded;
+pub(crate) mod figures;
 
 use crate::{
     decisions::{By, Decision},

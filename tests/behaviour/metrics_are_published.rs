@@ -79,6 +79,8 @@ fn the_stores_figures_are_published() {
         ("onlyonce_keys{state=\"interrupted\"}", 1.0),
         ("onlyonce_keys{state=\"completed\"}", 0.0),
         ("onlyonce_oldest_seconds{state=\"in_flight\"}", 10.0),
+        ("onlyonce_interrupted_keys{reason=\"dropped\"}", 1.0),
+        ("onlyonce_interrupted_keys{reason=\"lease-passed\"}", 0.0),
         ("onlyonce_oldest_seconds{state=\"interrupted\"}", 10.0),
         ("onlyonce_capacity_bytes", f64::from(8 << 20)),
         ("onlyonce_poisoned", 0.0),
@@ -199,7 +201,8 @@ fn dashboard_alerts_and_documents_name_what_exists() {
     let (layer, documented): (BTreeSet<_>, BTreeSet<_>) =
         documented.into_iter().partition(|name| name.starts_with("onlyonce_http_"));
     // Those of a table are published by a store on PostgreSQL.
-    assert_eq!(documented, names(&file("src/metrics.rs")));
+    let listed = file("src/metrics.rs") + &file("src/operate/figures.rs");
+    assert_eq!(documented, names(&listed));
     assert!(exported.is_subset(&documented));
     assert_eq!(layer, names(&file("src/http/outcome.rs")));
 }

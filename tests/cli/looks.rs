@@ -33,7 +33,8 @@ fn info_of_a_closed_and_of_an_open_store() {
     assert_eq!(info["problems"], serde_json::json!([]));
     assert!(info["oldest_ms"].as_u64().unwrap() <= info["newest_ms"].as_u64().unwrap());
     let text = run(&["info", path(dir.path())]).ok();
-    for what in ["0 in flight, 2 interrupted, 10 completed", "MiB", "UTC", "none seen"] {
+    for what in ["0 in flight, 2 interrupted, 10 completed", "1 dropped", "MiB", "UTC", "none seen"]
+    {
         assert!(text.contains(what), "{what}: {text}");
     }
     assert!(text.contains("by its only opening"), "{text}");

@@ -3,7 +3,6 @@
 use super::{
     args::Decisions,
     fail::Failure,
-    item,
     names::{parse_key, parse_scope, put_bytes, show_key, show_scope, visible},
     out::{BOLD, DIM, Out, inspect},
     units::date,
@@ -64,7 +63,7 @@ fn to_json(decision: &Decision) -> Value {
     let key = decision.key.as_ref();
     let was = match decision.was.state {
         WasState::InFlight => "in-flight".to_owned(),
-        WasState::Interrupted(reason) => format!("interrupted: {}", item::reason(&reason)),
+        WasState::Interrupted(reason) => format!("interrupted: {}", reason.as_str()),
         _ => "completed".to_owned(),
     };
     let outcome = match &decision.outcome {

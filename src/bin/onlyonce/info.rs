@@ -89,6 +89,12 @@ fn as_text(info: &Info, inspection: &Inspection, out: &mut Out) -> Result<(), Fa
             count(info.records),
         ),
     )?;
+    let reasons = info.interrupted_by.iter().filter(|(_, keys)| *keys > 0);
+    let reasons: Vec<_> =
+        reasons.map(|(reason, keys)| format!("{} {}", count(keys), reason.as_str())).collect();
+    if !reasons.is_empty() {
+        out.row("interrupted", reasons.join(", "))?;
+    }
     if info.clock_held {
         let more = "the wall clock is not believed; see `onlyonce accept-clock --help`";
         out.row("time", format_args!("{WARN}{}{WARN:#}: {more}", date(info.now_ms)))?;
@@ -170,6 +176,11 @@ fn as_json(info: &Info, out: &mut Out) -> Result<(), Failure> {
         },
         "in_flight": info.in_flight,
         "interrupted": info.interrupted,
+        "interrupted_by": info
+            .interrupted_by
+            .iter()
+            .map(|(reason, keys)| (reason.as_str(), keys))
+            .collect::<std::collections::BTreeMap<_, _>>(),
         "records": info.records,
         "oldest_ms": info.oldest_newest_ms.map(|(oldest, _)| oldest),
         "newest_ms": info.oldest_newest_ms.map(|(_, newest)| newest),

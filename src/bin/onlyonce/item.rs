@@ -1,7 +1,7 @@
 //! A key, for people and for programs.
 
 use super::names::{put_bytes, show_key, show_scope};
-use onlyonce::{Reason, State, http::StoredAnswer, inspect::Item};
+use onlyonce::{State, http::StoredAnswer, inspect::Item};
 use serde_json::{Map, Value, json};
 
 /// The state's name.
@@ -19,18 +19,6 @@ pub fn since(item: &Item) -> u64 {
     match &item.entry.state {
         State::Interrupted { at, .. } => *at,
         _ => item.at_ms,
-    }
-}
-
-pub fn reason(reason: &Reason) -> &'static str {
-    match reason {
-        Reason::Dropped => "dropped",
-        Reason::Panicked => "panicked",
-        Reason::Crashed => "crashed",
-        Reason::LeasePassed => "lease-passed",
-        Reason::GivenBack => "given-back",
-        Reason::Failed => "failed",
-        _ => "unknown",
     }
 }
 
@@ -74,7 +62,7 @@ pub fn to_json(item: &Item, http: bool) -> Value {
         State::Interrupted { reason: why, at, checkpoint, answer, .. } => {
             map.insert("begun_at".into(), item.at_ms.into());
             map.insert("interrupted_at".into(), (*at).into());
-            map.insert("reason".into(), reason(why).into());
+            map.insert("reason".into(), why.as_str().into());
             if let Some(checkpoint) = checkpoint {
                 put_bytes(&mut map, "checkpoint", checkpoint);
             }
