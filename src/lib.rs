@@ -130,6 +130,7 @@ mod log;
 pub mod metrics;
 mod observe;
 #[cfg(any(feature = "admin", feature = "metrics"))]
+#[cfg_attr(not(feature = "admin"), allow(dead_code))]
 mod operate;
 mod options;
 mod poison;

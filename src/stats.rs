@@ -100,6 +100,9 @@ pub struct ScopeUse {
     pub interrupted: u64,
 }
 
+/// Scopes by name, with what they use.
+pub(crate) type ScopesByUse = Vec<(Box<[u8]>, ScopeUse)>;
+
 /// The figures of a store at one moment. Counts are since it was opened; sizes are in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -9,7 +9,7 @@ use crate::{
     observe::{Counts, Timed, alarms::Alarm, events::KeyHash},
     operate::figures::{self, Figure, full_of},
     operate::{Figures, Operated, Settings},
-    stats::{Count, Stats},
+    stats::{Count, ScopeUse, Stats},
     token::Token,
 };
 use http::StatusCode;
@@ -57,7 +57,7 @@ pub(super) fn stats(store: &dyn Operated, config: &Config) -> Value {
         "health": troubles(stats, &set),
         "counts": listed(&figures::SINCE_OPENING, &figures),
         "now": listed(&figures::NOW, &figures),
-        "scopes": scopes(store, stats),
+        "scopes": figures.scopes.iter().map(scope).collect::<Vec<_>>(),
         "times": times,
         "hour": config.hour.shown(),
         "alarms": alarms,
@@ -65,19 +65,13 @@ pub(super) fn stats(store: &dyn Operated, config: &Config) -> Value {
     })
 }
 
-/// The scopes with the most undecided keys, by name, where claims are nearly used up.
-fn scopes(store: &dyn Operated, stats: &Stats) -> Vec<Value> {
-    if !stats.claims_low {
-        return Vec::new();
-    }
-    let shown = |(scope, of): (Box<[u8]>, crate::stats::ScopeUse)| {
-        let hash = KeyHash(of.scope).to_string();
-        json!({
-            "scope": names::of_scope(&scope), "shown": shown_scope(&scope), "hash": hash,
-            "undecided": of.undecided, "interrupted": of.interrupted,
-        })
-    };
-    store.scopes_by_use().into_iter().map(shown).collect()
+/// A scope with many undecided keys, by name.
+fn scope((scope, of): &(Box<[u8]>, ScopeUse)) -> Value {
+    json!({
+        "scope": names::of_scope(scope), "shown": shown_scope(scope),
+        "hash": KeyHash(of.scope).to_string(),
+        "undecided": of.undecided, "interrupted": of.interrupted,
+    })
 }
 
 const STEPS: [(Timed, &str); 7] = [
@@ -213,14 +207,14 @@ fn troubles(stats: &Stats, set: &Settings) -> Vec<String> {
 
 /// 200 if requests can be taken, 503 if not.
 pub(super) fn health(store: &dyn Operated) -> (StatusCode, Value) {
-    let (figures, set) = (store.figures(), store.settings());
-    let stats = &figures.stats;
-    let unreachable = figures.table.is_some_and(|table| table.unreachable);
-    let well = stats.poisoned.is_none() && stats.full.is_none() && !unreachable;
+    // A probe doesn't wait until keys are counted.
+    let (figures, set) = (store.figures_at_hand(), store.settings());
+    let (stats, answers) = (&figures.stats, store.answers());
+    let well = stats.poisoned.is_none() && stats.full.is_none() && answers;
     let ready = well && !set.draining && !set.closed;
     let mut troubles = troubles(stats, &set);
-    if unreachable {
-        troubles.push("the database doesn't answer: keys could not be counted".into());
+    if !answers {
+        troubles.push("the database doesn't answer".into());
     }
     if set.closed {
         troubles.push("closed".into());

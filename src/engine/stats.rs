@@ -3,22 +3,42 @@
 use crate::{
     claim::Phase,
     engine::Engine,
-    stats::{CLAIMS_LOW, Count, SCOPES_SHOWN, ScopeUse, Stats},
+    stats::{CLAIMS_LOW, Count, SCOPES_SHOWN, ScopeUse, ScopesByUse, Stats},
 };
 use std::{collections::HashMap, sync::atomic::Ordering};
 
 impl Engine {
     /// The figures now.
     pub fn stats(&self) -> Stats {
+        self.figures().0
+    }
+
+    /// The figures, and the scopes that have the most undecided keys, most first; none of these
+    /// unless claims are nearly used up. One walk over the undecided keys.
+    pub fn figures(&self) -> (Stats, ScopesByUse) {
         let now = self.now();
         let mut stats = Stats::default();
+        let claims_max = crate::claims::Cells::claims_in(self.cells.bytes());
+        let cells_free = self.cells.free() as u64;
+        let claims_low = cells_free < claims_max / CLAIMS_LOW;
+        let mut scopes: HashMap<Box<[u8]>, ScopeUse> = HashMap::new();
         for mut shard in self.index.shards() {
             self.end_replacing(&mut shard, None);
             stats.records += shard.len() as u64;
             stats.index_bytes += shard.table_bytes() as u64;
             for (_, undecided) in shard.undecided.iter() {
                 stats.waiters += undecided.waiters.len() as u64;
-                match undecided.held.phase_at(now) {
+                let phase = undecided.held.phase_at(now);
+                if claims_low {
+                    let scope = undecided.key.scope();
+                    if !scopes.contains_key(scope) {
+                        scopes.insert(scope.into(), ScopeUse::default());
+                    }
+                    let of = scopes.get_mut(scope).expect("it is there now");
+                    of.undecided += 1;
+                    of.interrupted += u64::from(matches!(phase, Phase::Interrupted { .. }));
+                }
+                match phase {
                     Phase::InFlight { .. } => {
                         let age = now.saturating_sub(undecided.held.started_ms);
                         stats.in_flight += 1;
@@ -49,18 +69,8 @@ impl Engine {
             }
         }
         let full = self.why_full();
-        let claims_max = crate::claims::Cells::claims_in(self.cells.bytes());
-        let cells_free = self.cells.free() as u64;
-        let claims_low = cells_free < claims_max / CLAIMS_LOW;
-        let mut scopes = Vec::new();
-        if claims_low {
-            let of = |(scope, scope_use): (Box<[u8]>, ScopeUse)| ScopeUse {
-                scope: self.index.hasher().scope(&scope),
-                ..scope_use
-            };
-            scopes = self.scopes_by_use().into_iter().map(of).collect();
-        }
-        Stats {
+        let scopes = self.most_used(scopes);
+        let stats = Stats {
             holders: self.holders.count(),
             granted: count(Count::Granted),
             taken_over: count(Count::TakenOver),
@@ -86,7 +96,7 @@ impl Engine {
             full_of: full.as_ref().and_then(|(_, of, _)| *of),
             full: full.map(|(.., why)| why),
             claims_low,
-            scopes,
+            scopes: scopes.iter().map(|(_, of)| *of).collect(),
             segments_free: free.len() as u64,
             segments_recycled: count(Count::Recycled),
             capacity: self.config.capacity,
@@ -102,28 +112,16 @@ impl Engine {
             torn_claims: self.torn_claims,
             poisoned: self.poison.why(),
             ..stats
-        }
+        };
+        (stats, scopes)
     }
 
-    /// The scopes that have the most undecided keys, most first.
-    pub fn scopes_by_use(&self) -> Vec<(Box<[u8]>, ScopeUse)> {
-        let now = self.now();
-        let mut scopes: HashMap<Box<[u8]>, ScopeUse> = HashMap::new();
-        for shard in self.index.shards() {
-            for (_, undecided) in shard.undecided.iter() {
-                let scope = undecided.key.scope();
-                if !scopes.contains_key(scope) {
-                    scopes.insert(scope.into(), ScopeUse::default());
-                }
-                let scope = scopes.get_mut(scope).expect("it is there now");
-                scope.undecided += 1;
-                let phase = undecided.held.phase_at(now);
-                scope.interrupted += u64::from(matches!(phase, Phase::Interrupted { .. }));
-            }
-        }
+    /// The scopes with the most undecided keys, with their hashes.
+    fn most_used(&self, scopes: HashMap<Box<[u8]>, ScopeUse>) -> ScopesByUse {
         let mut scopes: Vec<_> = scopes.into_iter().collect();
         scopes.sort_by(|a, b| b.1.undecided.cmp(&a.1.undecided).then_with(|| a.0.cmp(&b.0)));
         scopes.truncate(SCOPES_SHOWN);
+        scopes.iter_mut().for_each(|(scope, of)| of.scope = self.index.hasher().scope(scope));
         scopes
     }
 }

@@ -12,7 +12,6 @@ use crate::{
     key::KeyRef,
     limits::SHARDS,
     observe::Timings,
-    stats::ScopeUse,
     store::{Store, WeakStore},
     token::Token,
 };
@@ -61,11 +60,17 @@ impl Operated for Store {
     }
 
     fn figures(&self) -> Figures {
-        Figures { stats: self.stats(), table: None }
+        let figures = self.engine().map(|engine| engine.figures());
+        let (stats, scopes) = figures.unwrap_or_else(|_| (self.stats(), Vec::new()));
+        Figures { stats, scopes, table: None }
     }
 
     fn figures_at_hand(&self) -> Figures {
         self.figures()
+    }
+
+    fn answers(&self) -> bool {
+        true
     }
 
     fn now_ms(&self) -> u64 {
@@ -144,13 +149,6 @@ impl Operated for Store {
     fn decisions(&self, asked: &AskedDecisions) -> Result<Vec<Decision>, ClaimError> {
         let kept = Store::decisions(self)?;
         Ok(kept.into_iter().rev().filter(|one| asked.has(&one.key)).take(asked.limit).collect())
-    }
-
-    fn scopes_by_use(&self) -> Vec<(Box<[u8]>, ScopeUse)> {
-        let engine = self.same_engine();
-        let mut scopes = engine.scopes_by_use();
-        scopes.iter_mut().for_each(|(scope, of)| of.scope = engine.hasher().scope(scope));
-        scopes
     }
 
     fn drain(&self, at_most: Duration) -> Option<u64> {

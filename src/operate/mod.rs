@@ -14,7 +14,7 @@ use crate::{
     key::{KeyRef, OwnedKey, Scope},
     observe::Timings,
     record::Reason,
-    stats::{ScopeUse, Stats},
+    stats::{ScopesByUse, Stats},
     token::Token,
 };
 use std::{fmt, sync::Arc, time::Duration};
@@ -64,6 +64,9 @@ pub(crate) trait Operated: Send + Sync {
     /// The figures as they are known without waiting, on any thread.
     fn figures_at_hand(&self) -> Figures;
 
+    /// Whether what keeps the store answers; waits for that, and not for figures.
+    fn answers(&self) -> bool;
+
     /// The store's time in milliseconds since 1970, as well as it is known here.
     fn now_ms(&self) -> u64;
 
@@ -91,9 +94,6 @@ pub(crate) trait Operated: Send + Sync {
     /// The decisions that are wanted, newest first.
     fn decisions(&self, asked: &AskedDecisions) -> Result<Vec<Decision>, ClaimError>;
 
-    /// The scopes with the most undecided keys, where these are bounded.
-    fn scopes_by_use(&self) -> Vec<(Box<[u8]>, ScopeUse)>;
-
     /// Grants nothing any more, and waits for those that are held; how many are left. `None` where
     /// a store has no such thing.
     fn drain(&self, at_most: Duration) -> Option<u64>;
@@ -119,6 +119,8 @@ pub(crate) struct Figures {
     /// Fields that the backend can't say are zero. They are left out where it is not the embedded
     /// store.
     pub stats: Stats,
+    /// The scopes with the most undecided keys, where claims are nearly used up.
+    pub scopes: ScopesByUse,
     /// Of a store in a table.
     pub table: Option<TableFigures>,
 }

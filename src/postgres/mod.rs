@@ -76,6 +76,7 @@ mod session;
 mod slots;
 mod statements;
 mod store;
+#[cfg_attr(not(feature = "admin"), allow(dead_code))]
 mod survey;
 mod sweep;
 mod transactions;

@@ -19,7 +19,7 @@ use crate::{
         TableFigures, Unanswered,
     },
     record::Reason,
-    stats::{ScopeUse, Stats},
+    stats::Stats,
     token::Token,
 };
 use std::{
@@ -101,7 +101,7 @@ impl PostgresStore {
             swept: counts.rows_swept,
             postponed: counts.rows_postponed,
         };
-        Figures { stats, table: Some(table) }
+        Figures { stats, scopes: Vec::new(), table: Some(table) }
     }
 
     fn undecided_page(&self, asked: &Asked) -> Result<KeysPage, Unanswered> {
@@ -178,6 +178,11 @@ impl Operated for PostgresStore {
     fn figures_at_hand(&self) -> Figures {
         self.inner().survey_behind();
         self.table_figures()
+    }
+
+    fn answers(&self) -> bool {
+        let inner = self.inner().clone();
+        self.wait(async move { inner.ask_server().await }).unwrap_or(false)
     }
 
     fn now_ms(&self) -> u64 {
@@ -272,10 +277,6 @@ impl Operated for PostgresStore {
             BeginError::Closed => ClaimError::Closed,
             error => ClaimError::Unavailable { what: error.to_string() },
         })
-    }
-
-    fn scopes_by_use(&self) -> Vec<(Box<[u8]>, ScopeUse)> {
-        Vec::new()
     }
 
     fn drain(&self, _: Duration) -> Option<u64> {

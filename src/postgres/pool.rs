@@ -425,6 +425,7 @@ impl Pool {
     }
 
     /// How many connections exist, are idle, and may exist, and how many calls wait for one.
+    #[cfg_attr(not(any(feature = "metrics", feature = "admin")), allow(dead_code))]
     pub fn figures(&self) -> [u64; 4] {
         let status = self.pool.status();
         let all = [status.size, status.available, status.max_size, status.waiting];

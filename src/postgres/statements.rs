@@ -19,6 +19,7 @@ const ALL: &str = "scope, key, owner, fingerprint, token, lease_ms, replay_ms, r
 
 /// The statements for one table.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "admin"), allow(dead_code))]
 pub(super) struct Statements {
     /// Scope, key, owner, fingerprint, lease, replay, remember, keep (ms), reserve, slot: a key
     /// that has no row. Cheapest, and what most keys are; writes nothing if there is one.

@@ -1,7 +1,8 @@
 //! The table as a whole, for operators: its keys counted, and page by page.
 //!
 //! No index knows a key's state, so that no call has to keep one: each of these reads the table. So
-//! keys are counted again only when twenty times as long has passed as counting took.
+//! keys are counted again only when twenty times as long has passed as counting took, and a page that
+//! took long is shown again for as long, unless this process has decided about a key meanwhile.
 
 use super::{
     counts::wall_ms,
@@ -27,6 +28,10 @@ use tokio::time::Instant;
 const LIMIT: Duration = Duration::from_secs(60);
 /// The part of the time that may be spent on counting.
 const SHARE: u32 = 20;
+/// A page that was read in less is read again each time.
+const QUICK: Duration = Duration::from_millis(250);
+/// How many pages are kept.
+const PAGES: usize = 16;
 
 /// What was found last.
 #[derive(Default)]
@@ -34,8 +39,18 @@ pub(super) struct Surveyed {
     last: Mutex<Option<(Instant, Duration, Census)>>,
     /// One at a time counts.
     counting: tokio::sync::Mutex<()>,
+    /// Pages that took long, by what was asked.
+    pages: Mutex<Vec<Slow>>,
     /// The server did not answer last.
     pub silent: AtomicBool,
+}
+
+/// A page that took long.
+struct Slow {
+    asked: String,
+    at: Instant,
+    took: Duration,
+    found: Found,
 }
 
 /// The keys of a table.
@@ -67,6 +82,28 @@ impl Surveyed {
         }
     }
 
+    /// Pages are read again: something was decided here.
+    pub fn forget_pages(&self) {
+        self.pages.lock().clear();
+    }
+
+    fn page(&self, asked: &str) -> Option<Found> {
+        let mut pages = self.pages.lock();
+        pages.retain(|page| page.at.elapsed() < page.took * SHARE);
+        pages.iter().find(|page| page.asked == asked).map(|page| page.found.clone())
+    }
+
+    fn keep(&self, asked: String, took: Duration, found: &Found) {
+        if took < QUICK {
+            return;
+        }
+        let mut pages = self.pages.lock();
+        if pages.len() == PAGES {
+            pages.remove(0);
+        }
+        pages.push(Slow { asked, at: Instant::now(), took, found: found.clone() });
+    }
+
     fn is_due(&self) -> bool {
         match &*self.last.lock() {
             Some((at, took, _)) => at.elapsed() >= *took * SHARE,
@@ -85,8 +122,8 @@ impl Inner {
             None => Some(surveyed.counting.lock().await),
         };
         let Some(_turn) = turn.filter(|_| surveyed.is_due()) else {
-            let answered = self.query(&self.tries(), "SELECT 1", &[]).await;
-            return surveyed.silent.store(answered.is_err(), Ordering::SeqCst);
+            self.ask_server().await;
+            return;
         };
         let start = Instant::now();
         let counted = self.census().await;
@@ -97,6 +134,13 @@ impl Inner {
             }
             Err(trouble) => tracing::debug!(why = trouble.what(), "the keys were not counted"),
         }
+    }
+
+    /// Whether a server answers.
+    pub async fn ask_server(&self) -> bool {
+        let answered = self.query(&self.tries(), "SELECT 1", &[]).await;
+        self.surveyed.silent.store(answered.is_err(), Ordering::SeqCst);
+        answered.is_ok()
     }
 
     /// Begins to count in the background, if that is due.
@@ -155,6 +199,7 @@ pub(super) struct Completed {
 }
 
 /// Keys, their number in all, and the server's time.
+#[derive(Clone)]
 pub(super) struct Found {
     pub entries: Vec<Entry>,
     pub total: u64,
@@ -165,14 +210,20 @@ impl PostgresStore {
     pub(super) async fn undecided(&self, wanted: Undecided) -> Result<Found, BeginError> {
         let inner = self.inner().clone();
         let found = async move {
-            let w = &wanted;
+            let (w, asked) = (&wanted, format!("{wanted:?}"));
+            if let Some(found) = inner.surveyed.page(&asked) {
+                return Ok::<_, DbError>(found);
+            }
+            let start = Instant::now();
             let age = millis(w.older_than);
             let params: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
                 [&w.scope, &w.prefix, &w.states, &age, &w.reason, &w.limit, &w.from];
             let tries = Backoff::new(LIMIT, LIMIT);
             let rows = inner.query(&tries, &inner.sql.undecided, &params).await?;
             let total = rows.first().and_then(|row| row.try_get::<_, i64>(27).ok());
-            inner.listed(&rows, total.unwrap_or(0) as u64)
+            let found = inner.listed(&rows, total.unwrap_or(0) as u64)?;
+            inner.surveyed.keep(asked, start.elapsed(), &found);
+            Ok(found)
         };
         self.spawn(found).await.map_err(BeginError::from)
     }
@@ -209,5 +260,25 @@ impl Inner {
             found.entries.extend(entry(row, key));
         }
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_took_long_is_shown_again() {
+        let surveyed = Surveyed::default();
+        let found = Found { entries: Vec::new(), total: 7, now_ms: 0 };
+        surveyed.keep("quick".into(), QUICK / 2, &found);
+        assert!(surveyed.page("quick").is_none());
+        for n in 0..2 * PAGES {
+            surveyed.keep(format!("slow {n}"), Duration::from_secs(3600), &found);
+        }
+        assert_eq!(surveyed.page(&format!("slow {PAGES}")).map(|found| found.total), Some(7));
+        assert!(surveyed.page("slow 0").is_none() && surveyed.page("other").is_none());
+        surveyed.forget_pages();
+        assert!(surveyed.page(&format!("slow {PAGES}")).is_none());
     }
 }

@@ -306,3 +306,25 @@ fn is_in(directory: &std::path::Path, bytes: &[u8]) -> bool {
         }
     })
 }
+
+/// A probe is told that the database is gone, and looking says so instead of showing zeros.
+#[test]
+fn a_database_that_is_gone_is_not_ready() {
+    block_on(async {
+        let Some(bin) = programs() else { return };
+        let server = Server::start(bin);
+        let limit = Duration::from_millis(800);
+        let options = options(&server.dsn("postgres")).connect_timeout(limit);
+        options.migrate().await.unwrap();
+        let options = options.lock_timeout(limit / 2).statement_limit(limit).deadline(limit);
+        let plain = options.connect().await.unwrap();
+        let address = serve(Admin::new(&plain));
+        until(async || get(address, "/api/health").status == 200).await;
+        server.kill();
+        let health = get(address, "/api/health");
+        let troubles = health.json()["troubles"].to_string();
+        assert_eq!((health.status, &health.json()["ready"]), (503, &json!(false)));
+        assert!(troubles.contains("doesn't answer"), "{troubles}");
+        assert_eq!(get(address, "/api/keys?state=completed").status, 503);
+    });
+}
