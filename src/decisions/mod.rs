@@ -26,7 +26,9 @@ mod journal;
 
 pub(crate) use journal::{Journal, Pen, check, files, read_all};
 
-use crate::{fingerprint::Fingerprint, key::OwnedKey, record::Reason, token::Token};
+use crate::{
+    error::ClaimError, fingerprint::Fingerprint, key::OwnedKey, record::Reason, token::Token,
+};
 use std::fmt;
 
 /// Who decides, and why. The default is neither.
@@ -64,7 +66,36 @@ pub enum Verdict {
     Replace = 4,
 }
 
+/// A key as a decision finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Absent,
+    InFlight,
+    Interrupted,
+    Completed,
+}
+
 impl Verdict {
+    /// Why it is refused about a key that stands so: the rules of all backends. `known`: the
+    /// fingerprint of the request is given, for the import of an absent key.
+    pub(crate) fn refusal(self, now: Standing, force: bool, known: bool) -> Option<ClaimError> {
+        use Standing::*;
+        let state = match (self, now) {
+            (_, InFlight) if !force => return Some(ClaimError::NeedsForce { state: "in flight" }),
+            (Verdict::Complete, Completed) => return Some(ClaimError::AlreadyCompleted),
+            (Verdict::Complete, Absent) if known => return None,
+            (Verdict::Complete, Absent) => "absent, and an import needs the request's fingerprint",
+            (_, Absent) => "absent",
+            (Verdict::Replace, InFlight | Interrupted) => "not completed",
+            (Verdict::Free, Completed) => "completed",
+            (Verdict::Forget, Completed) if !force => {
+                return Some(ClaimError::NeedsForce { state: "completed" });
+            }
+            _ => return None,
+        };
+        Some(ClaimError::NotApplicable { state })
+    }
+
     /// Whether a retry executes again after it.
     pub fn executes_again(self) -> bool {
         matches!(self, Verdict::Free | Verdict::Forget)

@@ -1,7 +1,7 @@
 //! Operators' decisions with who took them and why: noted first, then carried out.
 
 use crate::{
-    decisions::{self, By, Decision, Outcome, Pen, Verdict, Was, WasState},
+    decisions::{self, By, Decision, Outcome, Pen, Standing, Was, WasState},
     engine::Engine,
     engine::driver,
     engine::entries::State,
@@ -120,24 +120,24 @@ impl Engine {
                 (WasState::Completed, None, record.head().to_vec(), answer)
             }
         };
-        let (verdict, new_head, new_answer) = match resolution {
-            Resolution::Complete { completion, .. } => {
-                (Verdict::Complete, completion.head, completion.response)
-            }
-            Resolution::Free => (Verdict::Free, &[][..], None),
-            Resolution::Forget => (Verdict::Forget, &[][..], None),
-            Resolution::Replace { head, response } => (Verdict::Replace, *head, *response),
+        let (new_head, new_answer) = match resolution {
+            Resolution::Complete { completion, .. } => (completion.head, completion.response),
+            Resolution::Free | Resolution::Forget => (&[][..], None),
+            Resolution::Replace { head, response } => (*head, *response),
         };
         self.check_operator_size(new_head, new_answer.unwrap_or_default()).ok()?;
-        let applies = match (state, verdict) {
-            (WasState::Completed, Verdict::Forget) => force,
-            (WasState::Completed, verdict) => verdict == Verdict::Replace,
-            (WasState::InFlight, verdict) => force && verdict != Verdict::Replace,
-            (WasState::Interrupted(_), verdict) => verdict != Verdict::Replace,
+        let standing = match state {
+            WasState::InFlight => Standing::InFlight,
+            WasState::Interrupted(_) => Standing::Interrupted,
+            WasState::Completed => Standing::Completed,
         };
+        let verdict = resolution.verdict();
+        if verdict.refusal(standing, force, false).is_some() {
+            return None;
+        }
         let (actor, note) = by.kept();
         let fingerprint = entry.fingerprint;
-        applies.then(|| Decision {
+        Some(Decision {
             number: 0,
             at_ms: self.time.shown(self.now()),
             actor,

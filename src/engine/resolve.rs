@@ -3,6 +3,7 @@
 
 use crate::{
     claim::Phase,
+    decisions::{Standing, Verdict},
     engine::complete::{Reservation, with_frame},
     engine::replay::Lookup,
     engine::{Blocked, CLAIMS, Engine, Step, StepResult, Wait},
@@ -50,6 +51,18 @@ pub enum Resolution<'a> {
     },
 }
 
+impl Resolution<'_> {
+    /// What is decided, without the answer.
+    pub(crate) fn verdict(&self) -> Verdict {
+        match self {
+            Resolution::Complete { .. } => Verdict::Complete,
+            Resolution::Free => Verdict::Free,
+            Resolution::Forget => Verdict::Forget,
+            Resolution::Replace { .. } => Verdict::Replace,
+        }
+    }
+}
+
 /// The refusal where another attempt has begun since the key was looked at.
 pub(crate) const OTHER_TOKEN: &str = "not what it was when it was looked at";
 
@@ -94,13 +107,6 @@ impl Engine {
                 return Err(ClaimError::NotApplicable { state }.into());
             }
         }
-        if let Present::Undecided(at) = present {
-            let undecided = shard.undecided.get(at).expect("found under this lock");
-            let runs = matches!(undecided.held.phase_at(now), Phase::InFlight { .. });
-            if runs && !force {
-                return Err(ClaimError::NeedsForce { state: "in flight" }.into());
-            }
-        }
         if let Present::Completed(_, location) = present
             && let Some(wait) = self.replacement_of(&shard, location)
         {
@@ -113,27 +119,35 @@ impl Engine {
                 (_, (wait, _)) => return Err(Blocked::Wait(wait)),
             }
         }
+        let (standing, known) = match present {
+            Present::Absent => (
+                Standing::Absent,
+                matches!(resolution, Resolution::Complete { fingerprint: Some(_), .. }),
+            ),
+            // Its state is known when it is durable.
+            Present::Completed(_, location) if !self.is_visible(location) => {
+                let state = "being completed; ask again";
+                return Err(ClaimError::NotApplicable { state }.into());
+            }
+            Present::Completed(..) => (Standing::Completed, true),
+            Present::Undecided(at) => {
+                let undecided = shard.undecided.get(at).expect("found under this lock");
+                match undecided.held.phase_at(now) {
+                    Phase::InFlight { .. } => (Standing::InFlight, true),
+                    Phase::Interrupted { .. } => (Standing::Interrupted, true),
+                }
+            }
+        };
+        if let Some(refusal) = resolution.verdict().refusal(standing, force, known) {
+            return Err(refusal.into());
+        }
         match (resolution, present) {
-            // Completing: its state is known when it is durable.
-            (_, Present::Completed(_, location)) if !self.is_visible(location) => {
-                Err(ClaimError::NotApplicable { state: "being completed; ask again" }.into())
-            }
-            (Resolution::Complete { .. }, Present::Completed(..)) => {
-                Err(ClaimError::AlreadyCompleted.into())
-            }
             (Resolution::Replace { head, response }, Present::Completed(frame, location)) => {
                 self.replace(&mut shard, hash, &frame, location, (head, *response), now)
             }
-            (Resolution::Replace { .. }, Present::Undecided(_)) => {
-                Err(ClaimError::NotApplicable { state: "not completed" }.into())
-            }
-            (Resolution::Complete { fingerprint, completion }, Present::Absent) => {
-                let Some(fingerprint) = *fingerprint else {
-                    let state = "absent, and an import needs the request's fingerprint";
-                    return Err(ClaimError::NotApplicable { state }.into());
-                };
+            (Resolution::Complete { fingerprint: Some(print), completion }, Present::Absent) => {
                 self.check_absent(&mut shard, &mut wakes, hash, key, now)?;
-                let by = ByOperator { hash, key, fingerprint, completion };
+                let by = ByOperator { hash, key, fingerprint: *print, completion };
                 self.complete_by_operator(&mut shard, &mut wakes, by, None)
             }
             (Resolution::Complete { completion, .. }, Present::Undecided(at)) => {
@@ -142,8 +156,7 @@ impl Engine {
                 let by = ByOperator { hash, key, fingerprint, completion };
                 self.complete_by_operator(&mut shard, &mut wakes, by, Some(at))
             }
-            (_, Present::Absent) => Err(ClaimError::NotApplicable { state: "absent" }.into()),
-            (_, Present::Undecided(at)) => {
+            (Resolution::Free | Resolution::Forget, Present::Undecided(at)) => {
                 let undecided = shard.undecided.get(at).expect("found under this lock");
                 if let Some(position) = self.unsettled(undecided) {
                     return Err(Blocked::Wait(Wait::Durable { group: CLAIMS, position }));
@@ -151,15 +164,10 @@ impl Engine {
                 self.free(&mut shard, &mut wakes, hash, at);
                 Ok(Step { value: (), wait: Some(self.claims_durable()) })
             }
-            (Resolution::Free, Present::Completed(..)) => {
-                Err(ClaimError::NotApplicable { state: "completed" }.into())
-            }
-            (Resolution::Forget, Present::Completed(..)) if !force => {
-                Err(ClaimError::NeedsForce { state: "completed" }.into())
-            }
             (Resolution::Forget, Present::Completed(frame, location)) => {
                 self.forget(&mut shard, hash, &frame, location, now)
             }
+            _ => unreachable!("refused by the verdict's rules"),
         }
     }
 
@@ -359,8 +367,7 @@ impl Engine {
         };
         let (appended, bytes) = self.append_unpromised(hash, &draft, now)?;
         self.log.shared.space.adjust(bytes as i64 - appended.used as i64);
-        let place = |at: Location| (at, self.log.epoch(at.slot()));
-        let (record, by) = (place(location), place(appended.location));
+        let (record, by) = (self.place_of(location), self.place_of(appended.location));
         shard.replacing.push(Replacing { hash, record, by, is_record: true });
         events::resolved(hash, "replace");
         let wait = Wait::Durable { group: appended.class, position: appended.end };
@@ -409,8 +416,7 @@ impl Engine {
     ) -> StepResult<(), ClaimError> {
         let token = self.operator_token()?;
         let appended = self.bury(hash, killed, token, now)?;
-        let place = |at: Location| (at, self.log.epoch(at.slot()));
-        let (record, by) = (place(location), place(appended.location));
+        let (record, by) = (self.place_of(location), self.place_of(appended.location));
         shard.replacing.push(Replacing { hash, record, by, is_record: false });
         events::resolved(hash, "forget");
         let wait = Wait::Durable { group: appended.class, position: appended.end };
@@ -456,10 +462,15 @@ impl Engine {
         })
     }
 
+    /// A record's place, and which use of its segment that is in.
+    fn place_of(&self, location: Location) -> (Location, Option<u32>) {
+        (location, self.log.epoch(location.slot()))
+    }
+
     /// The wait for the end of a record that an operator has replaced or forgotten, and whether
     /// another record comes in its place.
     fn replacement_of(&self, shard: &Shard, location: Location) -> Option<(Wait, bool)> {
-        let record = (location, self.log.epoch(location.slot()));
+        let record = self.place_of(location);
         let replacing = shard.replacing.iter().find(|r| r.record == record)?;
         let (group, position) = self.log.position_of(replacing.by.0);
         // Frames become durable as a whole.
@@ -483,8 +494,7 @@ impl Engine {
             if hash.is_some_and(|hash| hash != r.hash) {
                 return true;
             }
-            let is_there =
-                |(location, epoch): (Location, _)| self.log.epoch(location.slot()) == epoch;
+            let is_there = |place: (Location, Option<u32>)| self.place_of(place.0) == place;
             if !is_there(r.record) {
                 // It had expired, and what was to come in its place as well: its segment is used
                 // again.

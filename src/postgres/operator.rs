@@ -11,7 +11,7 @@ use super::{
     trouble::DbError,
 };
 use crate::{
-    decisions::{By, Verdict},
+    decisions::{By, Standing, Verdict},
     engine::entries::{Entry, Filter},
     engine::resolve::{OTHER_TOKEN, Resolution},
     error::{BeginError, ClaimError},
@@ -192,6 +192,7 @@ impl PostgresStore {
                     Ok(answer) => {
                         inner.confirm(&mut tries).await?;
                         inner.told(&key);
+                        inner.surveyed.forget_pages();
                         return answer;
                     }
                     Err(trouble) => tries.again(trouble).await?,
@@ -199,6 +200,17 @@ impl PostgresStore {
             }
         };
         self.spawn(decided).await
+    }
+}
+
+impl What {
+    fn verdict(&self) -> Verdict {
+        match self {
+            What::Complete { .. } => Verdict::Complete,
+            What::Free => Verdict::Free,
+            What::Forget => Verdict::Forget,
+            What::Replace { .. } => Verdict::Replace,
+        }
     }
 }
 
@@ -267,68 +279,61 @@ impl Inner {
                 return refused(ClaimError::NotApplicable { state });
             }
         }
-        match (&case.decision.what, says) {
-            (_, RowState::Held) if !force => refused(ClaimError::NeedsForce { state: "in flight" }),
-            (What::Complete { .. }, RowState::Completed) => refused(ClaimError::AlreadyCompleted),
-            (What::Complete { head, response, retention }, RowState::Absent) => {
-                let Some(fingerprint) = &case.decision.fingerprint else {
-                    let state = "absent, and an import needs the request's fingerprint";
-                    return refused(ClaimError::NotApplicable { state });
-                };
-                let retention = retention.unwrap_or(self.options.retention);
-                if let Err(what) = check_retention(retention, 1) {
-                    return refused(ClaimError::Terms { what });
-                }
-                let (scope, key) = (case.key.scope(), case.key.key());
-                let (replay, remember) =
-                    (millis(retention.replay_for), millis(retention.remember_for));
-                let (owner, slot) = (case.owner.0.to_vec(), slot_of(case.key.as_ref()) as i16);
-                let params: [&(dyn ToSql + Sync); 9] =
-                    [&scope, &key, &owner, &fingerprint, head, response, &replay, &remember, &slot];
-                changed(self.execute(tries, &self.sql.import, &params).await?)
-            }
-            (What::Complete { head, response, retention }, _) => {
-                let row = row.expect("not absent");
-                let own =
-                    Retention { replay_for: ms(row.replay_ms), remember_for: ms(row.remember_ms) };
-                let retention = retention.unwrap_or(own);
+        let (standing, known) = match &says {
+            RowState::Absent => (Standing::Absent, case.decision.fingerprint.is_some()),
+            RowState::Held => (Standing::InFlight, true),
+            RowState::Interrupted(_) => (Standing::Interrupted, true),
+            RowState::Completed => (Standing::Completed, true),
+        };
+        if let Some(refusal) = case.decision.what.verdict().refusal(standing, force, known) {
+            return refused(refusal);
+        }
+        match (&case.decision.what, row) {
+            (What::Complete { head, response, retention }, row) => {
+                let own = row.as_ref().filter(|_| standing != Standing::Absent).map(|row| {
+                    Retention { replay_for: ms(row.replay_ms), remember_for: ms(row.remember_ms) }
+                });
+                let retention = retention.or(own).unwrap_or(self.options.retention);
                 if let Err(what) = check_retention(retention, 1) {
                     return refused(ClaimError::Terms { what });
                 }
                 let (replay, remember) =
                     (millis(retention.replay_for), millis(retention.remember_for));
                 let more: [&(dyn ToSql + Sync); 4] = [head, response, &replay, &remember];
-                self.decide(tries, case, &row, &self.sql.decide, &more).await
+                match row.filter(|_| standing != Standing::Absent) {
+                    Some(row) => self.decide(tries, case, &row, &self.sql.decide, &more).await,
+                    None => self.import(tries, case, &more).await,
+                }
             }
-            (_, RowState::Absent) => refused(ClaimError::NotApplicable { state: "absent" }),
-            (What::Replace { head, response }, RowState::Completed) => {
-                let row = row.expect("not absent");
+            (What::Replace { head, response }, Some(row)) => {
                 if response.is_some() && row.replay_until <= row.now {
                     let state = "completed, and its answer is not replayed any more";
                     return refused(ClaimError::NotApplicable { state });
                 }
                 self.decide(tries, case, &row, &self.sql.replace, &[head, response]).await
             }
-            (What::Replace { .. }, _) => {
-                refused(ClaimError::NotApplicable { state: "not completed" })
+            (What::Free | What::Forget, Some(row)) => {
+                let verdict = case.decision.what.verdict() as i16;
+                self.decide(tries, case, &row, &self.sql.free, &[&verdict]).await
             }
-            (What::Free, RowState::Completed) => {
-                refused(ClaimError::NotApplicable { state: "completed" })
-            }
-            (What::Forget, RowState::Completed) if !force => {
-                refused(ClaimError::NeedsForce { state: "completed" })
-            }
-            (What::Free, _) => {
-                let verdict = Verdict::Free as i16;
-                self.decide(tries, case, &row.expect("not absent"), &self.sql.free, &[&verdict])
-                    .await
-            }
-            (What::Forget, _) => {
-                let verdict = Verdict::Forget as i16;
-                self.decide(tries, case, &row.expect("not absent"), &self.sql.free, &[&verdict])
-                    .await
-            }
+            (_, None) => unreachable!("refused by the verdict's rules"),
         }
+    }
+
+    /// Completes an absent key.
+    async fn import(
+        &self,
+        tries: &Backoff,
+        case: &Case<'_>,
+        more: &[&(dyn ToSql + Sync); 4],
+    ) -> Result<Result<(), ClaimError>, DbError> {
+        let (scope, key) = (case.key.scope(), case.key.key());
+        let (owner, slot) = (case.owner.0.to_vec(), slot_of(case.key.as_ref()) as i16);
+        let print = &case.decision.fingerprint;
+        let [head, response, replay, remember] = more;
+        let params: [&(dyn ToSql + Sync); 9] =
+            [&scope, &key, &owner, print, *head, *response, *replay, *remember, &slot];
+        changed(self.execute(tries, &self.sql.import, &params).await?)
     }
 
     /// Changes the row that was read, and notes the decision.
