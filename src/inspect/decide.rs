@@ -28,6 +28,8 @@ pub(crate) struct Decided {
     pub undecided: Vec<Undecided>,
     /// Live records of keys on which there is a later claim, too.
     pub twofold: Vec<(OwnedKey, Location)>,
+    /// The answers of failed holders, by token, until their keys have them.
+    answers: HashMap<u64, Arc<[u8]>>,
     /// Decisions that don't read back, so that their keys are unknown.
     pub lost: HashSet<Location>,
 }
@@ -76,12 +78,10 @@ impl Inspection {
         let Ok(decided) = decide::decide(self, listed.into_iter(), claims);
         let twofold = |it: &Outlived| (it.record.key().owned(), it.location);
         self.decided.twofold = decided.outlived.iter().map(twofold).collect();
+        let answers = &mut self.decided.answers;
         let with_answer = |decide::Undecided { found, failure }| {
-            let answer = failure.and_then(|failure| match self.frame(failure.location) {
-                Content::Frame(frame) => Some((frame.body().into(), failure.at_ms)),
-                _ => None,
-            });
-            Undecided { found, answer }
+            let answer = answers.remove(&found.failed_as().get());
+            Undecided { found, answer: answer.zip(failure.map(|failure| failure.at_ms)) }
         };
         self.decided.undecided = decided.undecided.into_iter().map(with_answer).collect();
     }
@@ -159,6 +159,10 @@ impl Records for Inspection {
             }
         }
         Ok(None)
+    }
+
+    fn failed(&mut self, failure: &Frame) {
+        self.decided.answers.insert(failure.header.token, failure.body().into());
     }
 
     fn remove(&mut self, _: u64, location: Location) {

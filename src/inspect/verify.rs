@@ -74,7 +74,13 @@ impl Inspection {
 
     fn verify_decisions(&self, report: &mut Report) {
         let of = |(file, offset, what)| Problem { file, offset, what, key: None };
-        match decisions::check(&*self.storage, self.info().store) {
+        let store = self.superblock.store;
+        // What can't be read at once is read again.
+        let checked = match decisions::check(&*self.storage, store) {
+            Ok(checked) if checked.problems.is_empty() => Ok(checked),
+            _ => decisions::check(&*self.storage, store),
+        };
+        match checked {
             Ok(checked) => {
                 report.decisions = checked.decisions;
                 report.problems.extend(checked.problems.into_iter().map(of));

@@ -46,6 +46,9 @@ pub(crate) trait Records {
     /// passed over.
     fn decision(&mut self, location: Location) -> Result<Option<Frame>, Self::Error>;
 
+    /// The answer of a failed holder whose key is undecided; of one holder the last counts.
+    fn failed(&mut self, _failure: &Frame) {}
+
     /// The record counts no more.
     fn remove(&mut self, hash: u64, location: Location);
 
@@ -254,6 +257,7 @@ fn read_failures<R: Records>(
         // A holder may have failed, continued, and failed again: the last answer counts.
         let known = failures.get(&token).is_some_and(|known| known.at_ms > at_ms);
         if claims.contains(&(hash, token)) && !known {
+            records.failed(&frame);
             let expires_ms = frame.header.expires_ms;
             failures.insert(token, Failure { location, at_ms, expires_ms });
         }
