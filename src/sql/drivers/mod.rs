@@ -4,10 +4,8 @@
 mod postgres;
 #[cfg(feature = "rusqlite")]
 mod rusqlite;
-#[cfg(feature = "sqlx")]
-mod sqlx_postgres;
-#[cfg(feature = "sqlx-sqlite")]
-mod sqlx_sqlite;
+#[cfg(any(feature = "sqlx", feature = "sqlx-sqlite"))]
+mod sqlx;
 
 #[cfg(feature = "rusqlite")]
 pub use self::rusqlite::{SharedSqlite, SharedSqliteConnection};
