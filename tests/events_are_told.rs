@@ -2,6 +2,8 @@
 //! point, with a hash and never with a key.
 
 mod common;
+#[path = "common/listener.rs"]
+mod listener;
 
 use common::*;
 use onlyonce::{storage::Fault, *};
@@ -23,6 +25,7 @@ struct Told(Arc<Mutex<Vec<(Level, String, String)>>>);
 impl Told {
     /// Runs `what` and gives back its events.
     fn of<R>(what: impl FnOnce() -> R) -> (R, Told) {
+        listener::listen();
         let told = Told::default();
         let result = tracing::subscriber::with_default(told.clone(), what);
         (result, told)

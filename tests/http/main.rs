@@ -6,6 +6,8 @@ mod admin_client;
 #[cfg(feature = "admin")]
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/listener.rs"]
+mod listener;
 mod service;
 
 #[cfg(feature = "admin")]

@@ -57,6 +57,7 @@ async fn each_has_its_count() {
 /// Bytes and places that a scope is refused are counted, and told by the scope's hash.
 #[tokio::test]
 async fn shares_of_the_layer_are_told_by_scope() {
+    crate::listener::listen();
     let told = Told::default();
     let _told = tracing::subscriber::set_default(told.clone());
     let (store, gate) = (store(), Arc::new(Semaphore::new(0)));
@@ -96,6 +97,7 @@ async fn shares_of_the_layer_are_told_by_scope() {
 
 #[tokio::test]
 async fn one_span_for_each_request_has_the_outcome() {
+    crate::listener::listen();
     let told = Told::default();
     let _told = tracing::subscriber::set_default(told.clone());
     let store = store();
