@@ -192,6 +192,19 @@ impl Cells {
         file.sync()
     }
 
+    /// Whether these bytes are those of a new claims file, or of one that was being made.
+    pub fn is_new(bytes: &[u8]) -> bool {
+        let is_zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+        let (first, cells) = bytes.split_at(bytes.len().min(FIRST_CELL as usize * CELL_BYTES));
+        first.get(format::HEADER_BYTES..).is_none_or(is_zero)
+            && cells.chunks(CELL_BYTES).all(|cell| match cell.split_first_chunk() {
+                Some((word, rest)) => {
+                    matches!(u64::from_le_bytes(*word), 0 | FREE) && is_zero(rest)
+                }
+                None => is_zero(cell),
+            })
+    }
+
     /// A claims file of `bytes`, or more if it takes more, that holds these claims and the time.
     pub fn image_of(store: u64, bytes: u64, claims: &[Found], now: u64) -> Vec<u8> {
         let mut next = FIRST_CELL;

@@ -16,19 +16,34 @@ pub(crate) fn check_absent(storage: &dyn Storage) -> Result<(), OpenError> {
     let place = storage.place();
     let names = storage.list().map_err(OpenError::io(format!("listing {place}")))?;
     let blank_superblock = names.iter().any(|name| name == crate::superblock::FILE);
-    let theirs = |name: &String| match blank_superblock {
-        true => name.starts_with("segment-"),
-        false => is_store_file(name),
-    };
-    match names.into_iter().find(theirs) {
-        Some(file) => Err(OpenError::NotAStore { place, file }),
-        None => Ok(()),
+    for file in names.into_iter().filter(|name| is_store_file(name)) {
+        let left = match &file[..] {
+            CLAIMS_FILE | RING_FILE if blank_superblock => true,
+            CLAIMS_FILE => holds_nothing(storage, &file, Cells::is_new)?,
+            RING_FILE => holds_nothing(storage, &file, |bytes| bytes.iter().all(|b| *b == 0))?,
+            _ => false,
+        };
+        if !left {
+            return Err(OpenError::NotAStore { place, file });
+        }
     }
+    Ok(())
+}
+
+/// Whether nothing but a creation has written to a file.
+fn holds_nothing(
+    storage: &dyn Storage,
+    name: &str,
+    is_new: impl Fn(&[u8]) -> bool,
+) -> Result<bool, OpenError> {
+    let file = storage.open(name).map_err(OpenError::io(format!("opening {name}")))?;
+    Ok(is_new(&read_file(&*file, name)?))
 }
 
 /// Creates an empty store. The superblock's file comes first and its content last: a directory
 /// with a blank superblock and no segment is one whose creation was interrupted, and is created
-/// again.
+/// again. Each file is made again then, so for a moment the superblock's name may be gone, and after
+/// a loss of power those of the others left; they hold nothing yet.
 pub(crate) fn create(
     storage: &dyn Storage,
     sizes: &Sizes,

@@ -118,6 +118,33 @@ fn a_store_whose_creation_failed() {
     }
 }
 
+/// Each file is made again by the next opener, and that may be interrupted too: at no moment is what
+/// is left taken for a part of another store.
+#[test]
+fn a_creation_that_is_interrupted_again() {
+    let calls = |disk: &SimStorage| {
+        let sim = Sim { disk: disk.clone(), ..sim(1) };
+        drop(sim.open());
+        disk.calls()
+    };
+    let most = calls(&SimStorage::new(1)).min(16);
+    for first in 1..=most {
+        for second in 1..=most.min(8) {
+            for (seed, fault) in seeds() {
+                let mut sim = sim(seed * 1000 + first);
+                sim.disk.fault_at(first, fault);
+                if sim.options.open_on(Arc::new(sim.disk.clone())).is_ok() {
+                    continue;
+                }
+                sim.disk = sim.disk.kill();
+                sim.disk.fault_at(second, Fault::Crash);
+                let _ = sim.options.open_on(Arc::new(sim.disk.clone()));
+                after_cuts(&mut sim, |store| store.finish("k", b"done"));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_segment_whose_creation_failed() {
     let large = |n: usize| vec![n as u8; 4000];
