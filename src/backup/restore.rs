@@ -6,6 +6,7 @@ use super::{
     write::{destination, hash_of},
 };
 use crate::{
+    recover::RING_FILE,
     storage::{DiskStorage, Storage, StorageFile},
     superblock,
 };
@@ -42,6 +43,10 @@ pub fn restore(src: impl AsRef<Path>, dst: impl AsRef<Path>) -> Result<u64, Back
     let is_superblock = |entry: &&Entry| entry.name == superblock::FILE;
     let mut copied = 0;
     for entry in manifest.entries.iter().filter(|entry| !is_superblock(entry)) {
+        if entry.name == RING_FILE {
+            // A ring alone would be taken for a new store's: it holds nothing.
+            dst.sync_dir().map_err(io())?;
+        }
         let file = dst.create(&entry.name, entry.bytes).map_err(io())?;
         copy(&manifest, entry, &file)?;
         copied += entry.bytes;
