@@ -6,7 +6,7 @@ use super::{
     write::{destination, hash_of},
 };
 use crate::{
-    recover::RING_FILE,
+    recover::CLAIMS_FILE,
     storage::{DiskStorage, Storage, StorageFile},
     superblock,
 };
@@ -43,8 +43,9 @@ pub fn restore(src: impl AsRef<Path>, dst: impl AsRef<Path>) -> Result<u64, Back
     let is_superblock = |entry: &&Entry| entry.name == superblock::FILE;
     let mut copied = 0;
     for entry in manifest.entries.iter().filter(|entry| !is_superblock(entry)) {
-        if entry.name == RING_FILE {
-            // A ring alone would be taken for a new store's: it holds nothing.
+        if entry.name == CLAIMS_FILE {
+            // The segments have durable names: without them what a loss of power leaves of a claims
+            // file that holds nothing yet would be taken for a new store's.
             dst.sync_dir().map_err(io())?;
         }
         let file = dst.create(&entry.name, entry.bytes).map_err(io())?;

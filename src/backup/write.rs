@@ -83,6 +83,9 @@ impl<'a> Writer<'a> {
             let segment = at.ok().map(|at| &cut.segments[at]);
             entries.push(self.segment(&cut, number, segment)?);
         }
+        // Without them what a loss of power leaves of a claims file or a ring that hold nothing yet
+        // would be taken for one.
+        self.dst.sync_dir().map_err(io())?;
         entries.push(self.claims(&cut)?);
         for (name, bytes) in &cut.decisions {
             let file = self.dst.create(name, bytes.len() as u64).map_err(io())?;
@@ -90,9 +93,6 @@ impl<'a> Writer<'a> {
             self.done.copied_bytes += bytes.len() as u64;
             entries.push(entry_of(name, &*file, String::new()).map_err(io())?);
         }
-        // A ring alone, of which a loss of power has taken the rest, would be taken for one: it holds
-        // nothing.
-        self.dst.sync_dir().map_err(io())?;
         let ring = create_ring(self.dst, cut.superblock.ring_bytes).map_err(io())?;
         self.done.copied_bytes += ring.size();
         entries.push(entry_of(RING_FILE, &*ring, String::new()).map_err(io())?);
