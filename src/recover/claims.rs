@@ -139,22 +139,22 @@ impl ClaimsFile {
     }
 
     /// Makes the file as large as the options want it, if it is smaller: after everything in it has
-    /// been written again. Says whether it has become larger. If there is no room, or the system
-    /// refuses it for another reason, it stays as it was, which is reported. Not after a sync that
-    /// failed, or a write of the header: then what the file holds is not known.
+    /// been written again. If there is no room, or the system refuses it for another reason, it
+    /// stays as it was, which is reported. Not after a sync that failed, or a write of the header:
+    /// then what the file holds is not known.
     pub fn grow(
         &mut self,
         storage: &dyn Storage,
         superblock: &Superblock,
         wanted: u32,
-    ) -> io::Result<bool> {
+    ) -> io::Result<()> {
         let (bytes, now) = (Cells::file_bytes(wanted), self.bytes.len() as u64);
         if bytes <= now {
             let fits = Cells::claims_in(now);
             if bytes < now {
                 events::claims_kept(u64::from(wanted), fits);
             }
-            return Ok(false);
+            return Ok(());
         }
         let larger = storage.grow(CLAIMS_FILE, bytes).and_then(|file| {
             Cells::free_behind(&*file, self.contents.cells, bytes)?;
@@ -165,14 +165,14 @@ impl ClaimsFile {
             Err(error) if is_failed_sync(&error) && !is_no_room(&error) => return Err(error),
             Err(error) => {
                 events::claims_not_grown(u64::from(wanted), Cells::claims_in(now), &error);
-                return Ok(false);
+                return Ok(());
             }
         };
         Cells::count_all(&*file, superblock.store, bytes)?;
         file.expect_small_changes();
         self.file = file;
         self.contents.cells = (bytes / format::CELL_BYTES as u64) as u32;
-        Ok(true)
+        Ok(())
     }
 
     /// Writes the whole file again and syncs it: what was only in the page cache, cleared cells

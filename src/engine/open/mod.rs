@@ -190,7 +190,7 @@ impl Opening<'_> {
             .map_err(io("writing a segment again"))?;
         read.claims.rewrite(alive).map_err(io("writing the claims file again"))?;
         let grown = read.claims.grow(&**storage, superblock, sizes.cells);
-        grown.map(drop).map_err(io("enlarging the claims file"))
+        grown.map_err(io("enlarging the claims file"))
     }
 
     /// The engine of the new life, without its undecided keys.
