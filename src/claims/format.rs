@@ -27,7 +27,7 @@ const TAG: u64 = 0x1ce0_c1a1;
 
 pub(crate) const CLAIMS_VERSION: u32 = 2;
 pub(crate) const HEADER_BYTES: usize = 32;
-const HEADER_MAGIC: [u8; 8] = *b"1ce-clms";
+pub(crate) const HEADER_MAGIC: [u8; 8] = *b"1ce-clms";
 const DURABLE_AT: usize = 64;
 pub(crate) const TIME_AT: usize = DURABLE_AT + CLASSES * 8;
 

@@ -196,7 +196,9 @@ impl Cells {
     pub fn is_new(bytes: &[u8]) -> bool {
         let is_zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
         let (first, cells) = bytes.split_at(bytes.len().min(FIRST_CELL as usize * CELL_BYTES));
-        first.get(format::HEADER_BYTES..).is_none_or(is_zero)
+        let (header, hints) = first.split_at(first.len().min(format::HEADER_BYTES));
+        (header.starts_with(&format::HEADER_MAGIC) || is_zero(header))
+            && is_zero(hints)
             && cells.chunks(CELL_BYTES).all(|cell| match cell.split_first_chunk() {
                 Some((word, rest)) => {
                     matches!(u64::from_le_bytes(*word), 0 | FREE) && is_zero(rest)
