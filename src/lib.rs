@@ -66,7 +66,6 @@
 //! | `metrics` | `metrics`: counters, gauges and histograms for the crate of that name |
 //! | `tracing` | events and spans |
 //! | `admin` | `admin`: a service with an API and a page, over an open store |
-//! | `cli` | the command `onlyonce` |
 //! | `testing` | `testing`: checks a service's own handlers |
 //! | `conformance` | `conformance`: checks a backend |
 //! | `json` | `Once::run_json`: answers that are values |
@@ -106,9 +105,6 @@ mod clock;
 pub mod conformance;
 mod crc;
 pub mod decisions;
-#[cfg(any(feature = "admin", feature = "cli"))]
-#[doc(hidden)]
-pub mod display;
 mod engine;
 mod error;
 mod fingerprint;
@@ -128,6 +124,7 @@ mod location;
 mod log;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+pub mod names;
 mod observe;
 #[cfg(any(feature = "admin", feature = "metrics"))]
 #[cfg_attr(not(feature = "admin"), allow(dead_code))]

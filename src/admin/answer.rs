@@ -44,11 +44,11 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    pub fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Refusal { status, error: error.into(), needs_force: false }
+    pub fn new(status: StatusCode, error: impl ToString) -> Self {
+        Refusal { status, error: error.to_string(), needs_force: false }
     }
 
-    pub fn bad(error: impl Into<String>) -> Self {
+    pub fn bad(error: impl ToString) -> Self {
         Refusal::new(StatusCode::BAD_REQUEST, error)
     }
 

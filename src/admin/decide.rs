@@ -225,7 +225,7 @@ impl Answer {
 
 fn header(line: &Value) -> Option<(HeaderName, HeaderValue)> {
     let [name, value] = line.as_array()?.as_slice() else { return None };
-    let value = crate::display::escape::bytes(value.as_str()?)?;
+    let value = crate::names::escape::bytes(value.as_str()?)?;
     Some((name.as_str()?.parse().ok()?, HeaderValue::from_bytes(&value).ok()?))
 }
 

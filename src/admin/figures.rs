@@ -5,7 +5,7 @@ use super::{
     keys::{shown, shown_scope},
 };
 use crate::{
-    display as names,
+    names,
     observe::{Counts, Timed, alarms::Alarm, events::KeyHash},
     operate::figures::{self, Figure, full_of},
     operate::{Figures, Operated, Settings},

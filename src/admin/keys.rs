@@ -3,12 +3,11 @@
 use super::{answer::Refusal, query};
 use crate::{
     decisions::{Decision, Outcome, WasState},
-    display as names,
-    display::escape as text,
     engine::entries::{Entry, Filter, State},
     error::BeginError,
     http::StoredAnswer,
     key::{KeyRef, OwnedKey},
+    names::{self, escape as text},
     observe::events::KeyHash,
     operate::{Asked, AskedDecisions, Operated, Unanswered, age},
     record::Record,

@@ -10,8 +10,6 @@ mod servers;
 mod admin;
 mod bad_input;
 mod cancelled_waits;
-#[cfg(all(feature = "admin", feature = "cli"))]
-mod command;
 #[cfg(feature = "conformance")]
 mod conformance;
 mod counted;

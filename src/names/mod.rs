@@ -3,12 +3,40 @@
 //!
 //! A scope is `a/b/c` for `Scope::of(["a", "b", "c"])`, `=text` for `Scope::new("text")`,
 //! `hex:0a0b` for any bytes, `-` for the empty one. A key is text, or `hex:0a0b`.
+//!
+//! ```
+//! use onlyonce::{Scope, names};
+//!
+//! let scope = Scope::of(["tenant-7", "payments"]);
+//! assert_eq!(names::of_scope(scope.as_bytes()), "tenant-7/payments");
+//! assert_eq!(names::parse_scope("tenant-7/payments"), Ok(scope));
+//! // What could not be told from something else on a screen is written in digits.
+//! assert_eq!(names::of_key(b"two words"), "hex:74776f20776f726473");
+//! ```
 
 pub(crate) mod escape;
 
-pub use crate::display::escape::is_plain;
+pub use crate::names::escape::is_plain;
 
-use crate::key::{KeyRef, Scope};
+use crate::{
+    error::KeyError,
+    key::{KeyRef, Scope},
+};
+
+/// Why a name is none of a scope or a key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NameError {
+    /// Something else than pairs of hexadecimal digits stands behind `hex:`.
+    #[error("{name}: hex: is followed by pairs of digits")]
+    NotHex {
+        /// The name that was given.
+        name: String,
+    },
+    /// No scope or key has these bytes.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
 
 /// Text that can be printed, looks like what it is, and is read back without a mark.
 fn printable(bytes: &[u8]) -> Option<&str> {
@@ -43,7 +71,7 @@ fn parts(scope: &[u8]) -> Option<Vec<&[u8]>> {
     Some(parts)
 }
 
-/// The name of a scope.
+/// The name of a scope, given its bytes.
 pub fn of_scope(scope: &[u8]) -> String {
     if scope.is_empty() {
         return "-".into();
@@ -70,30 +98,37 @@ pub fn of_key(key: &[u8]) -> String {
     }
 }
 
-fn not_hex(text: &str) -> String {
-    format!("{text}: hex: is followed by pairs of digits")
+fn not_hex(name: &str) -> NameError {
+    NameError::NotHex { name: name.into() }
 }
 
-/// The scope of a name; a line about it if it is none.
-pub fn parse_scope(text: &str) -> Result<Scope, String> {
-    let exact = |bytes: &[u8]| Scope::new(bytes).map_err(|error| error.to_string());
-    match text {
-        "-" | "" => Ok(Scope::global()),
-        _ if text.starts_with('=') => exact(&text.as_bytes()[1..]),
+/// The scope of a name; an empty one is that of the empty scope, too.
+///
+/// # Errors
+///
+/// If the digits behind `hex:` are none, or no scope is as long as that.
+pub fn parse_scope(text: &str) -> Result<Scope, NameError> {
+    Ok(match text {
+        "-" | "" => Scope::global(),
+        _ if text.starts_with('=') => Scope::new(&text.as_bytes()[1..])?,
         _ => match text.strip_prefix("hex:") {
-            None => Ok(Scope::of(text.split('/'))),
-            Some(digits) => exact(&unhex(digits).ok_or_else(|| not_hex(text))?),
+            None => Scope::of(text.split('/')),
+            Some(digits) => Scope::new(unhex(digits).ok_or_else(|| not_hex(text))?)?,
         },
-    }
+    })
 }
 
-/// The key of a name; a line about it if it is none.
-pub fn parse_key(text: &str) -> Result<Vec<u8>, String> {
+/// The key of a name.
+///
+/// # Errors
+///
+/// If the digits behind `hex:` are none, or no key is as long or as short as that.
+pub fn parse_key(text: &str) -> Result<Vec<u8>, NameError> {
     let key = match text.strip_prefix("hex:") {
         None => text.as_bytes().to_vec(),
         Some(digits) => unhex(digits).ok_or_else(|| not_hex(text))?,
     };
-    KeyRef::new(&Scope::global(), &key).map_err(|error| error.to_string())?;
+    KeyRef::new(&Scope::global(), &key)?;
     Ok(key)
 }
 

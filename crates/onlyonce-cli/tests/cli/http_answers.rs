@@ -192,7 +192,6 @@ fn a_key_of_the_service_s_own_is_told_apart() {
     complete("held", &["--response", "x", "--layer", "other"]).misused();
 }
 
-#[cfg(feature = "admin")]
 #[test]
 fn a_running_service_refuses_it_too() {
     let dir = tempfile::tempdir().unwrap();
@@ -215,7 +214,6 @@ fn a_running_service_refuses_it_too() {
 
 /// An answer that the layer can't replay is what a key of it may be completed with by its
 /// service's own code, or was by an earlier version.
-#[cfg(feature = "admin")]
 #[test]
 fn an_answer_that_makes_every_retry_fail_is_replaced() {
     let dir = tempfile::tempdir().unwrap();

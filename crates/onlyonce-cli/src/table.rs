@@ -1,23 +1,23 @@
 //! `--dsn`: a store in PostgreSQL, asked through an admin service in this process.
 
-#[cfg(not(all(feature = "postgres", feature = "admin")))]
+#[cfg(not(feature = "postgres"))]
 use super::{
     args::Table,
     fail::{Code, Failure},
     out::Out,
 };
-#[cfg(all(feature = "postgres", feature = "admin"))]
+#[cfg(feature = "postgres")]
 pub use with::Here;
 
 /// A build that knows no PostgreSQL.
-#[cfg(not(all(feature = "postgres", feature = "admin")))]
+#[cfg(not(feature = "postgres"))]
 pub enum Here {}
 
-#[cfg(not(all(feature = "postgres", feature = "admin")))]
+#[cfg(not(feature = "postgres"))]
 impl Here {
     pub fn connect(_: &str, _: &Table) -> Result<Self, Failure> {
-        let line = "this onlyonce knows no PostgreSQL: install it with `cargo install onlyonce \
-                    --features cli,admin,postgres,ring`";
+        let line = "this onlyonce knows no PostgreSQL: install it with `cargo install onlyonce-cli \
+                    --features postgres`";
         Err(Failure::new(Code::Misused, line))
     }
 
@@ -49,7 +49,7 @@ impl Here {
     }
 }
 
-#[cfg(all(feature = "postgres", feature = "admin"))]
+#[cfg(feature = "postgres")]
 mod with {
     use super::super::{
         args::Table,

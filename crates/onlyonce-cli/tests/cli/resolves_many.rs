@@ -173,7 +173,6 @@ fn a_store_that_is_open_is_left_alone() {
     store.close().unwrap();
 }
 
-#[cfg(feature = "admin")]
 mod at_a_service {
     use super::*;
     use crate::admin_client::serve;

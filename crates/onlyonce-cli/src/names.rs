@@ -2,10 +2,10 @@
 
 use super::fail::{Code, Failure};
 use base64::prelude::*;
-pub use onlyonce::display::unhex;
+pub use onlyonce::names::unhex;
 use onlyonce::{
     Scope,
-    display::{self as names, is_plain},
+    names::{self, NameError, is_plain},
 };
 use serde_json::{Map, Value};
 
@@ -40,8 +40,8 @@ pub fn parse_key(text: &str) -> Result<Vec<u8>, Failure> {
     names::parse_key(text).map_err(misused)
 }
 
-fn misused(line: String) -> Failure {
-    Failure::new(Code::Misused, line)
+fn misused(error: NameError) -> Failure {
+    Failure::new(Code::Misused, error.to_string())
 }
 
 /// Bytes in JSON: as text if they are text, else as `name_base64`.

@@ -3,7 +3,7 @@
 use super::fail::{Code, Failure};
 use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
-use onlyonce::{OpenError, display::is_plain, inspect::Inspection};
+use onlyonce::{OpenError, inspect::Inspection, names::is_plain};
 use serde_json::Value;
 use std::{
     io::{self, BufWriter, IsTerminal, Stdout, Write},
