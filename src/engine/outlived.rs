@@ -8,9 +8,11 @@
 
 use crate::{engine::Engine, spi::Abandon, token::Token};
 use parking_lot::Mutex;
+#[cfg(not(onlyonce_shuttle))]
+use std::sync::LazyLock;
 use std::{
     collections::HashMap,
-    sync::{Arc, LazyLock, Weak},
+    sync::{Arc, Weak},
 };
 
 struct Outlived {

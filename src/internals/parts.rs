@@ -13,7 +13,6 @@ use crate::{
         frame::{Placed, Seed},
         largest_frame,
     },
-    observe::Timings,
     poison::{Poison, Poisoned},
     recover::create::create_ring,
     storage::{DiskStorage, Storage},
@@ -84,7 +83,7 @@ impl Log {
             buffered: false,
             space: Space::default(),
             poison: Arc::new(Poison::default()),
-            timings: Timings::default(),
+            timings: Default::default(),
         };
         for number in 1..=segments {
             let slot = Slot::create(&storage, number, segment, STORE)?;

@@ -124,11 +124,12 @@ pub(crate) fn created(segment: u32, bytes: u64) {
 
 /// The system gives no further segment.
 pub(crate) fn starved(bytes: u64, no_room: bool, why: &str) {
-    if no_room {
-        event!(error, bytes, why, "no room on the disk for another segment");
+    let what = if no_room {
+        "no room on the disk for another segment"
     } else {
-        event!(error, bytes, why, "another segment cannot be created");
-    }
+        "another segment cannot be created"
+    };
+    event!(error, bytes, why, "{what}");
 }
 
 /// A full segment has its footer.

@@ -81,7 +81,7 @@ impl Counting {
     pub fn new() -> Self {
         Counting {
             counters: Counters::new(),
-            timings: Timings::default(),
+            timings: Default::default(),
             swept: Default::default(),
             secret: OnceLock::new(),
         }

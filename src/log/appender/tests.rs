@@ -6,7 +6,6 @@ use crate::{
     group_commit::WaiterId,
     key::{KeyRef, Scope},
     log::{Draft, Space, largest_frame},
-    observe::Timings,
     poison::Poison,
     storage::{SimStorage, Storage},
     sync::wait::Notifier,
@@ -34,7 +33,7 @@ impl Log {
             buffered: false,
             space: Space::default(),
             poison: Arc::new(Poison::default()),
-            timings: Timings::default(),
+            timings: Default::default(),
         };
         let usable = slot.usable(shared.frame_max);
         shared.space.give(slot, usable);
