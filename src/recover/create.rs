@@ -40,10 +40,10 @@ fn holds_nothing(
     Ok(is_new(&read_file(&*file, name)?))
 }
 
-/// Creates an empty store. The superblock's file comes first and its content last: a directory
-/// with a blank superblock and no segment is one whose creation was interrupted, and is created
-/// again. Each file is made again then, so for a moment the superblock's name may be gone, and after
-/// a loss of power those of the others left; they hold nothing yet.
+/// Creates an empty store. The superblock's content comes last, when the names of all files are
+/// durable: a directory with a blank superblock and no segment is one whose creation was
+/// interrupted, and is created again. After a loss of power any of these files may be left, without
+/// the superblock too; they hold nothing yet.
 pub(crate) fn create(
     storage: &dyn Storage,
     sizes: &Sizes,
@@ -75,7 +75,6 @@ pub(crate) fn create(
         jump_max_ms: 0,
     };
     let file = SuperblockFile::create(storage).map_err(failed)?;
-    storage.sync_dir().map_err(failed)?;
     let claims = storage.create(CLAIMS_FILE, Cells::file_bytes(sizes.cells));
     claims.and_then(|file| Cells::create(&*file, superblock.store)).map_err(failed)?;
     create_ring(storage, sizes.ring).map_err(failed)?;

@@ -151,8 +151,8 @@ fn a_segment_whose_creation_failed() {
     for (seed, fault) in seeds() {
         for segment in [1, 3] {
             let mut sim = sim(seed);
-            // A store's own files take two.
-            let weak = Weak::new(&sim.disk, fault, 2 + segment);
+            // A store's own files take one.
+            let weak = Weak::new(&sim.disk, fault, 1 + segment);
             let store = sim.options.open_on(Arc::new(weak.clone()));
             let mut acknowledged = 0;
             let store = store.inspect(|store| {
