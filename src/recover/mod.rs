@@ -18,7 +18,10 @@ use crate::{
 };
 use decide::Decided;
 use segments::{Care, Segment};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 pub(crate) const CLAIMS_FILE: &str = "claims";
 pub(crate) const RING_FILE: &str = "ring";
@@ -114,9 +117,13 @@ pub(crate) fn starts_of(begun: &[Begun]) -> [u64; CLASSES] {
     starts
 }
 
-/// How many threads read segments, or fill the index.
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get()).min(8)
+/// How many threads read segments, or fill the index: one, which is the caller's own, where there is
+/// less to do than `worthwhile`.
+fn threads(work: u64, worthwhile: u64) -> usize {
+    // Asking the system takes as long as opening a small store.
+    static PROCESSORS: LazyLock<usize> =
+        LazyLock::new(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
+    if work < worthwhile { 1 } else { (*PROCESSORS).min(8) }
 }
 
 /// Whether a name is one of a store's files.

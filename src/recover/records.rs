@@ -139,8 +139,13 @@ pub(super) fn index(
 }
 
 fn index_all(index: &mut Index, frames: &Frames<'_>) -> Result<(), OpenError> {
-    let share = SHARDS.div_ceil(super::threads());
+    let listed: usize = frames.segments.iter().map(|segment| segment.entries().len()).sum();
+    let threads = super::threads(listed as u64, 1000);
     let mut shards: Vec<&mut Shard> = index.shards_mut().collect();
+    if threads == 1 {
+        return index_records(&mut shards, 0, frames);
+    }
+    let share = SHARDS.div_ceil(threads);
     thread::scope(|scope| {
         let shares = shards.chunks_mut(share).enumerate();
         let shares: Vec<_> = shares

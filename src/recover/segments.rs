@@ -9,6 +9,7 @@ use crate::{
     error::OpenError,
     index::KeyHasher,
     key::KeyRef,
+    limits::MIB,
     log::{
         self, ActiveSince, DATA_START, Encoded, FooterEntry, Frame, Kind, MAIN_CLASS, Slot,
         Summary, file_name,
@@ -308,18 +309,20 @@ fn read_contents(
     life: u32,
     salvage: bool,
 ) -> Result<Vec<Segment>, OpenError> {
-    let share = slots.len().div_ceil(super::threads()).max(1);
+    let read = move |(slot, active): &(Arc<Slot>, Active)| {
+        let contents = read_slot(slot, *active, life, salvage)?;
+        Ok(Segment { slot: slot.clone(), contents })
+    };
+    let read_all =
+        move |slots: &[(Arc<Slot>, Active)]| slots.iter().map(read).collect::<Result<Vec<_>, _>>();
+    let threads = super::threads(slots.iter().map(|(slot, _)| slot.bytes).sum(), 4 * MIB);
+    if threads == 1 {
+        return read_all(&slots);
+    }
+    let share = slots.len().div_ceil(threads);
     thread::scope(|scope| {
-        let shares: Vec<_> = slots
-            .chunks(share)
-            .map(|share| {
-                let read = move |(slot, active): &(Arc<Slot>, Active)| {
-                    let contents = read_slot(slot, *active, life, salvage)?;
-                    Ok(Segment { slot: slot.clone(), contents })
-                };
-                scope.spawn(move || share.iter().map(read).collect::<Result<Vec<_>, OpenError>>())
-            })
-            .collect();
+        let shares: Vec<_> =
+            slots.chunks(share).map(|share| scope.spawn(move || read_all(share))).collect();
         let mut segments = Vec::new();
         for share in shares {
             segments.extend(share.join().expect("reading a segment doesn't panic")?);
