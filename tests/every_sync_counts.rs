@@ -32,6 +32,7 @@ use posix::{Choice, Disk};
 use recording::Event;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     path::Path,
 };
 
@@ -90,7 +91,6 @@ fn child() {
 }
 
 /// What is kept of that which is not durable.
-#[derive(Clone, Copy)]
 enum Kept<'a> {
     Nothing,
     Everything,
@@ -98,24 +98,24 @@ enum Kept<'a> {
     Only(&'a Path),
     /// Nothing of this one, everything of the others.
     AllBut(&'a Path),
-    /// Everything but the first page of this one.
-    Headless(&'a Path),
-    /// Of this one the first page.
-    Head(&'a Path),
+    /// Everything but these sectors of this one.
+    AllButPart(&'a Path, Range<usize>),
+    /// Of this one these sectors.
+    OnlyPart(&'a Path, Range<usize>),
     /// Whatever the dice say.
     Some(u64),
 }
 
 impl Choice for Kept<'_> {
     fn version(&mut self, path: &Path, sector: Option<usize>, versions: usize) -> usize {
-        let is_head = sector.is_some_and(|sector| sector < 8);
+        let is_in = |part: &Range<usize>| sector.is_some_and(|sector| part.contains(&sector));
         let keeps = match self {
             Kept::Nothing => false,
             Kept::Everything => true,
             Kept::Only(this) => path == *this,
             Kept::AllBut(this) => path != *this,
-            Kept::Headless(this) => path != *this || !is_head,
-            Kept::Head(this) => path == *this && is_head,
+            Kept::AllButPart(this, part) => path != *this || !is_in(part),
+            Kept::OnlyPart(this, part) => path == *this && is_in(part),
             Kept::Some(seed) => {
                 *seed =
                     seed.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
@@ -157,8 +157,13 @@ impl<'a> Trial<'a> {
             }
             Left::One(at) => {
                 let path = self.path(*at);
-                let kept = [Kept::AllBut, Kept::Only, Kept::Headless, Kept::Head];
-                ways.extend(kept.map(|way| way(path)));
+                ways.extend([Kept::AllBut(path), Kept::Only(path)]);
+                // Its first page, and the last piece of what was written: a footer without the frames
+                // that it lists, or these without it.
+                for part in [0..8, disk.last_unsynced(path)..usize::MAX] {
+                    ways.push(Kept::AllButPart(path, part.clone()));
+                    ways.push(Kept::OnlyPart(path, part));
+                }
                 of = Some(path);
             }
             Left::Kind(..) | Left::File(_) => {}

@@ -163,6 +163,13 @@ impl Disk {
         files.map(|(path, _)| path.clone()).chain(directories).collect()
     }
 
+    /// Where the last piece of a file begins that is not durable.
+    pub fn last_unsynced(&self, path: &Path) -> usize {
+        let Some(data) = self.files.get(path) else { return 0 };
+        let begins = |sector: &&usize| **sector == 0 || !data.sectors.contains_key(&(**sector - 1));
+        data.sectors.keys().rfind(begins).copied().unwrap_or(0)
+    }
+
     /// The power goes.
     pub fn cut(&self, choice: &mut dyn Choice) -> Found {
         let mut found = Found { files: BTreeMap::new(), directories: BTreeSet::new() };
