@@ -51,8 +51,13 @@ pub(crate) const SLOTS_MAX: u32 = (1 << 17) - 1;
 pub(crate) const CLASSES: usize = 34;
 /// Shards of the index. Their tables are small, so none takes long to grow, and 24 bits of hash are
 /// all that a table needs to grow without reading the log. A model of schedules has a few, so that
-/// its threads meet in them.
-pub(crate) const SHARDS: usize = if cfg!(onlyonce_shuttle) { 4 } else { 1024 };
+/// its threads meet in them; and so has a build for long runs of crashes, each of which opens ten
+/// stores and more.
+pub(crate) const SHARDS: usize = match (cfg!(onlyonce_shuttle), cfg!(onlyonce_broken)) {
+    (true, _) => 4,
+    (false, true) => 16,
+    (false, false) => 1024,
+};
 
 const _: () = assert!(SHARDS.is_power_of_two());
 // A segment holds at least four of the largest frames.

@@ -185,6 +185,9 @@ fn everywhere(first_seed: u64, seconds: u64, strike: impl Fn(u64, u64, Setting, 
             if budget.is_used_up(points) {
                 return report(points, programs + 1, seed);
             }
+            if points % 50_000 == 0 {
+                report(points, programs + 1, seed);
+            }
         }
     }
 }
