@@ -1,11 +1,14 @@
 //! Slots of a [`ShardedStore`](crate::ShardedStore) move from one table to another.
 
-use super::{inner::Inner, store::PostgresStore, trouble::DbError};
+use super::{in_order::in_order, inner::Inner, store::PostgresStore, trouble::DbError};
 use crate::error::BeginError;
 use std::ops::RangeInclusive;
+use tokio_postgres::{
+    Error, Row,
+    types::{FromSql, ToSql, Type},
+};
 
-/// Rows and bytes of one step; a row with more bytes is a step of its own. In JSON they are twice as
-/// many.
+/// Rows and bytes of one step; a row with more bytes is a step of its own.
 const ROWS: i64 = 2000;
 const BYTES: i64 = 4 << 20;
 
@@ -94,14 +97,63 @@ impl Place {
         Place { slot, last, scope: Vec::new(), key: Vec::new() }
     }
 
-    /// Moves to a row that begins with scope and key, and has its slot as the fourth column.
-    fn set(&mut self, row: &tokio_postgres::Row) -> Result<(), DbError> {
-        let bad = |error: tokio_postgres::Error| DbError::Refused(error.to_string());
-        self.scope = row.try_get(0).map_err(bad)?;
-        self.key = row.try_get(1).map_err(bad)?;
-        self.slot = row.try_get(3).map_err(bad)?;
+    /// Moves to a row that has slot, scope and key.
+    fn set(&mut self, row: &Row) -> Result<(), DbError> {
+        self.slot = row.try_get("slot").map_err(bad)?;
+        self.scope = row.try_get("scope").map_err(bad)?;
+        self.key = row.try_get("key").map_err(bad)?;
         Ok(())
     }
+}
+
+fn bad(error: Error) -> DbError {
+    DbError::Refused(error.to_string())
+}
+
+type Column<'a> = Box<dyn ToSql + Send + Sync + 'a>;
+
+/// A column of rows, as an array.
+fn column(rows: &[Row], n: usize) -> Result<Column<'_>, DbError> {
+    fn of<'a, T: FromSql<'a> + ToSql + Send + Sync + 'a>(
+        rows: &'a [Row],
+        n: usize,
+    ) -> Result<Column<'a>, DbError> {
+        let cells: Result<Vec<Option<T>>, Error> = rows.iter().map(|row| row.try_get(n)).collect();
+        Ok(Box::new(cells.map_err(bad)?))
+    }
+    match *rows[0].columns()[n].type_() {
+        Type::BYTEA => of::<&[u8]>(rows, n),
+        Type::INT8 => of::<i64>(rows, n),
+        Type::INT4 => of::<i32>(rows, n),
+        Type::INT2 => of::<i16>(rows, n),
+        _ => of::<bool>(rows, n),
+    }
+}
+
+/// The rows of the next step.
+async fn read(from: &Inner, place: &Place) -> Result<Vec<Row>, BeginError> {
+    let Place { slot, last, scope, key } = place;
+    let after: [&(dyn ToSql + Sync); 6] = [slot, last, scope, key, &ROWS, &BYTES];
+    let mut tries = from.tries();
+    loop {
+        match from.query(&tries, &from.sql.slots, &after).await {
+            Ok(rows) => return Ok(rows),
+            Err(trouble) => tries.again(trouble).await?,
+        }
+    }
+}
+
+async fn put(to: &Inner, rows: &[Row]) -> Result<(), BeginError> {
+    let columns: Result<Vec<Column<'_>>, DbError> =
+        (0..rows[0].columns().len()).map(|n| column(rows, n)).collect();
+    let columns = columns?;
+    let params: Vec<&(dyn ToSql + Sync)> =
+        columns.iter().map(|column| &**column as &(dyn ToSql + Sync)).collect();
+    let mut tries = to.tries();
+    while let Err(trouble) = to.execute(&tries, &to.sql.put, &params).await {
+        tries.again(trouble).await?;
+    }
+    Ok(to.confirm(&mut tries).await?)
 }
 
 async fn copy(
@@ -111,36 +163,17 @@ async fn copy(
     mut tell: impl FnMut(SlotsMoved),
 ) -> Result<u64, BeginError> {
     let (mut place, mut copied) = (Place::before(&slots), 0);
-    loop {
-        let mut tries = from.tries();
-        let rows = loop {
-            let Place { slot, last, scope, key } = &place;
-            let after: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-                [slot, last, scope, key, &ROWS, &BYTES];
-            match from.query(&tries, &from.sql.slots, &after).await {
-                Ok(rows) => break rows,
-                Err(trouble) => tries.again(trouble).await?,
-            }
-        };
-        let Some(end) = rows.last() else { return Ok(copied) };
-        let bad = |error: tokio_postgres::Error| DbError::Refused(error.to_string());
-        let mut json = Vec::with_capacity(rows.len());
-        for row in &rows {
-            json.push(row.try_get::<_, String>(2).map_err(bad)?);
-        }
-        let json = format!("[{}]", json.join(","));
-        let mut tries = to.tries();
-        loop {
-            match to.execute(&tries, &to.sql.put, &[&json]).await {
-                Ok(_) => break,
-                Err(trouble) => tries.again(trouble).await?,
-            }
-        }
-        to.confirm(&mut tries).await?;
-        copied += rows.len() as u64;
+    let mut rows = read(from, &place).await?;
+    while let Some(end) = rows.last() {
         place.set(end)?;
+        // The two servers work at the same time.
+        let (put, next, ()) = in_order(put(to, &rows), read(from, &place), async {}).await;
+        put?;
+        copied += rows.len() as u64;
         tell(SlotsMoved { rows: copied, slot: place.slot as u16 });
+        rows = next?;
     }
+    Ok(copied)
 }
 
 async fn delete(
@@ -153,8 +186,7 @@ async fn delete(
         let mut tries = inner.tries();
         let rows = loop {
             let Place { slot, last, scope, key } = &place;
-            let after: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-                [slot, last, scope, key, &ROWS];
+            let after: [&(dyn ToSql + Sync); 5] = [slot, last, scope, key, &ROWS];
             match inner.query(&tries, &inner.sql.delete_slots, &after).await {
                 Ok(rows) => break rows,
                 Err(trouble) => tries.again(trouble).await?,
@@ -164,7 +196,7 @@ async fn delete(
             inner.confirm(&mut tries).await?;
             return Ok(deleted);
         };
-        let gone: i64 = end.try_get(2).map_err(|error| DbError::Refused(error.to_string()))?;
+        let gone: i64 = end.try_get(3).map_err(bad)?;
         deleted += gone as u64;
         place.set(end)?;
         tell(SlotsMoved { rows: deleted, slot: place.slot as u16 });

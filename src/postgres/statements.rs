@@ -17,6 +17,21 @@ const ALL: &str = "scope, key, owner, fingerprint, token, lease_ms, replay_ms, r
     keep_ms, started_at, lease_until, ended_at, replay_until, expires_at, reserve, attempt, \
     sweep_hour, slot, state, reason, after, holder, session, history, checkpoint, step, head, response";
 
+/// Parameters that are arrays of all columns.
+fn arrays() -> String {
+    let array = |(n, column): (usize, &str)| {
+        let kind = match column {
+            "scope" | "key" | "owner" | "fingerprint" | "checkpoint" | "head" | "response" => "bytea",
+            "reserve" | "attempt" | "sweep_hour" => "integer",
+            "slot" | "state" | "reason" | "after" => "smallint",
+            "holder" | "history" => "boolean",
+            _ => "bigint",
+        };
+        format!("${}::{kind}[]", n + 1)
+    };
+    ALL.split(", ").enumerate().map(array).collect::<Vec<_>>().join(", ")
+}
+
 /// The statements for one table.
 #[derive(Debug)]
 #[cfg_attr(not(feature = "admin"), allow(dead_code))]
@@ -79,9 +94,9 @@ pub(super) struct Statements {
     /// Kept for (ms).
     pub sweep_decisions: String,
     /// The slot in which to continue and the last one, scope and key after which to continue, the
-    /// maximum number of rows, and of bytes.
+    /// maximum number of rows, and of bytes: all columns.
     pub slots: String,
-    /// Rows as JSON.
+    /// An array of each column, in the order of the table's.
     pub put: String,
     /// The slot in which to continue and the last one, scope and key after which to continue, the
     /// maximum number of rows.
@@ -386,23 +401,22 @@ impl Statements {
             ),
             // As many rows as their bytes allow, at least one; lengths are known without the bytes.
             slots: format!(
-                "SELECT scope, key, row_to_json(t)::text, slot FROM {table} AS t \
-                 JOIN (SELECT slot, scope, key, \
+                "SELECT {ALL} FROM (SELECT {ALL}, \
                      sum(coalesce(octet_length(response), 0) + coalesce(octet_length(head), 0) \
-                         + coalesce(octet_length(checkpoint), 0)) \
-                         OVER (ORDER BY slot, scope, key) AS bytes, \
-                     row_number() OVER (ORDER BY slot, scope, key) AS nth \
-                     FROM (SELECT * FROM {table} WHERE slot <= $2 \
+                         + coalesce(octet_length(checkpoint), 0)) OVER steps AS bytes, \
+                     row_number() OVER steps AS nth \
+                     FROM (SELECT {ALL} FROM {table} WHERE slot <= $2 \
                          AND (slot, scope, key) > ($1, $3, $4) \
-                         ORDER BY slot, scope, key LIMIT $5) AS next\
-                 ) AS part USING (slot, scope, key) WHERE bytes <= $6 OR nth = 1 \
-                 ORDER BY slot, scope, key"
+                         ORDER BY slot, scope, key LIMIT $5) AS next \
+                     WINDOW steps AS (ORDER BY slot, scope, key)\
+                 ) AS part WHERE bytes <= $6 OR nth = 1 ORDER BY slot, scope, key"
             ),
             put: format!(
                 "INSERT INTO {table} AS t ({ALL}) SELECT {ALL} \
-                 FROM json_populate_recordset(NULL::{table}, $1::text::json) \
+                 FROM unnest({columns}) AS moved ({ALL}) \
                  ON CONFLICT (scope, key) DO UPDATE SET ({ALL}) = ROW ({proposed}) \
-                 WHERE t.token < excluded.token"
+                 WHERE t.token < excluded.token",
+                columns = arrays(),
             ),
             delete_slots: format!(
                 "WITH part AS MATERIALIZED (\
@@ -411,7 +425,7 @@ impl Statements {
                  ), gone AS (\
                      DELETE FROM {table} WHERE ctid = ANY (ARRAY (SELECT at FROM part)) RETURNING 1\
                  ) \
-                 SELECT scope, key, (SELECT count(*) FROM gone), slot FROM part \
+                 SELECT slot, scope, key, (SELECT count(*) FROM gone) FROM part \
                  ORDER BY slot DESC, scope DESC, key DESC LIMIT 1"
             ),
             listeners: "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' \
