@@ -78,6 +78,7 @@ mod statements;
 mod store;
 #[cfg_attr(not(feature = "admin"), allow(dead_code))]
 mod survey;
+mod tls;
 mod sweep;
 mod transactions;
 mod tries;
@@ -91,6 +92,7 @@ pub use erase::Erased;
 pub use operator::Page;
 pub use options::{PostgresOptions, Replication};
 pub use slots::SlotsMoved;
+pub use tls::Tls;
 pub use store::PostgresStore;
 pub use sweep::Swept;
 /// The driver.

@@ -1,6 +1,6 @@
 //! The options of a store on a cluster: how to reach it, and the terms of its claims.
 
-use super::trouble::spelled;
+use super::{tls::Tls, trouble::spelled};
 use crate::{
     error::OpenError,
     limits::{LEASE_MAX_MS, RESPONSE_BYTES_MAX, RETENTION_MAX_MS},
@@ -136,8 +136,8 @@ impl PostgresOptions {
     /// otherwise: with `sslmode=prefer` a server that offers none gets the password all the same,
     /// with `disable` there is none. Without this and [`tls_roots`](Self::tls_roots) there is no TLS,
     /// and `require` and `verify-full` are refused.
-    pub fn tls(mut self, config: Arc<rustls::ClientConfig>) -> Self {
-        self.tls = Some(config);
+    pub fn tls(mut self, config: impl Into<Tls>) -> Self {
+        self.tls = Some(config.into().0);
         self
     }
 

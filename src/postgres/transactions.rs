@@ -18,8 +18,7 @@ use crate::{
     error::{BeginError, ClaimError},
     key::OwnedKey,
     spi::{Abandon, ClaimOp, Found, IdempotencyStore, Interruption, Request, Terms, Ticket},
-    sql::Transactional,
-    stats::Count,
+    sql::{Connection, Rows, SqlError, Statement, Transactional, drivers::postgres::unnamed},
     token::Token,
 };
 use parking_lot::Mutex;
@@ -27,7 +26,6 @@ use std::{
     collections::HashMap,
     fmt,
     marker::PhantomData,
-    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -95,13 +93,20 @@ impl fmt::Debug for TransactionStore {
 
 /// The open transaction of a claim, for the statements of the effect. Don't send `COMMIT` or
 /// `ROLLBACK`: completing the claim commits.
+///
+/// It is a [`Connection`]. A handler that writes by the driver's own calls asks for the driver's
+/// client: `transaction.as_ref()` is a [`tokio_postgres::Client`](super::tokio_postgres::Client).
 pub struct OpenTransaction<'a>(OwnedMutexGuard<Option<Borrowed>>, PhantomData<&'a ()>);
 
-impl Deref for OpenTransaction<'_> {
-    type Target = tokio_postgres::Client;
-
-    fn deref(&self) -> &tokio_postgres::Client {
+impl AsRef<tokio_postgres::Client> for OpenTransaction<'_> {
+    fn as_ref(&self) -> &tokio_postgres::Client {
         self.0.as_ref().expect("checked when it was made")
+    }
+}
+
+impl Connection for OpenTransaction<'_> {
+    async fn run(&mut self, statement: Statement<'_>) -> Result<Rows, SqlError> {
+        unnamed(self.as_ref(), statement).await
     }
 }
 

@@ -78,7 +78,7 @@
 
 mod connection;
 pub(crate) mod dialect;
-mod drivers;
+pub(crate) mod drivers;
 pub(crate) mod keys;
 pub(crate) mod op;
 pub(crate) mod operator;

@@ -57,7 +57,7 @@ fn a_cancelled_wait_is_no_success() {
         let mut second = granted(&strict, "second").await;
         let mut order = granted(&shop, "order").await;
         let insert = "SET synchronous_commit = local; INSERT INTO orders VALUES ('order')";
-        order.transaction().await.unwrap().batch_execute(insert).await.unwrap();
+        order.transaction().await.unwrap().as_ref().batch_execute(insert).await.unwrap();
         cluster.part().await;
         // A handler can't have its own commit not wait: no standby is there, and none is waited for
         // in vain as a success.

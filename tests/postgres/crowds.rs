@@ -94,14 +94,25 @@ fn a_wait_for_a_connection_closes_none() {
         let store = limits.deadline(Duration::from_millis(600)).connect().await.unwrap();
         let (shop, plain) = (AsyncStore::new(store.in_transactions()), AsyncStore::new(store));
         let mut held = granted(&shop, "held").await;
-        let pid = held.transaction().await.unwrap().query_one("SELECT pg_backend_pid()", &[]).await;
+        let pid = held
+            .transaction()
+            .await
+            .unwrap()
+            .as_ref()
+            .query_one("SELECT pg_backend_pid()", &[])
+            .await;
         let pid: i32 = pid.unwrap().get(0);
         let refused = plain.begin(key("other"), print()).await.map(|_| ());
         assert!(matches!(refused, Err(BeginError::Unavailable { .. })), "{refused:?}");
         held.complete(b"done").await.unwrap();
         let mut next = granted(&shop, "next").await;
-        let again =
-            next.transaction().await.unwrap().query_one("SELECT pg_backend_pid()", &[]).await;
+        let again = next
+            .transaction()
+            .await
+            .unwrap()
+            .as_ref()
+            .query_one("SELECT pg_backend_pid()", &[])
+            .await;
         assert_eq!(again.unwrap().get::<_, i32>(0), pid);
         next.complete(b"done").await.unwrap();
     });

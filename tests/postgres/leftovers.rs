@@ -26,7 +26,7 @@ async fn claim(shop: &Shop, name: &str) -> Claim<Shop> {
 /// The first column of the last row, in the transaction of a claim that is given back.
 async fn shown(shop: &Shop, sql: &str) -> String {
     let claim = claim(shop, "looks").await;
-    let rows = claim.transaction().await.unwrap().query(sql, &[]).await.unwrap();
+    let rows = claim.transaction().await.unwrap().as_ref().query(sql, &[]).await.unwrap();
     claim.release().await.unwrap();
     rows.last().map_or_else(String::new, |row| row.get(0))
 }
@@ -71,7 +71,7 @@ fn nothing_of_a_handler_is_left_in_its_session() {
             for commits in [true, false] {
                 let before = shown(&shop, look).await;
                 let mut leaving = claim(&shop, &format!("{n} {commits}")).await;
-                leaving.transaction().await.unwrap().batch_execute(leave).await.unwrap();
+                leaving.transaction().await.unwrap().as_ref().batch_execute(leave).await.unwrap();
                 if commits {
                     leaving.complete(b"done").await.unwrap();
                 } else {
@@ -82,7 +82,7 @@ fn nothing_of_a_handler_is_left_in_its_session() {
         }
         let insert = "INSERT INTO orders VALUES ('k')";
         let mut last = claim(&shop, "last").await;
-        last.transaction().await.unwrap().batch_execute(insert).await.unwrap();
+        last.transaction().await.unwrap().as_ref().batch_execute(insert).await.unwrap();
         last.complete(b"order").await.unwrap();
         let orders = server.sql(&database, "SELECT count(*) FROM public.orders").await;
         assert_eq!(orders.as_deref(), Some("1"));
@@ -98,7 +98,13 @@ fn statements_that_are_gone_are_prepared_again() {
         let plain = AsyncStore::new(store.clone());
         for n in 0..3 {
             let mut tidy = claim(&shop, &format!("tidy{n}")).await;
-            tidy.transaction().await.unwrap().batch_execute("DEALLOCATE ALL").await.unwrap();
+            tidy.transaction()
+                .await
+                .unwrap()
+                .as_ref()
+                .batch_execute("DEALLOCATE ALL")
+                .await
+                .unwrap();
             tidy.complete(b"done").await.unwrap();
             for name in [format!("a{n}"), format!("b{n}")] {
                 claim(&shop, &name).await.complete(b"done").await.unwrap();
@@ -142,8 +148,8 @@ fn an_answer_without_the_effects() {
         for (name, fails) in cases {
             let mut failing = claim(&shop, name).await;
             let transaction = failing.transaction().await.unwrap();
-            transaction.batch_execute(order).await.unwrap();
-            let failed = transaction.batch_execute(fails).await;
+            transaction.as_ref().batch_execute(order).await.unwrap();
+            let failed = transaction.as_ref().batch_execute(fails).await;
             assert_eq!(failed.is_err(), name == "unique");
             drop(transaction);
             let done = failing.complete(b"201").await;
@@ -159,7 +165,7 @@ fn an_answer_without_the_effects() {
             let name = format!("{name} dropped");
             let mut dropped = claim(&shop, &name).await;
             let transaction = dropped.transaction().await.unwrap();
-            let _ = transaction.batch_execute(&format!("{order}; {fails}")).await;
+            let _ = transaction.as_ref().batch_execute(&format!("{order}; {fails}")).await;
             drop(transaction);
             assert!(dropped.complete(b"201").await.is_err());
             drop(dropped);
@@ -168,7 +174,7 @@ fn an_answer_without_the_effects() {
         }
         // Nothing failed, and the handler refuses after its first write.
         let mut refusing = claim(&shop, "refused").await;
-        refusing.transaction().await.unwrap().batch_execute(order).await.unwrap();
+        refusing.transaction().await.unwrap().as_ref().batch_execute(order).await.unwrap();
         refusing.undo_effects().await.unwrap();
         refusing.complete(b"409").await.unwrap();
         let orders = server.sql(&database, "SELECT count(*) FROM orders").await;
@@ -197,11 +203,14 @@ fn a_handler_that_hangs_is_ended() {
             let mut hung = claim(&shop, name).await;
             let transaction = hung.transaction().await.unwrap();
             match name {
-                "idle" => until(async || transaction.is_closed()).await,
+                "idle" => until(async || transaction.as_ref().is_closed()).await,
                 "in one statement" => {
-                    transaction.batch_execute("SELECT pg_sleep(3600)").await.unwrap_err();
+                    transaction.as_ref().batch_execute("SELECT pg_sleep(3600)").await.unwrap_err();
                 }
-                _ => until(async || transaction.batch_execute("SELECT 1").await.is_err()).await,
+                _ => {
+                    until(async || transaction.as_ref().batch_execute("SELECT 1").await.is_err())
+                        .await
+                }
             }
             drop(transaction);
             until(async || {
@@ -237,8 +246,12 @@ fn a_refusal_arrives() {
             let claims = claims.clone();
             post(move |attempt: Attempt| async move {
                 let transaction = attempt.transaction(&claims).await.unwrap();
-                transaction.batch_execute("INSERT INTO orders VALUES ('order')").await.unwrap();
-                let _ = transaction.batch_execute(sql).await;
+                transaction
+                    .as_ref()
+                    .batch_execute("INSERT INTO orders VALUES ('order')")
+                    .await
+                    .unwrap();
+                let _ = transaction.as_ref().batch_execute(sql).await;
                 drop(transaction);
                 let mut answer = (status, "said by the handler").into_response();
                 if let Some(verdict) = verdict {

@@ -104,7 +104,7 @@ fn a_role_that_only_uses_the_tables() {
         let Begin::Execute(mut claim) = shop.begin(key("b"), print()).await.unwrap() else {
             panic!("not granted")
         };
-        claim.transaction().await.unwrap().batch_execute("SELECT 1").await.unwrap();
+        claim.transaction().await.unwrap().as_ref().batch_execute("SELECT 1").await.unwrap();
         claim.complete(b"done").await.unwrap();
         for name in ["a", "b"] {
             let found = plain.begin(key(name), print()).await.unwrap();

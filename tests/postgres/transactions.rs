@@ -155,7 +155,7 @@ fn a_claim_that_is_a_transaction() {
         let Some((store, _, server, database)) = shop().await else { return };
         let shop = AsyncStore::new(store.in_transactions());
         let order = async |claim: &Claim<Shop>| {
-            claim.transaction().await.unwrap().batch_execute(INSERT).await.unwrap();
+            claim.transaction().await.unwrap().as_ref().batch_execute(INSERT).await.unwrap();
         };
         // However it ends undecided, nothing has happened.
         let mut failed = claim(&shop).await;
@@ -199,7 +199,7 @@ fn of_many_one_takes_the_order() {
                 let ran = shop.once(key("k"), print()).wait(Duration::from_secs(30));
                 ran.run(async |claim| {
                     let transaction = claim.transaction().await.unwrap();
-                    transaction.batch_execute(INSERT).await?;
+                    transaction.as_ref().batch_execute(INSERT).await?;
                     Ok::<_, WorkError<tokio_postgres::Error>>(b"order 1".to_vec())
                 })
                 .await
@@ -246,7 +246,7 @@ fn lost(lose: Lose) {
                         assert!(!completed, "{name} executes after it was acknowledged");
                         let insert = format!("INSERT INTO orders VALUES ('{name}')");
                         let inserted = match claim.transaction().await {
-                            Ok(transaction) => transaction.batch_execute(&insert).await.is_ok(),
+                            Ok(open) => open.as_ref().batch_execute(&insert).await.is_ok(),
                             Err(_) => false,
                         };
                         if inserted {

@@ -1,7 +1,7 @@
 //! Connections of the libraries that services use. The only place that knows them.
 
 #[cfg(feature = "postgres")]
-mod postgres;
+pub(crate) mod postgres;
 #[cfg(feature = "rusqlite")]
 mod rusqlite;
 #[cfg(any(feature = "sqlx", feature = "sqlx-sqlite"))]

@@ -4,7 +4,10 @@ use crate::sql::connection::{
     Connection, Kind, Pool, Rows, SqlError, SqlErrorKind, Statement, Value,
 };
 use std::borrow::Cow;
-use tokio_postgres::types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked};
+use tokio_postgres::{
+    GenericClient,
+    types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked},
+};
 
 impl ToSql for Value<'_> {
     fn to_sql(
@@ -55,22 +58,28 @@ fn of(error: tokio_postgres::Error) -> SqlError {
 }
 
 /// In one round trip, and without a name: nothing of it stays in the session.
-macro_rules! unnamed {
-    ($name:ty) => {
-        impl Connection for $name {
-            async fn run(&mut self, statement: Statement<'_>) -> Result<Rows, SqlError> {
-                let params = statement.params().iter();
-                let typed: Vec<_> =
-                    params.map(|value| (value as &(dyn ToSql + Sync), type_of(value))).collect();
-                let answer = self.query_typed(statement.text(), &typed).await.map_err(of)?;
-                rows(&statement, &answer)
-            }
-        }
-    };
+pub(crate) async fn unnamed(
+    client: &impl GenericClient,
+    statement: Statement<'_>,
+) -> Result<Rows, SqlError> {
+    let params = statement.params().iter();
+    let typed: Vec<_> =
+        params.map(|value| (value as &(dyn ToSql + Sync), type_of(value))).collect();
+    let answer = client.query_typed(statement.text(), &typed).await.map_err(of)?;
+    rows(&statement, &answer)
 }
 
-unnamed!(tokio_postgres::Client);
-unnamed!(tokio_postgres::Transaction<'_>);
+impl Connection for tokio_postgres::Client {
+    async fn run(&mut self, statement: Statement<'_>) -> Result<Rows, SqlError> {
+        unnamed(self, statement).await
+    }
+}
+
+impl Connection for tokio_postgres::Transaction<'_> {
+    async fn run(&mut self, statement: Statement<'_>) -> Result<Rows, SqlError> {
+        unnamed(self, statement).await
+    }
+}
 
 /// With deadpool's cache of prepared statements. One that is gone, or has other columns now, empties
 /// the cache.

@@ -58,6 +58,7 @@ impl Postgres {
         let request = attempt.derive_key("order");
         let transaction = attempt.transaction(store).await?;
         let row = transaction
+            .as_ref()
             .query_one(
                 "INSERT INTO orders (request, item, quantity, created_at)
                  VALUES ($1, $2, $3, $4) RETURNING id",
