@@ -155,7 +155,7 @@ pub use fingerprint::Fingerprint;
 pub use key::{KeyRef, OwnedKey, Scope};
 pub use limits::RESPONSE_BYTES_MAX;
 #[cfg(any(feature = "admin", feature = "metrics"))]
-pub use operate::Operators;
+pub use operate::{Operators, Source};
 pub use options::{Durability, Options, Recovery};
 pub use record::{ByReason, Reason, Record, Retention};
 pub use spi::{Completion, IdempotencyStore, Terms};

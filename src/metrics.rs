@@ -19,7 +19,7 @@
 
 use crate::{
     observe::{Counts, Timed},
-    operate::Operators,
+    operate::Source,
     operate::figures::{Metric, NOW, SINCE_OPENING, Value},
 };
 use ::metrics::{
@@ -70,7 +70,7 @@ const SAMPLES_MAX: u64 = 100_000;
 /// It doesn't keep the store open.
 #[derive(Debug)]
 pub struct Publisher {
-    store: Operators,
+    store: Source,
     labels: Vec<Label>,
     /// Samples that have been published.
     published: [Counts; Timed::ALL.len()],
@@ -78,16 +78,16 @@ pub struct Publisher {
 
 impl Publisher {
     /// Makes a publisher without a label for the store. From now on the store measures times.
-    pub fn new(store: impl Into<Operators>) -> Self {
+    pub fn new(store: impl Into<Source>) -> Self {
         Self::with_labels(store.into(), Vec::new())
     }
 
     /// Makes a publisher whose figures have a label `store`, for processes with several stores.
-    pub fn named(store: impl Into<Operators>, name: impl Into<SharedString>) -> Self {
+    pub fn named(store: impl Into<Source>, name: impl Into<SharedString>) -> Self {
         Self::with_labels(store.into(), vec![Label::new("store", name)])
     }
 
-    fn with_labels(store: Operators, labels: Vec<Label>) -> Self {
+    fn with_labels(store: Source, labels: Vec<Label>) -> Self {
         // In a forked child there is nothing to be watched.
         if let Some(open) = store.open().filter(|open| open.check().is_ok()) {
             open.timings().watch();

@@ -2,7 +2,7 @@
 
 use super::{
     Asked, AskedDecisions, Door, Earlier, Figures, KeysPage, Operated, Operators, Settings,
-    Unanswered, age,
+    Unanswered, Watched, age,
 };
 use crate::{
     decisions::{By, Decision},
@@ -29,17 +29,23 @@ impl Door for WeakStore {
     }
 }
 
-impl Operated for Store {
-    fn place(&self) -> String {
-        self.same_engine().place()
-    }
-
+impl Watched for Store {
     fn timings(&self) -> &Timings {
         self.same_engine().timings()
     }
 
     fn check(&self) -> Result<(), BeginError> {
         self.engine().map(drop).map_err(BeginError::from)
+    }
+
+    fn figures_at_hand(&self) -> Figures {
+        Operated::figures(self)
+    }
+}
+
+impl Operated for Store {
+    fn place(&self) -> String {
+        self.same_engine().place()
     }
 
     fn settings(&self) -> Settings {
@@ -63,10 +69,6 @@ impl Operated for Store {
         let figures = self.engine().map(|engine| engine.figures());
         let (stats, scopes) = figures.unwrap_or_else(|_| (self.stats(), Vec::new()));
         Figures { stats, scopes, table: None }
-    }
-
-    fn figures_at_hand(&self) -> Figures {
-        self.figures()
     }
 
     fn answers(&self) -> bool {

@@ -25,6 +25,8 @@ pub(crate) enum Of {
     Files,
     /// A store in a database's table.
     Table,
+    /// One of them that has connections of its own.
+    Pool,
 }
 
 /// A row of the list.
@@ -58,7 +60,8 @@ impl Figure {
         let has = match (self.of, &figures.table) {
             (Of::All, _) | (Of::Keys | Of::Files, None) | (Of::Table, Some(_)) => true,
             (Of::Keys, Some(table)) => table.counted_ms > 0,
-            (Of::Files, Some(_)) | (Of::Table, None) => false,
+            (Of::Pool, Some(table)) => table.connections_max > 0,
+            (Of::Files, Some(_)) | (Of::Table | Of::Pool, None) => false,
         };
         has.then(|| (self.value)(figures))
     }
@@ -307,30 +310,30 @@ pub(crate) static NOW: [Figure; 51] = {
         figure("claims_max", |f| Number(f.stats.claims_max)).alone_in(&CLAIMS_MAX).of(Files),
         figure("claims_low", |f| Yes(f.stats.claims_low)).of(Files),
         figure("poisoned", |f| Text(f.stats.poisoned.clone())).alone_in(&POISONED).of(Files),
-        figure("counted_ms", |f| Number(table(f).counted_ms)).of(Table),
+        figure("counted_ms", |f| Number(table(f).counted_ms)).of(Pool),
         metric(|f| match table(f).counted_ms {
             0 => Ms(0),
             counted => Ms(f.stats.now_ms.saturating_sub(counted)),
         })
         .alone_in(&COUNTED)
-        .of(Table),
-        figure("table_bytes", |f| Number(table(f).bytes)).alone_in(&TABLE_BYTES).of(Table),
-        figure("connections", |f| Number(table(f).connections)).of(Table),
+        .of(Pool),
+        figure("table_bytes", |f| Number(table(f).bytes)).alone_in(&TABLE_BYTES).of(Pool),
+        figure("connections", |f| Number(table(f).connections)).of(Pool),
         metric(|f| Number(table(f).connections.saturating_sub(table(f).connections_idle)))
             .labelled(&CONNECTIONS, "state", "in_use")
-            .of(Table),
+            .of(Pool),
         figure("connections_idle", |f| Number(table(f).connections_idle))
             .labelled(&CONNECTIONS, "state", "idle")
-            .of(Table),
+            .of(Pool),
         figure("connections_max", |f| Number(table(f).connections_max))
             .alone_in(&CONNECTIONS_MAX)
-            .of(Table),
+            .of(Pool),
         figure("connections_waited_for", |f| Number(table(f).connections_waited_for))
             .alone_in(&WAITED_FOR)
-            .of(Table),
+            .of(Pool),
         figure("ends_under_way", |f| Number(table(f).ends_under_way))
             .alone_in(&UNDER_WAY)
             .of(Table),
-        metric(|f| Yes(table(f).unreachable)).alone_in(&UNREACHABLE).of(Table),
+        metric(|f| Yes(table(f).unreachable)).alone_in(&UNREACHABLE).of(Pool),
     ]
 };

@@ -41,28 +41,68 @@ impl Operators {
     }
 }
 
+type Watch = dyn Fn() -> Option<Box<dyn Watched>> + Send + Sync;
+
+/// A store as the publisher of metrics sees it. It doesn't keep the store open. Made from `&Store`,
+/// `&PostgresStore`, `&SqlStore`, or from [`Operators`].
+#[derive(Clone)]
+pub struct Source(Arc<Watch>);
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Source")
+    }
+}
+
+#[cfg_attr(not(feature = "metrics"), allow(dead_code))]
+impl Source {
+    /// `open` returns the store, if a handle of it still exists.
+    pub(crate) fn of(open: impl Fn() -> Option<Box<dyn Watched>> + Send + Sync + 'static) -> Self {
+        Source(Arc::new(open))
+    }
+
+    pub(crate) fn open(&self) -> Option<Box<dyn Watched>> {
+        (self.0)()
+    }
+}
+
+impl From<Operators> for Source {
+    fn from(store: Operators) -> Self {
+        Source::of(move || store.open().map(|open| open as Box<dyn Watched>))
+    }
+}
+
+impl From<&crate::store::Store> for Source {
+    fn from(store: &crate::store::Store) -> Self {
+        Operators::from(store).into()
+    }
+}
+
 /// A handle that doesn't keep its store open.
 pub(crate) trait Door: Send + Sync {
     fn open(&self) -> Option<Box<dyn Operated>>;
 }
 
-/// A store, as operators know it.
-pub(crate) trait Operated: Send + Sync {
-    /// What it is called where it has no other name. Without secrets.
-    fn place(&self) -> String;
-
+/// A store that is watched.
+pub(crate) trait Watched: Send + Sync {
     fn timings(&self) -> &Timings;
 
     /// An error if there is nothing to be watched: in a forked child.
     fn check(&self) -> Result<(), BeginError>;
 
+    /// The figures as they are known without waiting, on any thread.
+    fn figures_at_hand(&self) -> Figures;
+}
+
+/// A store, as operators know it.
+pub(crate) trait Operated: Watched {
+    /// What it is called where it has no other name. Without secrets.
+    fn place(&self) -> String;
+
     fn settings(&self) -> Settings;
 
     /// The figures now; those that take long to find out may be of a moment ago.
     fn figures(&self) -> Figures;
-
-    /// The figures as they are known without waiting, on any thread.
-    fn figures_at_hand(&self) -> Figures;
 
     /// Whether what keeps the store answers; waits for that, and not for figures.
     fn answers(&self) -> bool;

@@ -50,7 +50,7 @@ impl Inner {
         let terms = self.resolve(&request.terms)?;
         if let Some(running) = self.here.running(&request.key) {
             self.check_open()?;
-            return self.counted(&request.key, Ok(Found::InFlight(running)));
+            return self.counting.found(&request.key, Ok(Found::InFlight(running)));
         }
         let mut tries = self.tries();
         let mut asking = Asking { request, terms, owner: Owner::new(), undoing: false };
@@ -63,7 +63,7 @@ impl Inner {
                 Err(trouble.into())
             }
         };
-        self.counted(&request.key, found)
+        self.counting.found(&request.key, found)
     }
 
     /// Undoes the claim that may exist, or come to exist, by tries of a call that has given up. The
@@ -149,7 +149,9 @@ impl Inner {
             *fresh = false;
         }
         let Some(row) = self.try_begin(tries, asking, taking).await? else { return Ok(None) };
-        self.counting.replaced(&request.key, &row);
+        if row.granted {
+            self.counting.replaced(&request.key, row.replaced, row.token());
+        }
         let ended = row.is_by(owner) && row.state != 1;
         let found = row.found(request, owner);
         if found.is_none() && ended {

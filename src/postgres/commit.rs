@@ -2,8 +2,8 @@
 //! when that can't be.
 
 use super::{
-    in_order::in_order, op::OwnedOp, pool::Borrowed, row::Owner, terms::millis,
-    transactions::TransactionStore, trouble::DbError, write::counted,
+    counts::counted, in_order::in_order, op::OwnedOp, pool::Borrowed, row::Owner, terms::millis,
+    transactions::TransactionStore, trouble::DbError,
 };
 use crate::{
     error::ClaimError,

@@ -59,7 +59,6 @@
 mod begin;
 mod changes;
 mod commit;
-mod counts;
 mod crowd;
 mod decided;
 mod erase;
@@ -78,23 +77,22 @@ mod statements;
 mod store;
 #[cfg_attr(not(feature = "admin"), allow(dead_code))]
 mod survey;
-mod tls;
 mod sweep;
+mod tls;
 mod transactions;
 mod tries;
 mod trouble;
 mod write;
 
-pub use crate::sql::{BeginIn, ClaimIn, InterruptedIn};
-use crate::sql::{op, row, terms};
-pub use counts::Counts;
+pub use crate::sql::{BeginIn, ClaimIn, Counts, InterruptedIn};
+use crate::sql::{counts, op, row, terms};
 pub use erase::Erased;
 pub use operator::Page;
 pub use options::{PostgresOptions, Replication};
 pub use slots::SlotsMoved;
-pub use tls::Tls;
 pub use store::PostgresStore;
 pub use sweep::Swept;
+pub use tls::Tls;
 /// The driver.
 pub use tokio_postgres;
 pub use transactions::{OpenTransaction, TransactionStore};

@@ -16,7 +16,7 @@ use crate::{
     observe::Timings,
     operate::{
         Asked, AskedDecisions, Door, Earlier, Figures, KeysPage, Operated, Operators, Settings,
-        TableFigures, Unanswered,
+        Source, TableFigures, Unanswered, Watched,
     },
     record::Reason,
     stats::Stats,
@@ -31,6 +31,12 @@ use std::{
 impl From<&PostgresStore> for Operators {
     fn from(store: &PostgresStore) -> Self {
         Operators::of(store.downgrade())
+    }
+}
+
+impl From<&PostgresStore> for Source {
+    fn from(store: &PostgresStore) -> Self {
+        Operators::from(store).into()
     }
 }
 
@@ -69,25 +75,8 @@ impl PostgresStore {
             oldest_in_flight_ms: census.oldest_in_flight_ms,
             oldest_interrupted_ms: census.oldest_interrupted_ms,
             exhausted_keys: census.exhausted,
-            granted: counts.granted,
-            taken_over: counts.taken_over,
-            replayed: counts.replayed,
-            saw_in_flight: counts.saw_in_flight,
-            saw_interrupted: counts.saw_interrupted,
-            mismatched: counts.mismatched,
-            completed: counts.completed,
-            failed: counts.failed,
-            released: counts.released,
-            undone: counts.undone,
-            undelivered: counts.undelivered,
-            exhausted: counts.exhausted,
-            fenced: counts.fenced,
-            abandoned: counts.abandoned,
-            interrupted_expired: counts.interrupted_expired,
-            began_after_expiry: counts.began_after_expiry,
-            refused_full: counts.refused_full,
             now_ms: surveyed.now_ms(),
-            ..Stats::default()
+            ..inner.counting.stats()
         };
         let table = TableFigures {
             counted_ms: census.at_ms,
@@ -135,17 +124,24 @@ impl PostgresStore {
     }
 }
 
-impl Operated for PostgresStore {
-    fn place(&self) -> String {
-        format!("{} at {}", self.inner().names.table, PostgresStore::place(self))
-    }
-
+impl Watched for PostgresStore {
     fn timings(&self) -> &Timings {
         &self.inner().counting.timings
     }
 
     fn check(&self) -> Result<(), BeginError> {
         Ok(())
+    }
+
+    fn figures_at_hand(&self) -> Figures {
+        self.inner().survey_behind();
+        self.table_figures()
+    }
+}
+
+impl Operated for PostgresStore {
+    fn place(&self) -> String {
+        format!("{} at {}", self.inner().names.table, PostgresStore::place(self))
     }
 
     fn settings(&self) -> Settings {
@@ -172,11 +168,6 @@ impl Operated for PostgresStore {
     fn figures(&self) -> Figures {
         let inner = self.inner().clone();
         let _ = self.wait(async move { inner.survey().await });
-        self.table_figures()
-    }
-
-    fn figures_at_hand(&self) -> Figures {
-        self.inner().survey_behind();
         self.table_figures()
     }
 

@@ -21,7 +21,9 @@ const ALL: &str = "scope, key, owner, fingerprint, token, lease_ms, replay_ms, r
 fn arrays() -> String {
     let array = |(n, column): (usize, &str)| {
         let kind = match column {
-            "scope" | "key" | "owner" | "fingerprint" | "checkpoint" | "head" | "response" => "bytea",
+            "scope" | "key" | "owner" | "fingerprint" | "checkpoint" | "head" | "response" => {
+                "bytea"
+            }
             "reserve" | "attempt" | "sweep_hour" => "integer",
             "slot" | "state" | "reason" | "after" => "smallint",
             "holder" | "history" => "boolean",

@@ -3,6 +3,7 @@
 
 use super::{
     begin::{Ask, first, hidden},
+    counts::counted,
     crowd::{Here, LOCK_FIRST},
     in_order::in_order,
     inner::hash,
@@ -12,7 +13,6 @@ use super::{
     store::PostgresStore,
     tries::Backoff,
     trouble::DbError,
-    write::counted,
 };
 use crate::{
     error::{BeginError, ClaimError},
@@ -234,7 +234,7 @@ impl TransactionStore {
         let (store, request) = (self.clone(), request.clone());
         let call = async move {
             let found = store.begin_now(&request, seen).await;
-            let found = store.store.inner().counted(&request.key, found)?;
+            let found = store.store.inner().counting.found(&request.key, found)?;
             Ok(Undelivered { store, found: Some(found) })
         };
         self.store.spawn(call).await.map(Undelivered::arrived)
@@ -347,7 +347,9 @@ impl TransactionStore {
         let found = match token {
             Some(token) => first_grant(token, request, owner, &terms).map(Found::Granted),
             None => first(&rows)?.and_then(|row| {
-                inner.counting.replaced(&request.key, &row);
+                if row.granted {
+                    inner.counting.replaced(&request.key, row.replaced, row.token());
+                }
                 row.found(request, owner)
             }),
         };
@@ -482,13 +484,8 @@ impl IdempotencyStore for TransactionStore {
     fn abandon(&self, ticket: &Ticket, how: Abandon) {
         let (store, ticket) = (self.clone(), ticket.clone());
         self.store.inner().end_behind(async move {
-            let undone = store.undo(&ticket).await;
-            if undone.is_ok() {
-                let count = match how {
-                    Abandon::Undelivered => Count::Undelivered,
-                    _ => Count::Abandoned,
-                };
-                store.store.inner().counting.wrote(&ticket, Some(count), &Ok(()));
+            if store.undo(&ticket).await.is_ok() {
+                store.store.inner().counting.rolled_back(&ticket, how);
             }
         });
     }

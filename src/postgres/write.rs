@@ -1,6 +1,6 @@
 //! A holder's calls, fenced by token and owner.
 
-use super::{inner::Inner, tries::Backoff, trouble::DbError};
+use super::{counts::counted, inner::Inner, tries::Backoff, trouble::DbError};
 use crate::{
     error::ClaimError,
     record::Reason,
@@ -13,17 +13,6 @@ use crate::{
     stats::Count,
 };
 use std::sync::Arc;
-
-/// What is counted when it is done.
-pub(super) fn counted(op: &OwnedOp) -> Option<Count> {
-    match op {
-        OwnedOp::Complete { .. } => Some(Count::Completed),
-        OwnedOp::Fail(_) => Some(Count::Failed),
-        OwnedOp::Release => Some(Count::Released),
-        OwnedOp::Undo => Some(Count::Undone),
-        _ => None,
-    }
-}
 
 impl Inner {
     /// Does the operation, and repeats it until its outcome is known.

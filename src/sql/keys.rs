@@ -157,7 +157,7 @@ impl Keys {
     /// # Errors
     /// [`OpenError::NotMigrated`] or [`OpenError::Newer`] if not.
     pub async fn check_in(&self, connection: &mut impl Connection) -> Result<(), OpenError> {
-        schema::check(self, connection).await
+        schema::check(self, connection).await.map(drop)
     }
 
     /// Claims `key` in a transaction that the caller has begun, on the database that has the
@@ -209,17 +209,19 @@ impl Keys {
         request: Request,
         seen: Option<Token>,
     ) -> Result<BeginIn, BeginError> {
-        let mut ask = Ask {
-            request: &request,
-            terms: self.0.bounds.resolve(&request.terms)?,
-            owner: Owner::new(),
-        };
+        let mut ask = Ask::new(&request, self.0.bounds.resolve(&request.terms)?);
         let found = match self.begin_by(connection, &mut ask, seen).await {
             Err(error) if error.kind() == SqlErrorKind::Locked => return Ok(BeginIn::InFlight),
             found => found?,
         };
         Ok(match found {
-            Found::Granted(grant) => BeginIn::Execute(ClaimIn(grant)),
+            Found::Granted(grant) => {
+                // Told here, because there is no later moment at which the store is asked.
+                if matches!(ask.replaced, 1 | 2) {
+                    crate::observe::events::interrupted_expired(1);
+                }
+                BeginIn::Execute(ClaimIn(grant))
+            }
             Found::Replay(record) => BeginIn::Replay(record),
             Found::InFlight(_) => BeginIn::InFlight,
             Found::Mismatch { scheme } => BeginIn::Mismatch { scheme },
@@ -266,6 +268,14 @@ pub(crate) struct Ask<'a> {
     pub owner: Owner,
 }
 
+    /// The state of the expired row whose place the granted claim has taken; 0: there was none.
+    pub replaced: i32,
+}
+
+impl<'a> Ask<'a> {
+    pub fn new(request: &'a Request, terms: GrantTerms) -> Self {
+        Ask { request, terms, owner: Owner::new(), replaced: 0 }
+    }
 /// How often a key that changes while it is asked for is asked for again at once.
 const AGAIN: usize = 4;
 
@@ -327,7 +337,9 @@ impl Keys {
             }
             // The key has a row: its state is read, and if it is absent it is begun.
             let Some(row) = self.row_by(connection, request.key.as_ref()).await? else { continue };
-            let (token, ours) = (row.token, row.is_by(ask.owner));
+            let (token, state, ours) = (row.token, row.state, row.is_by(ask.owner));
+            // One that was released, or freed by an operator, is not there to be replaced.
+            let replaced = if row.expires_at > 0 { i32::from(state) } else { 0 };
             if let Some(found) = row.found(request, ask.owner) {
                 return Ok(found);
             }
@@ -335,11 +347,12 @@ impl Keys {
                 ask.owner = Owner::new();
                 continue;
             }
-            params.push(token.into());
+            params.extend([token.into(), i64::from(state).into()]);
             let began = self.rows_by(connection, &self.0.sql.again, &params).await?;
             if let Some(found) = began.and_then(|row| row.found(request, ask.owner)) {
                 return Ok(found);
             }
+                ask.replaced = replaced;
         }
         Err(SqlError::new(SqlErrorKind::Again, "the key changed while it was asked for"))
     }

@@ -77,6 +77,7 @@
 //! [`ClaimError::Unavailable`]: crate::ClaimError::Unavailable
 
 mod connection;
+pub(crate) mod counts;
 pub(crate) mod dialect;
 pub(crate) mod drivers;
 pub(crate) mod keys;
@@ -92,8 +93,11 @@ pub(crate) mod terms;
 mod transactions;
 mod tries;
 pub(crate) mod unsure;
+#[cfg(feature = "metrics")]
+mod watched;
 
 pub use connection::{Connection, Kind, Pool, Rows, SqlError, SqlErrorKind, Statement, Value};
+pub use counts::Counts;
 #[cfg(feature = "rusqlite")]
 pub use drivers::{SharedSqlite, SharedSqliteConnection};
 pub use keys::{BeginIn, ClaimIn, InterruptedIn, Keys};

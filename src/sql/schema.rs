@@ -75,11 +75,20 @@ fn create_statements(keys: &Keys) -> Vec<String> {
         });
     }
     statements.push(format!(
-        "INSERT INTO {version} (version, revision) SELECT 2, {REVISION} \
+        "INSERT INTO {version} (version, revision, secret) SELECT 2, {REVISION}, {secret} \
          WHERE NOT EXISTS (SELECT 1 FROM {version})",
-        version = names.version
+        version = names.version,
+        secret = new_secret(),
     ));
     statements
+}
+
+/// A random secret, as a text of SQL.
+fn new_secret() -> String {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the system gives random bytes");
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("'{digits}'")
 }
 
 /// Creates the tables, if they are not there.
@@ -94,24 +103,35 @@ pub(super) async fn create(keys: &Keys, connection: &mut impl Connection) -> Res
             }
         }
     }
-    check(keys, connection).await
+    check(keys, connection).await.map(drop)
 }
 
-/// Checks that the tables exist, in a version that this code knows.
-pub(super) async fn check(keys: &Keys, connection: &mut impl Connection) -> Result<(), OpenError> {
+/// Checks that the tables exist, in a version that this code knows; returns the secret under which
+/// events hash keys.
+pub(super) async fn check(
+    keys: &Keys,
+    connection: &mut impl Connection,
+) -> Result<String, OpenError> {
     let place = &keys.names().table;
     let version = format!(
-        "SELECT CAST(max(version) AS bigint), CAST(max(coalesce(revision, version)) AS bigint) \
+        "SELECT CAST(max(version) AS bigint), CAST(max(coalesce(revision, version)) AS bigint), \
+             max(CAST(secret AS text)) \
          FROM {}",
         keys.names().version
     );
-    let kinds = [Kind::Int, Kind::Int];
+    let kinds = [Kind::Int, Kind::Int, Kind::Text];
     let rows = match connection.run(Statement::new(&version, &[], &kinds)).await {
         Err(error) if error.kind() == SqlErrorKind::Schema => Vec::new(),
         rows => rows.map_err(|error| error.opening(place))?,
     };
+    let mut secret = String::new();
     let found = match rows.first().map(Vec::as_slice) {
-        Some([Value::Int(Some(version)), Value::Int(Some(revision))]) => (*version, *revision),
+        Some([Value::Int(Some(version)), Value::Int(Some(revision)), kept]) => {
+            if let Value::Text(Some(kept)) = kept {
+                secret = kept.to_string();
+            }
+            (*version, *revision)
+        }
         _ => (0, 0),
     };
     let (file, known) = (place.into(), REVISION as u32);
@@ -122,6 +142,6 @@ pub(super) async fn check(keys: &Keys, connection: &mut impl Connection) -> Resu
         (_, revision) if revision < REVISION => {
             Err(OpenError::NotMigrated { file, found: revision.max(0) as u32, known })
         }
-        _ => Ok(()),
+        _ => Ok(secret),
     }
 }

@@ -12,7 +12,7 @@ pub(crate) struct Statements {
     /// Scope, key, owner, fingerprint, lease, replay, remember, keep (ms), reserve, slot: a key
     /// that has no row.
     pub claim: String,
-    /// The same and the token of a row that was found absent.
+    /// The same, and token and state of a row that was found absent.
     pub again: String,
     /// Scope, key, owner, fingerprint, token seen, attempts allowed.
     pub take_over: String,
@@ -129,7 +129,8 @@ impl Statements {
                      ended_at = 0, replay_until = 0, attempt = 1, state = 1, reason = NULL, \
                      after = NULL, holder = true, history = false, step = 0, checkpoint = NULL, \
                      head = NULL, response = NULL{waits} \
-                 WHERE scope = $1 AND key = $2 AND token = $11 AND owner <> $3 AND {absent} \
+                 WHERE scope = $1 AND key = $2 AND token = $11 AND state = CAST($12 AS bigint) \
+                     AND owner <> $3 AND {absent} \
                      AND {raise} RETURNING {begun}"
             )),
             take_over: text(format!(

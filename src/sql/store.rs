@@ -2,18 +2,22 @@
 
 use super::{
     connection::{Pool, SqlError, SqlErrorKind},
+    counts::{Counting, Counts, counted},
     keys::{Ask, Keys},
     op::{OwnedOp, judge, next_step},
     options::SqlOptions,
     row::{Owner, RowState, ms},
+    schema,
     tries::{Behind, Lent, Tries},
     unsure::Unsure,
 };
 use crate::{
     error::{BeginError, ClaimError, OpenError},
     key::OwnedKey,
+    observe::Timed,
     record::Reason,
     spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Running, Terms, Ticket},
+    stats::Count,
     token::Token,
 };
 use parking_lot::Mutex;
@@ -70,6 +74,7 @@ pub(super) struct Inner<P: Pool> {
     pub execution_limit: Duration,
     pub unsure: Unsure,
     pub behind: Behind,
+    pub counting: Counting,
     closed: AtomicBool,
     kept: Mutex<HashMap<(Token, Owner), Kept>>,
     more: Notify,
@@ -89,8 +94,10 @@ impl<P: Pool> SqlStore<P> {
         let until = Instant::now() + options.deadline;
         let mut connection =
             Lent::from(&pool, until).await.map_err(|error| error.opening(&place))?;
-        keys.check_in(&mut *connection).await?;
+        let secret = schema::check(&keys, &mut *connection).await?;
         connection.keep();
+        let counting = Counting::new();
+        counting.hash_under(&secret);
         let inner = Arc::new(Inner {
             keys,
             pool,
@@ -98,6 +105,7 @@ impl<P: Pool> SqlStore<P> {
             execution_limit: options.execution_limit,
             unsure: Unsure::default(),
             behind: Behind::new(),
+            counting,
             closed: AtomicBool::new(false),
             kept: Mutex::default(),
             more: Notify::new(),
@@ -118,6 +126,13 @@ impl<P: Pool> SqlStore<P> {
     /// Returns the table, for transactions of the caller's own.
     pub fn keys(&self) -> &Keys {
         &self.0.keys
+    }
+
+    /// Returns what this process has done and found by this store since it was opened, its claims
+    /// that are transactions included. What is done by [`keys`](Self::keys) is not counted: the
+    /// transaction is the caller's, and may be rolled back.
+    pub fn counts(&self) -> Counts {
+        self.0.counting.counts()
     }
 
     /// Waits, for `at_most`, until claims that were dropped have ended on the server, and calls
@@ -170,6 +185,9 @@ impl<P: Pool> Inner<P> {
         let asked = self.keys.begin_by(&mut *connection, ask, seen);
         let found = timeout_at(tries.until, asked).await.unwrap_or_else(|_| Err(silent()));
         connection.keep_if(&found);
+        if let Ok(Found::Granted(grant)) = &found {
+            self.counting.replaced(&ask.request.key, ask.replaced, Some(grant.ticket.token));
+        }
         found
     }
 
@@ -178,11 +196,20 @@ impl<P: Pool> Inner<P> {
         request: &Request,
         seen: Option<Token>,
     ) -> Result<Found, BeginError> {
+        let found = self.begin_now(request, seen).await;
+        self.counting.found(&request.key, found)
+    }
+
+    async fn begin_now(
+        self: &Arc<Self>,
+        request: &Request,
+        seen: Option<Token>,
+    ) -> Result<Found, BeginError> {
         if !self.is_open() {
             return Err(BeginError::Closed);
         }
         let terms = self.keys.bounds().resolve(&request.terms)?;
-        let mut ask = Ask { request, terms, owner: Owner::new() };
+        let mut ask = Ask::new(request, terms);
         let mut tries = self.tries();
         let mut found = loop {
             match self.try_begin(&tries, &mut ask, seen).await {
@@ -221,7 +248,7 @@ impl<P: Pool> Inner<P> {
         self.behind.run(async move {
             let Ok(terms) = inner.keys.bounds().resolve(&request.terms) else { return };
             while inner.is_open() && inner.behind.count() <= ENDS_MAX {
-                let mut ask = Ask { request: &request, terms, owner };
+                let mut ask = Ask { owner, ..Ask::new(&request, terms) };
                 match inner.try_begin(&inner.tries(), &mut ask, seen).await {
                     Ok(Found::Granted(grant)) => return inner.abandoned(&grant.ticket, None).await,
                     Ok(_) => return,
@@ -262,6 +289,12 @@ impl<P: Pool> Inner<P> {
 
     /// Does a holder's operation, and repeats it until its outcome is known.
     pub async fn write(&self, ticket: &Ticket, op: &OwnedOp) -> Result<(), ClaimError> {
+        let answer = self.write_on(ticket, op).await;
+        self.counting.wrote(ticket, counted(op), &answer);
+        answer
+    }
+
+    async fn write_on(&self, ticket: &Ticket, op: &OwnedOp) -> Result<(), ClaimError> {
         if !self.is_open() {
             return Err(ClaimError::Closed);
         }
@@ -298,10 +331,14 @@ impl<P: Pool> Inner<P> {
         self.let_go(ticket);
         while self.is_open() && self.behind.count() <= ENDS_MAX {
             let known = match reason {
-                None => !matches!(
-                    self.write(ticket, &OwnedOp::Undo).await,
-                    Err(ClaimError::Unavailable { .. } | ClaimError::StoreFull(_))
-                ),
+                None => {
+                    let undone = self.write_on(ticket, &OwnedOp::Undo).await;
+                    self.counting.wrote(ticket, Some(Count::Undelivered), &undone);
+                    !matches!(
+                        undone,
+                        Err(ClaimError::Unavailable { .. } | ClaimError::StoreFull(_))
+                    )
+                }
                 Some(reason) => self.interrupt(ticket, reason).await.is_ok(),
             };
             if known {
@@ -333,7 +370,10 @@ impl<P: Pool> Inner<P> {
                 ended
             };
             match ended.await {
-                Ok(_) => return Ok(()),
+                Ok(changed) => {
+                    self.counting.wrote(ticket, changed.then_some(Count::Abandoned), &Ok(()));
+                    return Ok(());
+                }
                 Err(error) => tries.again(error).await?,
             }
         }
@@ -451,7 +491,9 @@ impl<P: Pool> SqlStore<P> {
             let found = inner.begin(&request, seen).await?;
             Ok(Delivery { inner, found: Some(found) })
         };
+        let started = self.0.counting.timings.start();
         let delivered: Result<Delivery<P>, BeginError> = self.0.behind.call(call).await;
+        self.0.counting.timings.end(Timed::Begin, started);
         Ok(delivered?.found.take().expect("taken once, here"))
     }
 }
@@ -468,7 +510,13 @@ impl<P: Pool> IdempotencyStore for SqlStore<P> {
     async fn write(&self, ticket: &Ticket, op: ClaimOp<'_>) -> Result<(), ClaimError> {
         let op = OwnedOp::of(ticket, op)?;
         let (inner, ticket) = (self.0.clone(), ticket.clone());
-        self.0.behind.call(async move { inner.write(&ticket, &op).await }).await
+        let completes = matches!(op, OwnedOp::Complete { .. });
+        let started = self.0.counting.timings.start();
+        let written = self.0.behind.call(async move { inner.write(&ticket, &op).await }).await;
+        if completes {
+            self.0.counting.timings.end(Timed::Complete, started);
+        }
+        written
     }
 
     fn changed(

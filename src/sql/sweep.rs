@@ -32,6 +32,9 @@ impl Keys {
         let mut removed = 0;
         loop {
             let part = self.sweep_part(connection).await?;
+            if part.interrupted > 0 {
+                crate::observe::events::interrupted_expired(part.interrupted);
+            }
             removed += part.removed;
             if part.removed + part.postponed < BATCH as u64 / 2 {
                 return Ok(removed);
@@ -61,9 +64,6 @@ impl Keys {
                 }
             }
         }
-        if part.interrupted > 0 {
-            crate::observe::events::interrupted_expired(part.interrupted);
-        }
         Ok(part)
     }
 }
@@ -92,6 +92,8 @@ impl<P: Pool> SqlStore<P> {
                 let part = part.unwrap_or_else(|_| Err(silent()));
                 connection.keep_if(&part);
                 let part = part?;
+                inner.counting.swept(part.interrupted);
+                inner.counting.removed(part.removed, part.postponed);
                 removed += part.removed;
                 if part.removed + part.postponed < BATCH as u64 / 2 {
                     return Ok(removed);

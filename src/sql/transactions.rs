@@ -2,9 +2,9 @@
 
 use super::{
     connection::{Connection, Pool, SqlError, SqlErrorKind, Statement},
+    counts::counted,
     keys::Ask,
     op::OwnedOp,
-    row::Owner,
     store::{Inner, SqlStore, hidden, silent},
     tries::{Lent, Tries},
 };
@@ -215,7 +215,11 @@ impl<P: Pool> SqlTransactions<P> {
         // An error leaves a transaction, which ends with its connection.
         let found = timeout_at(tries.until, begun).await.unwrap_or_else(|_| Err(silent()))?;
         match &found {
-            Found::Granted(grant) => self.opened(&grant.ticket, connection),
+            Found::Granted(grant) => {
+                let token = Some(grant.ticket.token);
+                inner.counting.replaced(&ask.request.key, ask.replaced, token);
+                self.opened(&grant.ticket, connection);
+            }
             _ => connection.keep(),
         }
         Ok(found)
@@ -234,7 +238,7 @@ impl<P: Pool> SqlTransactions<P> {
                 let running_for = since.elapsed();
                 return Ok(Found::InFlight(Running { token, running_for }));
             }
-            let mut ask = Ask { request, terms, owner: Owner::new() };
+            let mut ask = Ask::new(request, terms);
             let error = match self.try_begin(&tries, &mut ask, seen).await {
                 Ok(Found::Interrupted(stuck)) => {
                     if seen == Some(stuck.token)
@@ -266,7 +270,8 @@ impl<P: Pool> SqlTransactions<P> {
     ) -> Result<Found, BeginError> {
         let (store, request) = (self.clone(), request.clone());
         let call = async move {
-            let found = store.begin_now(&request, seen).await?;
+            let found = store.begin_now(&request, seen).await;
+            let found = store.inner().counting.found(&request.key, found)?;
             Ok(Undelivered { store, found: Some(found) })
         };
         let begun: Result<Undelivered<P>, BeginError> = self.inner().behind.call(call).await;
@@ -339,6 +344,7 @@ impl<P: Pool> SqlTransactions<P> {
             Ok(()) => {
                 connection.keep();
                 self.forget(ticket);
+                inner.counting.wrote(ticket, counted(op), &Ok(()));
                 return Ok(());
             }
             Err(error) => error,
@@ -361,7 +367,10 @@ impl<P: Pool> SqlTransactions<P> {
                 terms: Terms::default(),
             };
             last = match IdempotencyStore::begin(&self.store, &asked).await {
-                Ok(Found::Replay(record)) if record.token() == ticket.token => return Ok(()),
+                Ok(Found::Replay(record)) if record.token() == ticket.token => {
+                    inner.counting.wrote(ticket, counted(op), &Ok(()));
+                    return Ok(());
+                }
                 Ok(Found::InFlight(_)) => SqlError::lost("its session has not ended yet"),
                 Ok(Found::Granted(grant)) => {
                     inner.write(&grant.ticket, &OwnedOp::Release).await?;
@@ -416,10 +425,13 @@ impl<P: Pool> IdempotencyStore for SqlTransactions<P> {
         let call = async move {
             match &op {
                 OwnedOp::Complete { .. } => store.complete(&ticket, &op).await,
-                OwnedOp::Fail(_) | OwnedOp::Release => store.undo(&ticket).await,
-                OwnedOp::Undo => {
-                    store.inner().unsure.again(&ticket.key);
-                    store.undo(&ticket).await
+                OwnedOp::Fail(_) | OwnedOp::Release | OwnedOp::Undo => {
+                    if matches!(op, OwnedOp::Undo) {
+                        store.inner().unsure.again(&ticket.key);
+                    }
+                    let undone = store.undo(&ticket).await;
+                    store.inner().counting.wrote(&ticket, counted(&op), &undone);
+                    undone
                 }
                 OwnedOp::UndoEffects => store.undo_effects(&ticket).await,
                 OwnedOp::NothingHappened => {
@@ -464,10 +476,12 @@ impl<P: Pool> IdempotencyStore for SqlTransactions<P> {
         IdempotencyStore::terms_in_force(&self.store, terms)
     }
 
-    fn abandon(&self, ticket: &Ticket, _: Abandon) {
+    fn abandon(&self, ticket: &Ticket, how: Abandon) {
         let (store, ticket) = (self.clone(), ticket.clone());
         self.inner().behind.run(async move {
-            let _ = store.undo(&ticket).await;
+            if store.undo(&ticket).await.is_ok() {
+                store.inner().counting.rolled_back(&ticket, how);
+            }
         });
     }
 }

@@ -5,6 +5,8 @@
 #[path = "../http/admin_client/mod.rs"]
 mod admin_client;
 mod servers;
+#[path = "../sqlite/counted.rs"]
+mod sql_counted;
 
 #[cfg(feature = "admin")]
 mod admin;

@@ -232,6 +232,7 @@ fn sweeping_in_portable_statements_and_in_others() {
             assert_eq!(rows.as_deref(), Some("1"));
         }
     });
+/// Statements that leave nothing in a session go through a pooler that gives one to each transaction.
 }
 
 async fn send(connection: &mut impl Connection, text: &str) -> Result<Rows, SqlError> {

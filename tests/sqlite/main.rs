@@ -143,6 +143,18 @@ fn the_suite_on_a_pool_of_sqlx() {
 async fn send(connection: &mut impl Connection, text: &str) -> Result<Rows, SqlError> {
     connection.run(Statement::new(text, &[], &[])).await
 }
+#[test]
+fn outcomes_and_alarms_are_counted() {
+    let (_dir, file) = database();
+    block_on(async {
+        let (options, pool) = (manual().max_attempts(2), shared(&file));
+        let (one, two) = (options.connect_with(pool.clone()), options.connect_with(pool));
+        let (one, two) = (one.await.unwrap(), two.await.unwrap());
+        let advance = async |by| advance(&file, by);
+        counted::outcomes_and_alarms_are_counted(one, two, advance).await;
+    });
+}
+
 
 fn executing(found: BeginIn) -> ClaimIn {
     match found {

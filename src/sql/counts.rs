@@ -1,14 +1,15 @@
-//! What a store has done and found, counted and told by events, as the server's answers say it.
+//! What a store on a table has done and found, counted and told by events, as the statements' own
+//! answers say it.
 //!
 //! The events are those of the embedded store. A key is written as its hash under a secret of the
 //! table's, the same in all processes.
 
-use super::{inner::Inner, row::Row};
+use super::op::OwnedOp;
 use crate::{
     error::{BeginError, ClaimError},
     key::{KeyRef, OwnedKey},
     observe::{Timings, events},
-    spi::{Found, Ticket},
+    spi::{Abandon, Found, Ticket},
     stats::{Count, Counters},
     token::Token,
 };
@@ -17,8 +18,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-/// What a store has done and found since it was opened, by this process. Of the whole cluster it is
-/// the sum over its processes.
+/// What a store on a table has done and found since it was opened, by this process. Of all that use
+/// the table it is the sum over their processes.
 ///
 /// Each count is also an event, as `docs/operations.md` lists them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,7 +69,7 @@ pub struct Counts {
 
 /// The counters of a store.
 #[derive(Debug)]
-pub(super) struct Counting {
+pub(crate) struct Counting {
     counters: Counters,
     /// Times, and the last alarms with their keys, for those that watch.
     pub timings: Timings,
@@ -130,17 +131,17 @@ impl Counting {
             self.counters.add(0, Count::InterruptedExpired);
         }
         if interrupted > 0 {
-            tracing::error!(
-                target: "onlyonce",
-                keys = interrupted,
-                "interrupted keys expired unresolved: a retry executes again"
-            );
+            events::interrupted_expired(interrupted);
         }
     }
 
-    /// The answer to a caller.
-    pub fn found(&self, key: &OwnedKey, found: &Result<Found, BeginError>) {
-        match found {
+    /// The answer to a caller, counted.
+    pub fn found(
+        &self,
+        key: &OwnedKey,
+        found: Result<Found, BeginError>,
+    ) -> Result<Found, BeginError> {
+        match &found {
             Ok(Found::Granted(grant)) => {
                 let count = match grant.after {
                     Some(_) => Count::TakenOver,
@@ -158,16 +159,26 @@ impl Counting {
             Err(BeginError::StoreFull(_)) => self.count(key, Count::RefusedFull, None),
             Err(_) => {}
         }
+        found
     }
 
-    /// What a granted claim has taken the place of.
-    pub fn replaced(&self, key: &OwnedKey, row: &Row) {
-        let count = match (row.granted, row.replaced) {
-            (true, 1 | 2) => Count::InterruptedExpired,
-            (true, 3) => Count::BeganAfterExpiry,
+    /// The state of the expired row whose place a granted claim has taken; 0: there was none.
+    pub fn replaced(&self, key: &OwnedKey, state: i32, token: Option<Token>) {
+        let count = match state {
+            1 | 2 => Count::InterruptedExpired,
+            3 => Count::BeganAfterExpiry,
             _ => return,
         };
-        self.count(key, count, row.token());
+        self.count(key, count, token);
+    }
+
+    /// A claim that was dropped in its transaction, or never reached its caller: it is rolled back.
+    pub fn rolled_back(&self, ticket: &Ticket, how: Abandon) {
+        let count = match how {
+            Abandon::Undelivered => Count::Undelivered,
+            _ => Count::Abandoned,
+        };
+        self.count(&ticket.key, count, Some(ticket.token));
     }
 
     /// A holder's call that has an answer; `done` is what is counted if it was done.
@@ -179,6 +190,32 @@ impl Counting {
         };
         if let Some(count) = count {
             self.count(&ticket.key, count, Some(ticket.token));
+        }
+    }
+
+    /// The counts, as the figures of any store.
+    #[cfg(any(feature = "metrics", feature = "admin"))]
+    pub fn stats(&self) -> crate::stats::Stats {
+        let counts = self.counts();
+        crate::stats::Stats {
+            granted: counts.granted,
+            taken_over: counts.taken_over,
+            replayed: counts.replayed,
+            saw_in_flight: counts.saw_in_flight,
+            saw_interrupted: counts.saw_interrupted,
+            mismatched: counts.mismatched,
+            completed: counts.completed,
+            failed: counts.failed,
+            released: counts.released,
+            undone: counts.undone,
+            undelivered: counts.undelivered,
+            exhausted: counts.exhausted,
+            fenced: counts.fenced,
+            abandoned: counts.abandoned,
+            interrupted_expired: counts.interrupted_expired,
+            began_after_expiry: counts.began_after_expiry,
+            refused_full: counts.refused_full,
+            ..Default::default()
         }
     }
 
@@ -209,19 +246,18 @@ impl Counting {
 }
 
 /// The time of this machine, in milliseconds since 1970.
-pub(super) fn wall_ms() -> u64 {
+pub(crate) fn wall_ms() -> u64 {
     let since = std::time::SystemTime::UNIX_EPOCH.elapsed();
     since.map_or(0, |since| since.as_millis() as u64)
 }
 
-impl Inner {
-    /// The answer to a caller, counted.
-    pub fn counted(
-        &self,
-        key: &OwnedKey,
-        found: Result<Found, BeginError>,
-    ) -> Result<Found, BeginError> {
-        self.counting.found(key, &found);
-        found
+/// What is counted when it is done.
+pub(crate) fn counted(op: &OwnedOp) -> Option<Count> {
+    match op {
+        OwnedOp::Complete { .. } => Some(Count::Completed),
+        OwnedOp::Fail(_) => Some(Count::Failed),
+        OwnedOp::Release => Some(Count::Released),
+        OwnedOp::Undo => Some(Count::Undone),
+        _ => None,
     }
 }
