@@ -20,6 +20,8 @@ pub(crate) struct Dialect {
     pub skip_locked: &'static str,
     /// One statement never concerns more than one key.
     pub one_key: bool,
+    /// Returns how a connection syncs its commits, from 0 to 3; 2 is enough.
+    pub synced: Option<&'static str>,
 }
 
 impl Dialect {
@@ -51,6 +53,7 @@ impl Dialect {
             sqlite: false,
             skip_locked: "FOR UPDATE SKIP LOCKED",
             one_key: false,
+            synced: None,
         }
     }
 
@@ -65,12 +68,14 @@ impl Dialect {
             sqlite: false,
             skip_locked: "",
             one_key: true,
+            synced: None,
         }
     }
 
-    /// SQLite, where one transaction writes at a time.
-    pub fn sqlite(us: &str) -> Self {
-        Dialect { sqlite: true, one_key: false, ..Dialect::portable(us) }
+    /// SQLite, where one transaction writes at a time. `unsynced`: commits need not be synced.
+    pub fn sqlite(us: &str, unsynced: bool) -> Self {
+        let synced = (!unsynced).then_some("SELECT synchronous FROM pragma_synchronous");
+        Dialect { sqlite: true, one_key: false, synced, ..Dialect::portable(us) }
     }
 
     /// The present time in milliseconds.

@@ -155,7 +155,9 @@ impl Keys {
     /// Checks that the tables exist, in a version that this code knows.
     ///
     /// # Errors
-    /// [`OpenError::NotMigrated`] or [`OpenError::Newer`] if not.
+    /// [`OpenError::NotMigrated`] or [`OpenError::Newer`] if not; [`OpenError::Options`] if SQLite
+    /// doesn't sync the connection's commits
+    /// ([`unsynced_commits`](super::SqlOptions::unsynced_commits)).
     pub async fn check_in(&self, connection: &mut impl Connection) -> Result<(), OpenError> {
         schema::check(self, connection).await.map(drop)
     }
@@ -266,8 +268,6 @@ pub(crate) struct Ask<'a> {
     pub terms: GrantTerms,
     /// Changes when an operator has freed the claim that an earlier try was granted.
     pub owner: Owner,
-}
-
     /// The state of the expired row whose place the granted claim has taken; 0: there was none.
     pub replaced: i32,
 }
@@ -276,6 +276,8 @@ impl<'a> Ask<'a> {
     pub fn new(request: &'a Request, terms: GrantTerms) -> Self {
         Ask { request, terms, owner: Owner::new(), replaced: 0 }
     }
+}
+
 /// How often a key that changes while it is asked for is asked for again at once.
 const AGAIN: usize = 4;
 
@@ -350,9 +352,9 @@ impl Keys {
             params.extend([token.into(), i64::from(state).into()]);
             let began = self.rows_by(connection, &self.0.sql.again, &params).await?;
             if let Some(found) = began.and_then(|row| row.found(request, ask.owner)) {
+                ask.replaced = replaced;
                 return Ok(found);
             }
-                ask.replaced = replaced;
         }
         Err(SqlError::new(SqlErrorKind::Again, "the key changed while it was asked for"))
     }

@@ -32,6 +32,7 @@ pub struct SqlOptions {
     table: String,
     clock_us: String,
     lock_timeout: Duration,
+    unsynced: bool,
     bounds: Bounds,
     pub(super) deadline: Duration,
     pub(super) execution_limit: Duration,
@@ -63,6 +64,7 @@ impl SqlOptions {
             table: "onlyonce".into(),
             clock_us: clock_us.into(),
             lock_timeout: Duration::from_millis(500),
+            unsynced: false,
             bounds: Bounds {
                 lease: Duration::from_secs(60),
                 retention: Retention::of(Duration::from_secs(24 * 3600)),
@@ -126,6 +128,14 @@ impl SqlOptions {
         self
     }
 
+    /// Allows connections of SQLite whose commits are not synced (`PRAGMA synchronous = NORMAL` or
+    /// `OFF`): a loss of power can then take back completions that were acknowledged, and a retry
+    /// executes again. Default: they are refused.
+    pub fn unsynced_commits(mut self, allow: bool) -> Self {
+        self.unsynced = allow;
+        self
+    }
+
     /// Sets how long a call of a store may take, with its tries and its wait for a connection.
     /// Default: 10 s.
     pub fn deadline(mut self, limit: Duration) -> Self {
@@ -172,7 +182,7 @@ impl SqlOptions {
                 Dialect::postgres(&self.clock_us, Some(self.lock_timeout), "'off', 'local'")
             }
             Engine::Portable => Dialect::portable(&self.clock_us),
-            Engine::Sqlite => Dialect::sqlite(&self.clock_us),
+            Engine::Sqlite => Dialect::sqlite(&self.clock_us, self.unsynced),
         };
         let names = Names::new(self.schema.as_deref(), &self.table);
         Ok(Keys::of(names, *bounds, dialect))
@@ -184,7 +194,8 @@ impl SqlOptions {
     /// # Errors
     /// As with [`keys`](Self::keys); [`OpenError::NotMigrated`] or [`OpenError::Newer`] if the
     /// tables are missing or have another version ([`Keys::create_in`] creates them);
-    /// [`OpenError::Unreachable`] if there is no connection.
+    /// [`OpenError::Unreachable`] if there is no connection; [`OpenError::Options`] if SQLite doesn't
+    /// sync the connection's commits ([`unsynced_commits`](Self::unsynced_commits)).
     pub async fn connect_with<P: Pool>(&self, pool: P) -> Result<SqlStore<P>, OpenError> {
         SqlStore::open(self, pool).await
     }

@@ -142,6 +142,24 @@ pub(super) async fn check(
         (_, revision) if revision < REVISION => {
             Err(OpenError::NotMigrated { file, found: revision.max(0) as u32, known })
         }
-        _ => Ok(secret),
+        _ => {
+            synced(keys, connection).await?;
+            Ok(secret)
+        }
+    }
+}
+
+/// Checks that the connection syncs its commits.
+async fn synced(keys: &Keys, connection: &mut impl Connection) -> Result<(), OpenError> {
+    let Some(synced) = keys.dialect().synced else { return Ok(()) };
+    let rows = connection.run(Statement::new(synced, &[], &[Kind::Int])).await;
+    let rows = rows.map_err(|error| error.opening(&keys.names().table))?;
+    match rows.first().map(Vec::as_slice) {
+        Some([Value::Int(Some(0 | 1))]) => Err(OpenError::options(
+            "SQLite doesn't sync this connection's commits (PRAGMA synchronous): with less than \
+             FULL a loss of power takes back what was acknowledged. Set it on all connections, or \
+             allow unsynced_commits",
+        )),
+        _ => Ok(()),
     }
 }

@@ -1,5 +1,8 @@
 //! Keys in the SQLite database of the service itself, by rusqlite and by sqlx.
 
+mod counted;
+mod power;
+
 use onlyonce::{
     conformance::{Facts, Subject},
     sql::*,
@@ -140,9 +143,6 @@ fn the_suite_on_a_pool_of_sqlx() {
     block_on(async { conforms(sqlx_pool(&file), &file).await });
 }
 
-async fn send(connection: &mut impl Connection, text: &str) -> Result<Rows, SqlError> {
-    connection.run(Statement::new(text, &[], &[])).await
-}
 #[test]
 fn outcomes_and_alarms_are_counted() {
     let (_dir, file) = database();
@@ -155,6 +155,9 @@ fn outcomes_and_alarms_are_counted() {
     });
 }
 
+async fn send(connection: &mut impl Connection, text: &str) -> Result<Rows, SqlError> {
+    connection.run(Statement::new(text, &[], &[])).await
+}
 
 fn executing(found: BeginIn) -> ClaimIn {
     match found {
