@@ -83,7 +83,8 @@ fn a_password_that_is_wrong() {
         std::fs::write(&hba, "host all all 127.0.0.1/32 scram-sha-256\n").unwrap();
         server.stop();
         server.resume();
-        let with = |password: &str| options(&format!("{} {password}", server.dsn("postgres")));
+        // The server's own answers: a pooler that hands out sessions answers a password for itself.
+        let with = |password: &str| options(&format!("{} {password}", server.own_dsn("postgres")));
         for password in ["", "password=wrong"] {
             let error = refused(&with(password)).await;
             assert!(
@@ -357,14 +358,15 @@ fn tls() {
         std::fs::write(&hba, "hostssl all all 127.0.0.1/32 trust\n").unwrap();
         server.stop();
         server.resume();
-        let dsn = format!("{} sslmode=require", server.dsn("postgres"));
+        // As above, a pooler would answer for itself.
+        let dsn = format!("{} sslmode=require", server.own_dsn("postgres"));
         let trusting = |pem: &[u8]| options(&dsn).tls_roots(pem);
         trusting(&own).migrate().await.unwrap();
         let store = AsyncStore::new(trusting(&own).connect().await.unwrap());
         let granted = store.begin(key("k"), print()).await.unwrap();
         assert!(matches!(granted, Begin::Execute(_)), "{granted:?}");
         for mode in ["", "sslmode=verify-full"] {
-            let dsn = format!("{} {mode}", server.dsn("postgres"));
+            let dsn = format!("{} {mode}", server.own_dsn("postgres"));
             options(&dsn).tls_roots(&own[..]).connect().await.unwrap();
         }
         // A machine that answers as the server, and has no TLS, is given nothing.
@@ -385,7 +387,7 @@ fn tls() {
         let error = refused(&trusting(&other)).await;
         assert!(matches!(error, OpenError::Unreachable { .. }), "{error:?}");
         // Without TLS this server takes nobody.
-        let plain = refused(&options(&server.dsn("postgres"))).await;
+        let plain = refused(&options(&server.own_dsn("postgres"))).await;
         assert!(matches!(plain, OpenError::Denied { .. }), "{plain:?}");
     });
 }

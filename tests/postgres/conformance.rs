@@ -58,6 +58,20 @@ fn conforms(change: impl Fn(PostgresOptions) -> PostgresOptions) {
 }
 
 #[test]
+fn through_a_pooler_that_keeps_sessions() {
+    block_on(async {
+        let Some(server) = Server::shared() else { return };
+        let Some(pooler) = pooler::Pooler::start(&server, "session") else { return };
+        let database = server.database().await;
+        let clock = ServerClock::new(&server, &database).await;
+        let options = options(&pooler.dsn(&database)).clock_us("test_now()");
+        let store = options.connect().await.unwrap();
+        let ran = conformance::run(&OnServer { store, clock, knows_handles: false }).await;
+        assert!(ran.len() > 40, "{ran:?}");
+    });
+}
+
+#[test]
 fn a_session_stands_for_the_holders() {
     conforms(|options| options.holder_session(true));
     // And one that answers strictly.

@@ -154,11 +154,28 @@ fn the_suite_on_a_pool_of_sqlx() {
     });
 }
 
-/// A role without the functions that other engines don't have; its tables are its own.
-async fn without_functions(server: &Server, name: &str) {
+/// What else other engines don't have. It can't be revoked, so the server's log of statements must be
+/// without it.
+const NOT_COMMON: [&str; 8] = [
+    "LISTEN",
+    "NOTIFY",
+    "SKIP LOCKED",
+    "FOR UPDATE",
+    "lock_timeout",
+    "SET LOCAL",
+    "advisory",
+    "ctid",
+];
+
+/// A database with tables that belong to a role without the functions that other engines don't have,
+/// on a server that logs the statements.
+async fn database_without_functions() -> Option<(Arc<Server>, String, ServerClock)> {
+    let logging = "log_statement = all\nlog_line_prefix = '%u '\n";
+    let server = Arc::new(Server::start_with(programs()?, logging));
+    let name = server.database().await;
+    let clock = ServerClock::new(&server, &name).await;
     let revoke = "DO $$ DECLARE f regprocedure; BEGIN \
-        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'plain') THEN \
-            CREATE ROLE plain LOGIN; END IF; \
+        CREATE ROLE plain LOGIN; \
         FOR f IN SELECT oid::regprocedure FROM pg_proc WHERE proname ~ 'advisory' \
             OR proname IN ('pg_notify', 'set_config', 'current_setting', \
                 'pg_logical_emit_message', 'pg_terminate_backend', 'pg_backend_pid', \
@@ -167,11 +184,30 @@ async fn without_functions(server: &Server, name: &str) {
         END LOOP; END $$; \
         DROP TABLE onlyonce, onlyonce_schema, onlyonce_sessions; \
         GRANT ALL ON SCHEMA public TO plain; GRANT SELECT ON test_clock TO plain";
-    server.sql(name, revoke).await;
+    server.sql(&name, revoke).await;
     for refused in ["pg_advisory_lock(1)", "pg_notify('a', 'b')", "set_config('a.b', 'c', true)"] {
-        let client = connect_as(server, name, "plain").await;
+        let client = connect_as(&server, &name, "plain").await;
         let error = client.simple_query(&format!("SELECT {refused}")).await.unwrap_err();
         assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{refused}");
+    }
+    let mut client = connect_as(&server, &name, "plain").await;
+    let keys = SqlOptions::portable().keys().unwrap();
+    let missing = keys.check_in(&mut client).await;
+    assert!(matches!(missing, Err(OpenError::NotMigrated { found: 0, .. })), "{missing:?}");
+    keys.create_in(&mut client).await.unwrap();
+    // Repeatable.
+    keys.create_in(&mut client).await.unwrap();
+    Some((server, name, clock))
+}
+
+fn used_only_what_is_common(server: &Server) {
+    let log = server.log();
+    let of_role = |line: &&str| line.starts_with("plain ") && line.contains("onlyonce");
+    let statements: Vec<&str> = log.lines().filter(of_role).collect();
+    assert!(statements.len() > 20, "{log}");
+    for statement in statements {
+        let found = NOT_COMMON.iter().find(|word| statement.contains(**word));
+        assert_eq!(found, None, "{statement}");
     }
 }
 
@@ -189,50 +225,90 @@ async fn connect_as(server: &Server, database: &str, user: &str) -> Client {
 #[test]
 fn the_suite_in_portable_statements() {
     block_on(async {
-        let Some((server, name, clock)) = database().await else { return };
-        without_functions(&server, &name).await;
-        let mut client = connect_as(&server, &name, "plain").await;
-        let keys = SqlOptions::portable().keys().unwrap();
-        let missing = keys.check_in(&mut client).await;
-        assert!(matches!(missing, Err(OpenError::NotMigrated { found: 0, .. })), "{missing:?}");
-        keys.create_in(&mut client).await.unwrap();
-        // Repeatable.
-        keys.create_in(&mut client).await.unwrap();
+        let Some((server, name, clock)) = database_without_functions().await else { return };
         let pool = deadpool(&dsn_as(&server, &name, "plain"));
         conforms(SqlOptions::portable(), clock, pool).await;
+        used_only_what_is_common(&server);
+    });
+}
+
+/// Statements that leave nothing in a session go through a pooler that gives one to each transaction.
+#[test]
+fn the_suite_through_a_pooler_of_transactions() {
+    block_on(async {
+        let Some((server, name, clock)) = database().await else { return };
+        let Some(pooler) = pooler::Pooler::start(&server, "transaction") else { return };
+        conforms(SqlOptions::postgres(), clock, clients(&pooler.dsn(&name))).await;
+        let pool = clients(&pooler.dsn(&name));
+        claims_are_transactions(pool, &server, &name, async |connection| {
+            send(connection, INSERT).await.is_ok()
+        })
+        .await;
     });
 }
 
 #[test]
-fn sweeping_in_portable_statements_and_in_others() {
+fn sweeping_in_portable_statements() {
+    block_on(async {
+        let Some((server, name, clock)) = database_without_functions().await else { return };
+        let pool = deadpool(&dsn_as(&server, &name, "plain"));
+        sweeps(SqlOptions::portable(), pool, &server, &name, clock).await;
+        used_only_what_is_common(&server);
+    });
+}
+
+#[test]
+fn sweeping_in_batches() {
+    block_on(async {
+        let Some((server, name, clock)) = database().await else { return };
+        let pool = deadpool(&server.dsn(&name));
+        sweeps(SqlOptions::postgres(), pool, &server, &name, clock).await;
+    });
+}
+
+async fn sweeps(
+    options: SqlOptions,
+    pool: deadpool_postgres::Pool,
+    server: &Server,
+    name: &str,
+    clock: ServerClock,
+) {
+    let store = manual(options).connect_with(pool).await.unwrap();
+    let face = AsyncStore::new(store.clone());
+    let begin = async |name: &str| match face.begin(key(name), print()).await.unwrap() {
+        Begin::Execute(claim) => claim,
+        other => panic!("{other:?}"),
+    };
+    for n in 0..20 {
+        begin(&format!("k{n}")).await.complete(b"done").await.unwrap();
+    }
+    // One that lives longer than its claim had said.
+    let mut long = begin("long").await;
+    let retention = Some(Retention::of(Duration::from_secs(30 * 24 * 3600)));
+    let done = spi::Completion { response: Some(b"1"), retention, ..Default::default() };
+    long.complete_with(done).await.unwrap();
+    assert_eq!(store.sweep().await.unwrap(), 0);
+    clock.advance(Duration::from_secs(27 * 3600)).await;
+    assert_eq!(store.sweep().await.unwrap(), 20);
+    assert_eq!(store.sweep().await.unwrap(), 0);
+    assert_eq!((store.counts().rows_swept, store.counts().rows_postponed), (20, 1));
+    assert!(store.get(key("long")).await.unwrap().is_some());
+    let rows = server.sql(name, "SELECT count(*) FROM onlyonce").await;
+    assert_eq!(rows.as_deref(), Some("1"));
+}
+
+#[test]
+fn outcomes_and_alarms_are_counted() {
     block_on(async {
         for options in [SqlOptions::portable(), SqlOptions::postgres()] {
             let Some((server, name, clock)) = database().await else { return };
-            let pool = deadpool(&server.dsn(&name));
-            let store = manual(options).connect_with(pool).await.unwrap();
-            let face = AsyncStore::new(store.clone());
-            let begin = async |name: &str| match face.begin(key(name), print()).await.unwrap() {
-                Begin::Execute(claim) => claim,
-                other => panic!("{other:?}"),
-            };
-            for n in 0..20 {
-                begin(&format!("k{n}")).await.complete(b"done").await.unwrap();
-            }
-            // One that lives longer than its claim had said.
-            let mut long = begin("long").await;
-            let retention = Some(Retention::of(Duration::from_secs(30 * 24 * 3600)));
-            let done = spi::Completion { response: Some(b"1"), retention, ..Default::default() };
-            long.complete_with(done).await.unwrap();
-            assert_eq!(store.sweep().await.unwrap(), 0);
-            clock.advance(Duration::from_secs(27 * 3600)).await;
-            assert_eq!(store.sweep().await.unwrap(), 20);
-            assert_eq!(store.sweep().await.unwrap(), 0);
-            assert!(store.get(key("long")).await.unwrap().is_some());
-            let rows = server.sql(&name, "SELECT count(*) FROM onlyonce").await;
-            assert_eq!(rows.as_deref(), Some("1"));
+            let (options, pool) = (manual(options).max_attempts(2), deadpool(&server.dsn(&name)));
+            let (one, two) = (options.connect_with(pool.clone()), options.connect_with(pool));
+            let (one, two) = (one.await.unwrap(), two.await.unwrap());
+            let advance = async |by| clock.advance(by).await;
+            crate::sql_counted::outcomes_and_alarms_are_counted(one, two, advance).await;
         }
     });
-/// Statements that leave nothing in a session go through a pooler that gives one to each transaction.
 }
 
 async fn send(connection: &mut impl Connection, text: &str) -> Result<Rows, SqlError> {

@@ -354,7 +354,7 @@ impl Server {
     }
 
     /// The server itself.
-    fn own_dsn(&self, database: &str) -> String {
+    pub fn own_dsn(&self, database: &str) -> String {
         format!("host=127.0.0.1 port={} user=postgres dbname={database}", self.port)
     }
 
