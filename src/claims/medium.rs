@@ -105,14 +105,20 @@ impl Medium {
 fn copy_page(memory: &Region, offset: usize, page: &mut [u8]) {
     for (at, cell) in page.chunks_mut(CELL_BYTES).enumerate() {
         let at = offset + at * CELL_BYTES;
+        if at < FIRST_CELL as usize * CELL_BYTES {
+            // The hints change word by word, and each is whole by itself.
+            for (word, at) in cell.chunks_mut(8).zip((at..).step_by(8)) {
+                word.copy_from_slice(&memory.load_word(at).to_le_bytes());
+            }
+            continue;
+        }
         loop {
             let before = memory.load_word(at);
             memory.load(at, cell);
-            // The hints change word by word, and each is whole by itself.
-            let hints = at < FIRST_CELL as usize * CELL_BYTES;
+            cell[..8].copy_from_slice(&before.to_le_bytes());
             // With the fence of `Medium::store`.
             fence(Ordering::Acquire);
-            if hints || memory.load_word(at) == before {
+            if memory.load_word(at) == before {
                 break;
             }
         }

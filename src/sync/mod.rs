@@ -63,6 +63,7 @@ pub(crate) fn unlock_fair<T>(guard: MutexGuard<'_, T>) {
 
 /// Another thread may run here: in the middle of a copy, and between two calls to a disk in
 /// memory. Only a checker that runs its threads one at a time needs this.
+#[cfg_attr(not(onlyonce_shuttle), allow(dead_code))]
 #[inline(always)]
 pub(crate) fn preempt() {
     #[cfg(onlyonce_shuttle)]
