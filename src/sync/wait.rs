@@ -40,8 +40,12 @@ impl WakeList {
 }
 
 impl Drop for WakeList {
+    #[inline]
     fn drop(&mut self) {
-        wake_all(self.0.drain(..));
+        // Mostly there is none, and looking is all that it costs.
+        if !self.0.is_empty() {
+            wake_all(self.0.drain(..));
+        }
     }
 }
 
