@@ -2,7 +2,12 @@
 
 use crate::{error::KeyError, limits::*};
 use smallvec::SmallVec;
-use std::fmt;
+use std::{
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 /// The part of a request's identity that the service chooses: tenant, principal, operation.
 ///
@@ -109,21 +114,37 @@ impl fmt::Debug for KeyRef<'_> {
     }
 }
 
-/// The number of bytes up to which scope and key together need no allocation.
-const INLINE: usize = 72;
+/// The number of bytes up to which scope and key together need no allocation, with one for the
+/// length: an [`OwnedKey`] then has 80 bytes.
+const INLINE: usize = 77;
 
 /// The identity of a request, owned. Scopes and keys of usual length need no allocation.
-#[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct OwnedKey {
-    scope_len: u8,
-    bytes: SmallVec<[u8; INLINE]>,
+#[derive(Clone)]
+pub struct OwnedKey(Joined);
+
+/// Scope, key, and a byte that says how long the scope is: what a key is hashed by.
+#[derive(Clone)]
+enum Joined {
+    Inline { len: u8, bytes: [u8; INLINE] },
+    Long(Arc<[u8]>),
 }
+
+const _: () = assert!(size_of::<OwnedKey>() == 80);
 
 impl OwnedKey {
     /// Borrows the identity.
     pub fn as_ref(&self) -> KeyRef<'_> {
-        let (scope, key) = self.bytes.split_at(self.scope_len as usize);
+        let (scope_len, names) = self.joined().split_last().expect("it ends with a length");
+        let (scope, key) = names.split_at(*scope_len as usize);
         KeyRef { scope, key }
+    }
+
+    /// Scope, key, and the length of the scope.
+    pub(crate) fn joined(&self) -> &[u8] {
+        match &self.0 {
+            Joined::Inline { len, bytes } => &bytes[..*len as usize],
+            Joined::Long(bytes) => bytes,
+        }
     }
 
     /// Returns the bytes of the scope.
@@ -139,28 +160,50 @@ impl OwnedKey {
 
 impl From<KeyRef<'_>> for OwnedKey {
     fn from(key: KeyRef<'_>) -> Self {
-        let (scope, len) = (key.scope.len(), key.scope.len() + key.key.len());
+        let (scope, names) = (key.scope.len(), key.scope.len() + key.key.len());
+        let len = names + 1;
         let join = |joined: &mut [u8]| {
             joined[..scope].copy_from_slice(key.scope);
-            joined[scope..len].copy_from_slice(key.key);
+            joined[scope..names].copy_from_slice(key.key);
+            joined[names] = scope as u8;
         };
-        let bytes = if len <= INLINE {
-            let mut joined = [0; INLINE];
-            join(&mut joined);
-            SmallVec::from_buf_and_len(joined, len)
-        } else {
-            let mut joined = vec![0; len];
-            join(&mut joined);
-            SmallVec::from_vec(joined)
-        };
-        OwnedKey { scope_len: scope as u8, bytes }
+        if len <= INLINE {
+            let mut bytes = [0; INLINE];
+            join(&mut bytes);
+            return OwnedKey(Joined::Inline { len: len as u8, bytes });
+        }
+        let mut bytes = vec![0; len];
+        join(&mut bytes);
+        OwnedKey(Joined::Long(bytes.into()))
     }
 }
 
-// By hand, because a derived one would copy byte by byte.
-impl Clone for OwnedKey {
-    fn clone(&self) -> Self {
-        OwnedKey { scope_len: self.scope_len, bytes: SmallVec::from_slice(&self.bytes) }
+impl PartialEq for OwnedKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.joined() == other.joined()
+    }
+}
+
+impl Eq for OwnedKey {}
+
+impl Hash for OwnedKey {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.joined().hash(hasher);
+    }
+}
+
+/// Shorter scopes first; of equal ones by the bytes.
+impl Ord for OwnedKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let [this, other] = [self, other].map(OwnedKey::as_ref);
+        let [this, other] = [this, other].map(|key| (key.scope.len(), key.scope, key.key));
+        this.cmp(&other)
+    }
+}
+
+impl PartialOrd for OwnedKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

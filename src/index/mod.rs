@@ -12,7 +12,7 @@ pub(crate) use undecided::{
 };
 
 use crate::{
-    key::KeyRef,
+    key::{KeyRef, OwnedKey},
     limits::SHARDS,
     location::Location,
     sync::{
@@ -33,18 +33,25 @@ const REMOVED_AT_ONCE: usize = 1024;
 /// collide, and the same in every life, so that footers can keep it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeyHasher {
-    seed: [u8; 16],
+    seeded: SipHasher13,
     mask: u64,
 }
 
 impl KeyHasher {
     /// `bits` below 64 make collisions, for tests.
     pub fn new(seed: [u8; 16], bits: u32) -> Self {
-        KeyHasher { seed, mask: u64::MAX.checked_shr(64 - bits).unwrap_or(0) }
+        let seeded = SipHasher13::new_with_key(&seed);
+        KeyHasher { seeded, mask: u64::MAX.checked_shr(64 - bits).unwrap_or(0) }
+    }
+
+    /// The same as [`hash`](Self::hash), in half the instructions.
+    #[inline]
+    pub fn hash_owned(&self, key: &OwnedKey) -> u64 {
+        self.seeded.hash(key.joined()) & self.mask
     }
 
     pub fn hash(&self, key: KeyRef<'_>) -> u64 {
-        let mut hasher = SipHasher13::new_with_key(&self.seed);
+        let mut hasher = self.seeded;
         hasher.write(key.scope());
         hasher.write(key.key());
         // Where the scope ends.
@@ -54,9 +61,7 @@ impl KeyHasher {
 
     /// The hash of a scope.
     pub fn scope(&self, scope: &[u8]) -> u64 {
-        let mut hasher = SipHasher13::new_with_key(&self.seed);
-        hasher.write(scope);
-        hasher.finish()
+        self.seeded.hash(scope)
     }
 }
 
@@ -120,6 +125,10 @@ impl Index {
         self.hasher.hash(key)
     }
 
+    pub fn hash_owned(&self, key: &OwnedKey) -> u64 {
+        self.hasher.hash_owned(key)
+    }
+
     pub fn hasher(&self) -> KeyHasher {
         self.hasher
     }
@@ -179,6 +188,17 @@ impl std::fmt::Debug for Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_has_one_hash_borrowed_and_owned() {
+        let hasher = KeyHasher::new([7; 16], 64);
+        for (scope, key) in [(0, 1), (0, 36), (7, 1), (40, 36), (40, 37), (255, 255), (255, 1)] {
+            let (scope, key) = (vec![1; scope], vec![2; key]);
+            let key = KeyRef::from_parts(&scope, &key).unwrap();
+            assert_eq!(key.owned().as_ref(), key);
+            assert_eq!(hasher.hash_owned(&key.owned()), hasher.hash(key));
+        }
+    }
 
     #[test]
     fn of_many_records_only_those_named_go() {
