@@ -82,25 +82,17 @@ impl Engine {
     /// Prepares a `begin` or a takeover.
     pub fn prepare<'a>(&self, request: &'a Request) -> Result<Begin<'a>, BeginError> {
         let terms = self.resolve_terms(&request.terms)?;
-        let hash = self.index.hash(request.key.as_ref());
+        let hash = self.index.hash_owned(&request.key);
         let has_share = !request.terms.shared;
         Ok(Begin { request, hash, terms, starved: false, has_share })
     }
 
     fn resolve_terms(&self, terms: &Terms) -> Result<GrantTerms, BeginError> {
-        let lease_ms = terms
-            .lease
-            .map_or(self.config.lease_ms, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-        if !(1..=LEASE_MAX_MS).contains(&lease_ms) {
-            return Err(BeginError::Terms {
-                what: lease_out_of_bounds(Duration::from_millis(lease_ms)),
-            });
-        }
-        let retention = terms.retention.unwrap_or(Retention {
-            replay_for: Duration::from_millis(self.config.replay_ms),
-            remember_for: Duration::from_millis(self.config.remember_ms),
-        });
-        check_retention(retention, lease_ms).map_err(|what| BeginError::Terms { what })?;
+        let (lease_ms, windows) = match (terms.lease, terms.retention) {
+            // The options were checked when the store was opened.
+            (None, None) => (self.config.lease_ms, self.config.windows()),
+            (lease, retention) => self.check_terms(lease, retention)?,
+        };
         let reserve = terms.reserve.unwrap_or(self.config.max_response as u32);
         if reserve as usize > self.config.max_response {
             let what = reserve_too_large(reserve, self.config.max_response);
@@ -111,11 +103,29 @@ impl Engine {
             lease_ms,
             first_lease_ms: lease_ms.max(kept_ms),
             held: HeldTerms {
-                replay_ms: retention.replay_for.as_millis() as u64,
-                remember_ms: retention.remember_for.as_millis() as u64,
+                replay_ms: windows.0,
+                remember_ms: windows.1,
                 reserve,
             },
         })
+    }
+
+    /// The lease and the two windows of a retention, where a request has its own.
+    fn check_terms(
+        &self,
+        lease: Option<Duration>,
+        retention: Option<Retention>,
+    ) -> Result<(u64, (u64, u64)), BeginError> {
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let lease_ms = lease.map_or(self.config.lease_ms, ms);
+        if !(1..=LEASE_MAX_MS).contains(&lease_ms) {
+            return Err(BeginError::Terms {
+                what: lease_out_of_bounds(Duration::from_millis(lease_ms)),
+            });
+        }
+        let retention = retention.unwrap_or(self.config.retention());
+        check_retention(retention, lease_ms).map_err(|what| BeginError::Terms { what })?;
+        Ok((lease_ms, (ms(retention.replay_for), ms(retention.remember_for))))
     }
 
     /// Terms with the options where they say nothing.

@@ -119,21 +119,47 @@ impl<T, F> Drive<T, F> {
 
 /// Runs a step on this thread, which may lead commits and prepare segments by itself. The caller
 /// knows that this process is not a forked child.
+#[inline]
 pub(crate) fn run<T, E: From<Poisoned> + From<Forked>>(
     engine: &Arc<Engine>,
     call: Call,
+    attempt: impl FnMut(&Engine) -> StepResult<T, E>,
+) -> Result<T, E> {
+    run_kept(engine, call, attempt, |value| value, |value| value)
+}
+
+/// As [`run`]; a value that waits for its answer is in the keeping of a `K`.
+#[inline]
+pub(crate) fn run_kept<T, K, E: From<Poisoned> + From<Forked>>(
+    engine: &Arc<Engine>,
+    call: Call,
     mut attempt: impl FnMut(&Engine) -> StepResult<T, E>,
+    keep: impl Fn(T) -> K,
+    give: impl FnOnce(K) -> T,
 ) -> Result<T, E> {
     let Call { span, watch } = call;
     let _in = span.enter();
     // A call that doesn't wait makes nothing that waiting needs.
-    let first = match attempt(engine) {
+    match attempt(engine) {
         Ok(Step { value, wait: None }) => {
             watch.answered(&engine.timings);
-            return Ok(value);
+            Ok(value)
         }
-        waits => waits,
-    };
+        waits => {
+            let keep = |tried: StepResult<T, E>| tried.map(|step| step.map(&keep));
+            wait(engine, watch, keep(waits), |engine| keep(attempt(engine))).map(give)
+        }
+    }
+}
+
+/// Runs a step on that has been tried once.
+#[cold]
+fn wait<T, E: From<Poisoned> + From<Forked>>(
+    engine: &Arc<Engine>,
+    watch: Watch,
+    first: StepResult<T, E>,
+    attempt: impl FnMut(&Engine) -> StepResult<T, E>,
+) -> Result<T, E> {
     let mut drive = Drive::new(engine, watch, attempt);
     if let Some(result) = drive.after(first) {
         drive.watch.answered(&engine.timings);

@@ -55,6 +55,7 @@ use crate::{
     observe::{Timed, Timings, events},
     options::{Durability, Options, Sizes},
     poison::{Poison, Poisoned},
+    record::Retention,
     stats::{Count, Counters, Holders},
     storage::Storage,
     superblock::{Superblock, SuperblockFile},
@@ -70,6 +71,7 @@ use crate::{
 use std::{
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 /// The group commit of the claims file, beside those of the classes.
@@ -108,6 +110,19 @@ impl Config {
             max_response: options.max_response,
             capacity: options.capacity,
             sizes,
+        }
+    }
+
+    /// The windows of a retention: of replays, and of remembering.
+    pub fn windows(&self) -> (u64, u64) {
+        (self.replay_ms, self.remember_ms)
+    }
+
+    /// The retention of a record whose claim has none of its own.
+    pub fn retention(&self) -> Retention {
+        Retention {
+            replay_for: Duration::from_millis(self.replay_ms),
+            remember_for: Duration::from_millis(self.remember_ms),
         }
     }
 

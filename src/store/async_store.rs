@@ -252,7 +252,7 @@ impl<S: IdempotencyStore> Pending<AsyncStore<S>> {
         loop {
             let left = until.saturating_sub(store.now());
             let changed = store.changed(&request, running.token, left).await;
-            let begin = store.begin_request(request.clone()).await?;
+            let begin = store.begin_request((*request).clone()).await?;
             match begin {
                 Begin::InFlight(again) if changed && store.now() < until => {
                     running = again.running;
@@ -271,6 +271,6 @@ impl<S: IdempotencyStore> Interrupted<AsyncStore<S>> {
     pub async fn take_over(self) -> Result<Begin<AsyncStore<S>>, BeginError> {
         let Interrupted { store, request, stuck } = self;
         let found = store.take_over(&request, stuck.token).await?;
-        Ok(Begin::of(&store, request, found))
+        Ok(Begin::of(&store, *request, found))
     }
 }

@@ -220,7 +220,7 @@ impl Pending<Store> {
         loop {
             let left = until.saturating_sub(store.now());
             let changed = store.changed_blocking(&request, running.token, left);
-            let begin = store.begin_request(request.clone(), None)?;
+            let begin = store.begin_request((*request).clone(), None)?;
             match begin {
                 Begin::InFlight(again) if changed && store.now() < until => {
                     running = again.running;
@@ -240,6 +240,6 @@ impl Interrupted<Store> {
     /// As with [`Store::begin`], and [`BeginError::AttemptsExhausted`].
     pub fn take_over(self) -> Result<Begin, BeginError> {
         let Interrupted { store, request, stuck } = self;
-        store.begin_request(request, Some(stuck.token))
+        store.begin_request(*request, Some(stuck.token))
     }
 }

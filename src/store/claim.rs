@@ -42,9 +42,10 @@ impl<S: IdempotencyStore> Begin<S> {
             Found::Granted(grant) => Begin::Execute(Claim::new(store(), grant)),
             Found::Replay(record) => Begin::Replay(record),
             Found::InFlight(running) => {
-                Begin::InFlight(Pending { store: store(), request, running })
+                Begin::InFlight(Pending { store: store(), request: Box::new(request), running })
             }
             Found::Interrupted(stuck) => {
+                let request = Box::new(request);
                 Begin::Interrupted(Interrupted { store: store(), request, stuck })
             }
             Found::Mismatch { scheme } => Begin::Mismatch { scheme },
@@ -190,7 +191,8 @@ impl<S: IdempotencyStore> fmt::Debug for Claim<S> {
 #[derive(Debug)]
 pub struct Pending<S: IdempotencyStore = Store> {
     pub(crate) store: S,
-    pub(crate) request: Request,
+    /// Boxed, as below: a `Begin` is moved often, and mostly is something else.
+    pub(crate) request: Box<Request>,
     pub(crate) running: Running,
 }
 
@@ -212,7 +214,7 @@ impl<S: IdempotencyStore> Pending<S> {
 #[derive(Debug)]
 pub struct Interrupted<S: IdempotencyStore = Store> {
     pub(crate) store: S,
-    pub(crate) request: Request,
+    pub(crate) request: Box<Request>,
     pub(crate) stuck: Interruption,
 }
 

@@ -248,11 +248,13 @@ impl Store {
         let engine = self.engine()?;
         let mut begin = engine.prepare(&request)?;
         let call = Call::begin(engine.timings(), begin.hash);
-        let delivery = drive::run(engine, call, |tried| {
-            let step = tried.begin(&mut begin, seen);
-            step.map(|step| step.map(|found| Delivery::new(&**engine, found)))
-        })?;
-        let found = delivery.arrived();
+        let found = drive::run_kept(
+            engine,
+            call,
+            |tried| tried.begin(&mut begin, seen),
+            |found| Delivery::new(&**engine, found),
+            Delivery::arrived,
+        )?;
         Ok(Begin::of(self, request, found))
     }
 
