@@ -20,7 +20,7 @@
 
 use crate::{
     broken::{self, Broken},
-    crc::seed_of,
+    crc::{crc32, crc32_from, seed_of},
     fingerprint::Fingerprint,
     key::KeyRef,
     limits::*,
@@ -166,26 +166,42 @@ impl Header {
     }
 }
 
-/// The checksum of a header with its scope and key: `bytes` from byte 4 to the end of the key.
-fn header_crc(seed: Seed, life: u32, pieces: [&[u8]; 2]) -> u32 {
+/// The seed of the checksum of a header with its scope and key, which covers everything from byte 4
+/// to the end of the key.
+fn header_seed(seed: Seed, life: u32) -> u32 {
     let place = u64::from(seed.slot) << 32 | u64::from(seed.epoch);
     let life = if broken::is(Broken::LifeNotSeeded) { 0 } else { u64::from(life) };
-    let mut hasher = Hasher::new_with_initial(seed_of([seed.store, place, life]));
-    pieces.iter().for_each(|piece| hasher.update(piece));
-    // Never zero: bytes that were never written don't pass.
-    hasher.finalize().max(1)
+    seed_of([seed.store, place, life])
+}
+
+/// The checksum as it is stored. Never zero: bytes that were never written don't pass.
+fn stored(crc: u32) -> u32 {
+    crc.max(1)
+}
+
+fn life_and_crc(bytes: &[u8; HEADER_BYTES]) -> (u32, u32) {
+    let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    (u32_at(68), u32_at(0))
 }
 
 /// Whether `header` bytes and the `names` (scope and key) behind them are whole.
 pub(crate) fn check_header(seed: Seed, bytes: &[u8; HEADER_BYTES], names: &[u8]) -> bool {
-    let life = u32::from_le_bytes(bytes[68..72].try_into().unwrap());
-    let crc = u32::from_le_bytes(bytes[..4].try_into().unwrap());
-    header_crc(seed, life, [&bytes[4..], names]) == crc
+    let (life, crc) = life_and_crc(bytes);
+    let mut hasher = Hasher::new_with_initial(header_seed(seed, life));
+    hasher.update(&bytes[4..]);
+    hasher.update(names);
+    stored(hasher.finalize()) == crc
+}
+
+/// The same where they are in one piece, which is as before when this returns.
+pub(crate) fn check_start(seed: Seed, start: &mut [u8]) -> bool {
+    let (life, crc) = life_and_crc(start.first_chunk().expect("a header"));
+    stored(crc32_from(header_seed(seed, life), &mut start[4..])) == crc
 }
 
 /// Whether head and body are whole.
 pub(crate) fn check_body(header: &Header, bytes: &[u8]) -> bool {
-    crc32fast::hash(bytes) == header.body_crc
+    crc32(bytes) == header.body_crc
 }
 
 /// The contents of a frame before it has a place.
@@ -255,7 +271,7 @@ impl Encoded {
         self.names_end = b.len();
         b.extend_from_slice(head);
         b.extend_from_slice(body);
-        let body_crc = crc32fast::hash(&b[self.names_end..]);
+        let body_crc = crc32(&b[self.names_end..]);
         b[8..12].copy_from_slice(&body_crc.to_le_bytes());
         b.resize(len.next_multiple_of(8), 0);
     }
@@ -267,7 +283,7 @@ impl Encoded {
         self.bytes[4..8].copy_from_slice(&(len as u32).to_le_bytes());
         self.bytes[12] = Kind::Void as u8;
         self.names_end = HEADER_BYTES;
-        let body_crc = crc32fast::hash(&self.bytes[HEADER_BYTES..]);
+        let body_crc = crc32(&self.bytes[HEADER_BYTES..]);
         self.bytes[8..12].copy_from_slice(&body_crc.to_le_bytes());
     }
 
@@ -290,8 +306,9 @@ impl Encoded {
         b[56..64].copy_from_slice(&placed.position.to_le_bytes());
         b[64..68].copy_from_slice(&lag.to_le_bytes());
         b[68..72].copy_from_slice(&placed.life.to_le_bytes());
-        let crc = header_crc(placed.seed, placed.life, [&b[4..self.names_end], &[]]);
-        b[..4].copy_from_slice(&crc.to_le_bytes());
+        let seed = header_seed(placed.seed, placed.life);
+        let crc = crc32_from(seed, &mut b[4..self.names_end]);
+        b[..4].copy_from_slice(&stored(crc).to_le_bytes());
         b
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     broken::{self, Broken},
     group_commit::GroupCommit,
     key::KeyRef,
-    limits::CLASSES,
+    limits::{CLASSES, KEY_BYTES_MAX, SCOPE_BYTES_MAX},
     location::Location,
     observe::Timings,
     poison::{Poison, Poisoned},
@@ -32,7 +32,7 @@ use crate::{
     sync::pooled_bytes::Copied,
     sync::wait::Notifier,
 };
-use frame::{HEADER_BYTES, Header, check_body, check_header};
+use frame::{HEADER_BYTES, Header, Seed, check_body, check_start};
 use std::sync::{
     Arc, OnceLock,
     atomic::{Ordering, fence},
@@ -40,6 +40,9 @@ use std::sync::{
 
 /// The class of the store's own retention.
 pub(crate) const MAIN_CLASS: u8 = 0;
+
+/// Bytes of a frame that are read at first: its header, and the names if they are short.
+const START_BYTES: usize = 192;
 
 /// The class that a record of this retention belongs to. Placement only: short of space any
 /// segment takes any record.
@@ -198,20 +201,41 @@ impl Log {
     fn try_read(&self, slot: &Slot, offset: u64) -> Option<Frame> {
         let seed = slot.seed();
         let room = slot.bytes.checked_sub(offset)? as usize;
-        let mut fixed = [0; HEADER_BYTES];
+        // Mostly the names are short, and everything that may be there can be read from the file: then
+        // one copy has the header and the names.
+        let mut start = [0; START_BYTES];
+        if offset + START_BYTES as u64 <= slot.drained() {
+            self.copy(slot, offset, &mut start);
+            let header = Header::decode(start.first_chunk()?, room)?;
+            if let Some(start) = start.get_mut(..header.head_at()) {
+                return self.read_rest(slot, offset, seed, header, start);
+            }
+        }
+        let mut start = [0; HEADER_BYTES + SCOPE_BYTES_MAX + KEY_BYTES_MAX];
+        let (fixed, names) = start.split_first_chunk_mut::<HEADER_BYTES>()?;
         if room < HEADER_BYTES {
             return None;
         }
-        self.copy(slot, offset, &mut fixed);
-        let header = Header::decode(&fixed, room)?;
-        let names_len = header.head_at() - HEADER_BYTES;
-        let mut names = [0; crate::limits::SCOPE_BYTES_MAX + crate::limits::KEY_BYTES_MAX];
-        let names = &mut names[..names_len];
-        self.copy(slot, offset + HEADER_BYTES as u64, names);
+        self.copy(slot, offset, fixed);
+        let header = Header::decode(fixed, room)?;
+        let end = header.head_at();
+        self.copy(slot, offset + HEADER_BYTES as u64, &mut names[..end - HEADER_BYTES]);
+        self.read_rest(slot, offset, seed, header, &mut start[..end])
+    }
+
+    /// Checks header and names, which are in `start`, and reads what is behind the header.
+    fn read_rest(
+        &self,
+        slot: &Slot,
+        offset: u64,
+        seed: Seed,
+        header: Header,
+        start: &mut [u8],
+    ) -> Option<Frame> {
         // A whole frame that belongs elsewhere is damage too.
         let misplaced = header.position != slot.base().wrapping_add(offset);
         let trusts = broken::is(Broken::ServeLapped);
-        let whole = !misplaced && header.kind != Kind::Void && check_header(seed, &fixed, names);
+        let whole = !misplaced && header.kind != Kind::Void && check_start(seed, start);
         if !whole && !trusts {
             return None;
         }
@@ -219,7 +243,8 @@ impl Log {
         let rest = Copied::new(header.len as usize - HEADER_BYTES, |copy| {
             self.copy(slot, offset + HEADER_BYTES as u64, copy);
         });
-        let whole = rest[..names_len] == *names && check_body(&header, &rest[names_len..]);
+        let names = &start[HEADER_BYTES..];
+        let whole = rest[..names.len()] == *names && check_body(&header, &rest[names.len()..]);
         (whole || trusts).then_some(Frame { header, rest })
     }
 
