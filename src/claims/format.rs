@@ -2,7 +2,7 @@
 
 use super::{Chain, Entry, Found};
 use crate::{
-    crc::seed_of,
+    crc::{crc32_from, seed_of},
     fingerprint::Fingerprint,
     key::KeyRef,
     limits::{
@@ -88,8 +88,12 @@ pub(crate) struct Link {
     pub next: u32,
 }
 
+fn cell_seed(store: u64, cell: u32) -> u32 {
+    seed_of([store, u64::from(cell), 1])
+}
+
 fn cell_crc(store: u64, cell: u32, bytes: &[u8]) -> u32 {
-    let mut hasher = Hasher::new_with_initial(seed_of([store, u64::from(cell), 1]));
+    let mut hasher = Hasher::new_with_initial(cell_seed(store, cell));
     hasher.update(bytes);
     hasher.finalize()
 }
@@ -99,21 +103,42 @@ pub(crate) fn encode_cell(
     store: u64,
     cell: u32,
     link: &Link,
-    piece: &[&[u8]],
+    piece: &[u8],
     b: &mut [u8; CELL_BYTES],
 ) -> (u64, usize) {
-    let mut used = LINK_BYTES;
-    for part in piece {
-        b[used..used + part.len()].copy_from_slice(part);
-        used += part.len();
-    }
+    let used = LINK_BYTES + piece.len();
+    b[LINK_BYTES..used].copy_from_slice(piece);
+    finish_cell(store, cell, link, used, b)
+}
+
+/// The same of a claim that fits into one cell, whose payload has `len` bytes.
+pub(crate) fn encode_single(
+    store: u64,
+    cell: u32,
+    entry: &Entry<'_>,
+    len: usize,
+    b: &mut [u8; CELL_BYTES],
+) -> (u64, usize) {
+    let (token, version) = (entry.token.get(), entry.version);
+    write_payload(entry, &mut b[LINK_BYTES..LINK_BYTES + len]);
+    let link = Link { token, version, index: 0, count: 1, next: 0 };
+    finish_cell(store, cell, &link, LINK_BYTES + len, b)
+}
+
+fn finish_cell(
+    store: u64,
+    cell: u32,
+    link: &Link,
+    used: usize,
+    b: &mut [u8; CELL_BYTES],
+) -> (u64, usize) {
     b[8..16].copy_from_slice(&link.token.to_le_bytes());
     b[16..20].copy_from_slice(&link.version.to_le_bytes());
     b[20..22].copy_from_slice(&link.index.to_le_bytes());
     b[22..24].copy_from_slice(&link.count.to_le_bytes());
     b[24..28].copy_from_slice(&link.next.to_le_bytes());
     b[28..30].copy_from_slice(&((used - LINK_BYTES) as u16).to_le_bytes());
-    let crc = cell_crc(store, cell, &b[8..used]);
+    let crc = crc32_from(cell_seed(store, cell), &mut b[8..used]);
     (TAG << 32 | u64::from(crc), used.next_multiple_of(8))
 }
 
@@ -154,25 +179,31 @@ pub(crate) fn decode_cell<'a>(store: u64, cell: u32, b: &'a [u8]) -> Cell<'a> {
     Cell::Part(link, &b[LINK_BYTES..used])
 }
 
-pub(crate) const FIXED_BYTES: usize = 76;
+const FIXED_BYTES: usize = 76;
 /// With the token of the attempt whose answer is kept.
-pub(crate) const FIXED_BYTES_MAX: usize = FIXED_BYTES + 8;
+const FIXED_BYTES_MAX: usize = FIXED_BYTES + 8;
 const HISTORY: u8 = 1;
 const CHECKPOINT: u8 = 2;
 const ANSWER: u8 = 4;
 
+/// Bytes that a claim's cells hold of it.
+pub(crate) fn payload_len(entry: &Entry<'_>) -> usize {
+    let fixed = if entry.answer_of.is_some() { FIXED_BYTES_MAX } else { FIXED_BYTES };
+    let names = entry.key.scope().len() + entry.key.key().len();
+    fixed + names + entry.checkpoint.map_or(0, <[u8]>::len)
+}
+
 /// A claim as its cells hold it, one part after the other: what has a fixed length, scope, key,
-/// checkpoint. The last three are the entry's own bytes.
-pub(crate) fn payload<'a>(
-    entry: &Entry<'a>,
-    fixed: &'a mut [u8; FIXED_BYTES_MAX],
-) -> ([&'a [u8]; 4], usize) {
-    let checkpoint = entry.checkpoint.unwrap_or_default();
+/// checkpoint. `b` has [`payload_len`] bytes.
+pub(crate) fn write_payload(entry: &Entry<'_>, b: &mut [u8]) {
+    let (fixed, mut rest) =
+        b.split_first_chunk_mut::<FIXED_BYTES>().expect("it has at least these");
     let (reason, at) = entry.interrupted.map_or((0, 0), |(reason, at)| (reason as u8, at));
     let mut flags = 0;
     flags |= if entry.history { HISTORY } else { 0 };
     flags |= if entry.checkpoint.is_some() { CHECKPOINT } else { 0 };
     flags |= if entry.answer_of.is_some() { ANSWER } else { 0 };
+    let checkpoint = entry.checkpoint.unwrap_or_default();
     fixed[..16].copy_from_slice(entry.fingerprint.as_bytes());
     fixed[16] = entry.fingerprint.scheme();
     fixed[17] = entry.key.scope().len() as u8;
@@ -187,14 +218,25 @@ pub(crate) fn payload<'a>(
     fixed[48..56].copy_from_slice(&entry.remember_ms.to_le_bytes());
     fixed[56..64].copy_from_slice(&entry.started_ms.to_le_bytes());
     fixed[64..72].copy_from_slice(&at.to_le_bytes());
-    let mut used = FIXED_BYTES;
     if let Some(token) = entry.answer_of {
-        fixed[FIXED_BYTES..].copy_from_slice(&token.get().to_le_bytes());
-        used = FIXED_BYTES_MAX;
+        let (answer_of, behind) = rest.split_at_mut(FIXED_BYTES_MAX - FIXED_BYTES);
+        answer_of.copy_from_slice(&token.get().to_le_bytes());
+        rest = behind;
     }
-    let parts = [&fixed[..used], entry.key.scope(), entry.key.key(), checkpoint];
-    let len = parts.iter().map(|part| part.len()).sum();
-    (parts, len)
+    for part in [entry.key.scope(), entry.key.key(), checkpoint] {
+        if !part.is_empty() {
+            let (here, behind) = rest.split_at_mut(part.len());
+            here.copy_from_slice(part);
+            rest = behind;
+        }
+    }
+}
+
+/// The same in memory of its own.
+pub(crate) fn payload(entry: &Entry<'_>) -> Vec<u8> {
+    let mut payload = vec![0; payload_len(entry)];
+    write_payload(entry, &mut payload);
+    payload
 }
 
 fn decode_payload(link: &Link, chain: Chain, b: &[u8]) -> Option<Found> {

@@ -212,8 +212,7 @@ impl Cells {
         let mut next = FIRST_CELL;
         let mut written = Vec::new();
         for found in claims {
-            let mut fixed = [0; format::FIXED_BYTES_MAX];
-            let payload = format::payload(&found.entry(), &mut fixed).0.concat();
+            let payload = format::payload(&found.entry());
             let pieces = payload.chunks(format::PAYLOAD_BYTES);
             let count = pieces.len() as u16;
             for (index, piece) in pieces.enumerate() {
@@ -227,7 +226,7 @@ impl Cells {
                     next: if last { 0 } else { next + 1 },
                 };
                 let mut cell = [0; CELL_BYTES];
-                let (word, _) = format::encode_cell(store, next, &link, &[piece], &mut cell);
+                let (word, _) = format::encode_cell(store, next, &link, piece, &mut cell);
                 cell[..8].copy_from_slice(&word.to_le_bytes());
                 written.extend_from_slice(&cell);
                 next += 1;
@@ -348,36 +347,43 @@ impl Cells {
     /// `purpose`.
     pub fn write(&self, purpose: Purpose, entry: &Entry<'_>) -> Result<Option<Chain>, Poisoned> {
         self.poison.check_writer()?;
-        let mut fixed = [0; format::FIXED_BYTES_MAX];
-        let (payload, len) = format::payload(entry, &mut fixed);
+        let len = format::payload_len(entry);
         let pieces = len.div_ceil(format::PAYLOAD_BYTES);
         let Some(cells) = self.free.take(pieces, purpose) else {
             return Ok(None);
         };
-        let link = |index: usize| format::Link {
-            token: entry.token.get(),
-            version: entry.version,
-            index: index as u16,
-            count: pieces as u16,
-            next: cells.get(index + 1).copied().unwrap_or(0),
-        };
         if pieces == 1 {
-            self.write_cell(cells[0], &link(0), &payload)?;
+            let mut bytes = [0; CELL_BYTES];
+            let encoded = format::encode_single(self.store, cells[0], entry, len, &mut bytes);
+            self.write_cell(cells[0], encoded, &bytes)?;
         } else {
-            let joined = payload.concat();
-            let chunks = joined.chunks(format::PAYLOAD_BYTES).enumerate();
+            let link = |index: usize| format::Link {
+                token: entry.token.get(),
+                version: entry.version,
+                index: index as u16,
+                count: pieces as u16,
+                next: cells.get(index + 1).copied().unwrap_or(0),
+            };
+            let payload = format::payload(entry);
+            let chunks = payload.chunks(format::PAYLOAD_BYTES).enumerate();
             // Later cells first: the first one makes the chain mean something.
             for (index, piece) in chunks.rev() {
-                self.write_cell(cells[index], &link(index), &[piece])?;
+                let (cell, link, mut bytes) = (cells[index], link(index), [0; CELL_BYTES]);
+                let encoded = format::encode_cell(self.store, cell, &link, piece, &mut bytes);
+                self.write_cell(cell, encoded, &bytes)?;
             }
         }
         let written_at = self.written.fetch_add(1, Ordering::SeqCst) + 1;
         Ok(Some(Chain { cells, written_at, replaced_at: 0, promised: false }))
     }
 
-    fn write_cell(&self, cell: u32, link: &format::Link, piece: &[&[u8]]) -> Result<(), Poisoned> {
-        let mut bytes = [0; CELL_BYTES];
-        let (word, len) = format::encode_cell(self.store, cell, link, piece, &mut bytes);
+    /// Writes a cell of which its word and how many bytes are in use are known.
+    fn write_cell(
+        &self,
+        cell: u32,
+        (word, len): (u64, usize),
+        bytes: &[u8; CELL_BYTES],
+    ) -> Result<(), Poisoned> {
         let at = place(cell);
         self.medium.store(at + 8, &bytes[8..len]).map_err(|e| self.trip(&e))?;
         self.store_word(at, word)

@@ -8,6 +8,7 @@ use crate::{
     engine::{Blocked, CLAIMS, Engine, Step, StepResult, Wait},
     error::{BeginError, Full},
     index::{Before, HeldTerms, Shard, Undecided},
+    key::OwnedKey,
     limits::LEASE_MAX_MS,
     location::Location,
     log::{Frame, claim_bytes},
@@ -291,12 +292,40 @@ impl Engine {
         let token = self.reserve(begin, claim_bytes(terms.reserve))?;
         let mut held = Held::first(token, begin.request.fingerprint, lease_ms, now);
         held.renew(first_lease_ms, now);
-        let mut undecided = Undecided {
+        let key = &begin.request.key;
+        let entry = Entry {
+            token,
+            version: 1,
+            attempt: held.attempt,
+            started_ms: held.started_ms,
+            lease_ms: held.lease_ms,
+            replay_ms: terms.replay_ms,
+            remember_ms: terms.remember_ms,
+            reserve: terms.reserve,
+            fingerprint: held.fingerprint,
+            history: false,
+            interrupted: None,
+            key: key.as_ref(),
+            checkpoint: None,
+            answer_of: None,
+        };
+        let chain = match self.cells.write(Purpose::Claim, &entry) {
+            Ok(Some(chain)) => chain,
+            refused => {
+                self.log.shared.space.adjust(claim_bytes(terms.reserve) as i64);
+                refused.map_err(BeginError::from)?;
+                self.refused_full();
+                self.count(begin.hash, Count::RefusedFull);
+                return Err(BeginError::StoreFull(Full::Claims).into());
+            }
+        };
+        let ticket = Self::ticket(key, &held, terms, begin.hash);
+        let at = shard.hold(begin.hash, || Undecided {
             hash: begin.hash,
-            key: begin.request.key.clone(),
+            key: key.clone(),
             held,
             terms,
-            chain: Default::default(),
+            chain,
             version: 1,
             adopted: false,
             earlier: false,
@@ -307,19 +336,7 @@ impl Engine {
             exhausted: false,
             waiters: Default::default(),
             timer: None,
-        };
-        undecided.chain = match self.write_cells(&undecided) {
-            Ok(Some(chain)) => chain,
-            refused => {
-                self.log.shared.space.adjust(claim_bytes(terms.reserve) as i64);
-                refused.map_err(BeginError::from)?;
-                self.refused_full();
-                self.count(begin.hash, Count::RefusedFull);
-                return Err(BeginError::StoreFull(Full::Claims).into());
-            }
-        };
-        let ticket = Self::ticket(&undecided);
-        let at = shard.hold(undecided);
+        });
         self.rearm(shard, at, now);
         self.holders.begun(begin.hash);
         self.count(begin.hash, Count::Granted);
@@ -385,7 +402,8 @@ impl Engine {
         self.cells.replace(&mut undecided.chain, chain);
         let attempt = before.attempt;
         undecided.before = Some(Box::new(Before { phase, attempt, answer }));
-        let ticket = Self::ticket(undecided);
+        let Undecided { hash, key, held, terms, .. } = &*undecided;
+        let ticket = Self::ticket(key, held, *terms, *hash);
         let checkpoint = undecided.checkpoint.clone();
         wakes.add(undecided.waiters.take());
         let promised = Self::promise_of(undecided);
@@ -488,19 +506,19 @@ impl Engine {
         )
     }
 
-    fn ticket(undecided: &Undecided) -> Ticket {
+    fn ticket(key: &OwnedKey, held: &Held, terms: HeldTerms, hash: u64) -> Ticket {
         Ticket {
-            key: undecided.key.clone(),
-            fingerprint: undecided.held.fingerprint,
-            token: undecided.held.token,
-            attempt: undecided.held.attempt,
+            key: key.clone(),
+            fingerprint: held.fingerprint,
+            token: held.token,
+            attempt: held.attempt,
             retention: Retention {
-                replay_for: Duration::from_millis(undecided.terms.replay_ms),
-                remember_for: Duration::from_millis(undecided.terms.remember_ms),
+                replay_for: Duration::from_millis(terms.replay_ms),
+                remember_for: Duration::from_millis(terms.remember_ms),
             },
-            lease: Duration::from_millis(undecided.held.lease_ms),
-            reserve: undecided.terms.reserve,
-            note: [undecided.hash, 0],
+            lease: Duration::from_millis(held.lease_ms),
+            reserve: terms.reserve,
+            note: [hash, 0],
         }
     }
 
@@ -514,7 +532,6 @@ impl Engine {
     }
 
     /// The answer for a completed key.
-    #[inline]
     fn answer_completed(
         &self,
         begin: &Begin<'_>,

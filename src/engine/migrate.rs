@@ -181,7 +181,7 @@ impl Engine {
         let Some(chain) = self.write_cells(&undecided).map_err(ClaimError::from)? else {
             return Err(ClaimError::StoreFull(Full::Claims).into());
         };
-        let at = shard.hold(Undecided { chain, ..undecided });
+        let at = shard.hold(undecided.hash, || Undecided { chain, ..undecided });
         self.rearm(&mut shard, at, now);
         self.claims_written();
         Ok(Step::now(Taken { hash, at, token }))

@@ -75,7 +75,6 @@ impl Engine {
 }
 
 /// The record that a frame holds, as of `now`; its times are shown moved by `shift_ms`.
-#[inline]
 pub(crate) fn record_of(frame: Frame, now: u64, shift_ms: i64) -> Record {
     let header = frame.header;
     let from = header.scope_len as usize + header.key_len as usize;

@@ -151,9 +151,9 @@ impl Shard {
     }
 
     /// Adds an undecided key, which must not be there yet.
-    pub fn hold(&mut self, undecided: Undecided) -> u32 {
-        let hash = undecided.hash;
-        let at = self.undecided.insert(undecided);
+    #[inline]
+    pub fn hold(&mut self, hash: u64, make: impl FnOnce() -> Undecided) -> u32 {
+        let at = self.undecided.insert(make);
         let Shard { names, undecided, .. } = self;
         names.insert_unique(hash, at, |at| undecided.get(*at).map_or(0, |u| u.hash));
         self.reserve(self.undecided.len());

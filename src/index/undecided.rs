@@ -171,17 +171,15 @@ pub(crate) struct Slab {
 }
 
 impl Slab {
-    pub fn insert(&mut self, undecided: Undecided) -> u32 {
-        match self.free.pop() {
-            Some(at) => {
-                self.places[at as usize] = Some(undecided);
-                at
-            }
-            None => {
-                self.places.push(Some(undecided));
-                self.places.len() as u32 - 1
-            }
-        }
+    /// Adds a key, which is made in its place: to move one costs more than to make it.
+    #[inline]
+    pub fn insert(&mut self, make: impl FnOnce() -> Undecided) -> u32 {
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            self.places.len() as u32 - 1
+        });
+        self.places[at as usize].get_or_insert_with(make);
+        at
     }
 
     pub fn get(&self, at: u32) -> Option<&Undecided> {

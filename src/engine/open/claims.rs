@@ -86,7 +86,7 @@ impl Engine {
                 undecided.earlier = true;
                 self.holders.begun(hash);
             }
-            let at = shard.hold(undecided);
+            let at = shard.hold(undecided.hash, || undecided);
             self.rearm(&mut shard, at, now);
         }
         self.sync_claims()?;
