@@ -201,6 +201,22 @@ pub enum Abandon {
     Undelivered,
 }
 
+/// Answers that haven't reached their caller: the claims among them are undone when this is dropped.
+struct Undelivered<'a, S: IdempotencyStore> {
+    store: &'a S,
+    found: Vec<Result<Found, BeginError>>,
+}
+
+impl<S: IdempotencyStore> Drop for Undelivered<'_, S> {
+    fn drop(&mut self) {
+        for found in self.found.drain(..) {
+            if let Ok(Found::Granted(grant)) = found {
+                self.store.abandon(&grant.ticket, Abandon::Undelivered);
+            }
+        }
+    }
+}
+
 /// A store of idempotency keys.
 ///
 /// [`Store`](crate::Store) is one. Another one must keep the same promises: exactly one claim is
@@ -228,6 +244,46 @@ pub trait IdempotencyStore: Clone + Send + Sync + 'static {
         ticket: &Ticket,
         op: ClaimOp<'_>,
     ) -> impl Future<Output = Result<(), ClaimError>> + Send;
+
+    /// Claims several keys, in their order: each with the outcome that [`begin`](Self::begin) would
+    /// have, and in one group where the backend has groups. Without that they are begun one after
+    /// the other. Dropping the future leaves all keys as if it had never been called.
+    fn begin_many(
+        &self,
+        requests: &[Request],
+    ) -> impl Future<Output = Vec<Result<Found, BeginError>>> + Send {
+        async move {
+            let mut begun = Undelivered { store: self, found: Vec::with_capacity(requests.len()) };
+            for request in requests {
+                let found = self.begin(request).await;
+                begun.found.push(found);
+            }
+            std::mem::take(&mut begun.found)
+        }
+    }
+
+    /// Does several operations of holders, in their order: each with the outcome that
+    /// [`write`](Self::write) would have, and in one group where the backend has groups. Dropping
+    /// the future abandons the notifications, and what it hasn't come to yet.
+    fn write_many(
+        &self,
+        writes: &[(&Ticket, ClaimOp<'_>)],
+    ) -> impl Future<Output = Vec<Result<(), ClaimError>>> + Send {
+        async move {
+            let mut written = Vec::with_capacity(writes.len());
+            for (ticket, op) in writes {
+                written.push(self.write(ticket, *op).await);
+            }
+            written
+        }
+    }
+
+    /// Returns whether both are handles of the same store, so that a ticket of one may be written
+    /// with others of the other. `false` is always right.
+    fn is_same(&self, other: &Self) -> bool {
+        let _ = other;
+        false
+    }
 
     /// Resolves with `true` when the attempt `seen` may no longer be in flight, with `false` after
     /// `at_most`.

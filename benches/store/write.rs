@@ -7,7 +7,7 @@ use crate::{
     plan::{RESPONSE_BYTES, SHORT, execute, key, new_series, pair, scope, turning_over},
     tasks,
 };
-use onlyonce::{Completion, Durability, Retention, Store};
+use onlyonce::{Begin, Completion, Durability, Fingerprint, KeyRef, Retention, Store};
 use std::{
     path::Path,
     thread,
@@ -43,6 +43,28 @@ fn pairs(store: &Store, callers: usize, time: Duration, timed: bool) -> Run {
         }
     };
     measure::callers((0..callers).map(worker).collect(), time, timed)
+}
+
+/// Keys of one batch.
+const BATCH: u64 = 32;
+
+/// As [`pairs`] by one caller, and so many keys at once; a batch counts as one.
+fn batches(store: &Store, time: Duration) -> Run {
+    let (scope, series, mut i) = (scope(), new_series(), 0);
+    let worker = move || {
+        let keys: Vec<_> = (i..i + BATCH).map(|i| key(series, i)).collect();
+        let request = |key| (KeyRef::new(&scope, key).unwrap(), Fingerprint::from_bytes([1; 16]));
+        let granted = |begin| match begin {
+            Ok(Begin::Execute(claim)) => claim,
+            other => panic!("a new key was found to be {other:?}"),
+        };
+        let begun = store.begin_many(keys.iter().map(request));
+        let mut claims: Vec<_> = begun.into_iter().map(granted).collect();
+        let all = claims.iter_mut().map(|claim| (claim, &[7; RESPONSE_BYTES][..]));
+        assert!(store.complete_many(all).iter().all(Result::is_ok));
+        i += BATCH;
+    };
+    measure::callers(vec![worker], time, true)
 }
 
 /// A buffered store that has begun to use its segments again.
@@ -103,14 +125,17 @@ pub fn synced(bench: &mut Bench) {
     let mut alone: Option<[Run; 2]> = None;
     for callers in [1, 2, 8, 32, 64] {
         let mut disk = Disk::new(dir.path(), callers);
-        let [mut syncs, mut woken, mut one, mut two, mut futures, mut classes] =
-            <[Run; 6]>::default();
+        let [mut syncs, mut woken, mut one, mut two, mut futures, mut classes, mut many] =
+            <[Run; 7]>::default();
         // Short turns: the disk has moods.
         for _ in 0..6 * plan.rounds() {
             syncs.add(disk.groups(plan.time(50)));
             one.add(pairs(&completions, callers, plan.time(100), true));
             two.add(pairs(&both, callers, plan.time(100), true));
             woken.add(limits::woken(callers, plan.time(25)));
+            if callers == 1 {
+                many.add(batches(&both, plan.time(100)));
+            }
             if callers == 64 {
                 futures.add(tasks::pairs(&completions, callers, plan.time(100)));
                 classes.add(pairs_in_two_classes(&completions, callers, plan.time(100)));
@@ -126,6 +151,10 @@ pub fn synced(bench: &mut Bench) {
         report.rate(&format!("Synced, {callers} caller(s)"), &two);
         report.rate_limit(&format!("half of {group}"), &syncs, records / 2.0, &two);
         report.rate_limit("1 caller", two_alone, 1.0, &two);
+        if callers == 1 {
+            report.rate(&format!("Synced, 1 caller, batches of {BATCH}"), &many);
+            report.rate_limit(&format!("{BATCH} single calls"), &two, 1.0 / BATCH as f64, &many);
+        }
         if callers == 64 {
             report.rate("SyncedCompletions, 64 tasks on one thread", &futures);
             report.rate_limit(&group, &syncs, records, &futures);

@@ -103,11 +103,7 @@ impl Engine {
         Ok(GrantTerms {
             lease_ms,
             first_lease_ms: lease_ms.max(kept_ms),
-            held: HeldTerms {
-                replay_ms: windows.0,
-                remember_ms: windows.1,
-                reserve,
-            },
+            held: HeldTerms { replay_ms: windows.0, remember_ms: windows.1, reserve },
         })
     }
 

@@ -41,80 +41,181 @@ impl Drop for Waiting {
 }
 
 /// A step on its way to its answer.
-struct Drive<T, F> {
+struct Drive<T, E, F> {
     engine: Arc<Engine>,
     watch: Watch,
     attempt: F,
-    /// Lacking: for the next try.
-    lacking: Option<Waiting>,
-    /// Taken: its value, and what it waits for before the answer.
-    taken: Option<(T, Waiting, Started)>,
+    stage: Stage<T, E>,
 }
 
-impl<T, F> Drive<T, F> {
+enum Stage<T, E> {
+    /// To be tried.
+    Untaken,
+    /// Lacking: for the next try.
+    Lacking(Waiting),
+    /// Taken: its value, and what it waits for before the answer.
+    Taken(T, Waiting, Started),
+    Over(Result<T, E>),
+    Answered,
+}
+
+impl<T, E, F> Drive<T, E, F>
+where
+    F: FnMut(&Engine) -> StepResult<T, E>,
+    E: From<Poisoned> + From<Forked>,
+{
     fn new(engine: &Arc<Engine>, watch: Watch, attempt: F) -> Self {
-        Drive { engine: engine.clone(), watch, attempt, lacking: None, taken: None }
+        Drive { engine: engine.clone(), watch, attempt, stage: Stage::Untaken }
     }
 
     fn waiting(&self, wait: Wait) -> Waiting {
         Waiting { engine: self.engine.clone(), wait, place: WaiterId::default() }
     }
 
-    fn poll<E>(&mut self, caller: Caller, context: &mut Context<'_>) -> Poll<Result<T, E>>
-    where
-        F: FnMut(&Engine) -> StepResult<T, E>,
-        E: From<Poisoned> + From<Forked>,
-    {
+    fn poll(&mut self, caller: Caller, context: &mut Context<'_>) -> Poll<Result<T, E>> {
         if caller == Caller::Task {
             // It may have begun in the parent, and be polled in a forked child.
             self.engine.check_process()?;
         }
-        let polled = self.step(caller, context);
-        if polled.is_ready() {
-            self.watch.answered(&self.engine.timings);
-        }
-        polled
+        std::task::ready!(self.poll_taken(caller, context));
+        self.poll_answer(caller, context)
     }
 
-    fn step<E>(&mut self, caller: Caller, context: &mut Context<'_>) -> Poll<Result<T, E>>
-    where
-        F: FnMut(&Engine) -> StepResult<T, E>,
-        E: From<Poisoned>,
-    {
+    /// Ready when the step was taken, or refused.
+    fn poll_taken(&mut self, caller: Caller, context: &mut Context<'_>) -> Poll<()> {
         loop {
-            if let Some((_, waiting, started)) = &mut self.taken {
-                let result = std::task::ready!(waiting.poll(caller, context));
-                self.engine.timings.end(Timed::CommitWait, *started);
-                let (value, ..) = self.taken.take().expect("seen above");
-                return Poll::Ready(result.map(|()| value).map_err(E::from));
-            }
-            if let Some(waiting) = &mut self.lacking {
-                std::task::ready!(waiting.poll(caller, context))?;
-                self.lacking = None;
-            }
-            let tried = (self.attempt)(&self.engine);
-            if let Some(result) = self.after(tried) {
-                return Poll::Ready(result);
+            match &mut self.stage {
+                Stage::Untaken => {
+                    let tried = (self.attempt)(&self.engine);
+                    self.after(tried);
+                }
+                Stage::Lacking(waiting) => {
+                    let waited = std::task::ready!(waiting.poll(caller, context));
+                    self.stage = match waited {
+                        Ok(()) => Stage::Untaken,
+                        Err(poisoned) => Stage::Over(Err(poisoned.into())),
+                    };
+                }
+                Stage::Taken(..) | Stage::Over(_) | Stage::Answered => return Poll::Ready(()),
             }
         }
     }
 
-    /// The result of a try, or what is waited for now.
-    fn after<E>(&mut self, tried: StepResult<T, E>) -> Option<Result<T, E>> {
-        match tried {
-            Ok(Step { value, wait: None }) => return Some(Ok(value)),
+    /// The answer of a step that was taken or refused.
+    fn poll_answer(&mut self, caller: Caller, context: &mut Context<'_>) -> Poll<Result<T, E>> {
+        let waited = match &mut self.stage {
+            Stage::Taken(_, waiting, started) => {
+                let waited = std::task::ready!(waiting.poll(caller, context));
+                self.engine.timings.end(Timed::CommitWait, *started);
+                waited
+            }
+            _ => Ok(()),
+        };
+        self.watch.answered(&self.engine.timings);
+        Poll::Ready(match std::mem::replace(&mut self.stage, Stage::Answered) {
+            Stage::Taken(value, ..) => waited.map(|()| value).map_err(E::from),
+            Stage::Over(result) => result,
+            _ => unreachable!("it was taken or refused, and not answered yet"),
+        })
+    }
+
+    /// Notes the result of a try.
+    fn after(&mut self, tried: StepResult<T, E>) {
+        self.stage = match tried {
+            Ok(Step { value, wait: None }) => Stage::Over(Ok(value)),
             Ok(Step { value, wait: Some(wait) }) => {
                 let started = self.engine.timings.start();
-                self.taken = Some((value, self.waiting(wait), started));
+                Stage::Taken(value, self.waiting(wait), started)
             }
-            Err(Blocked::Wait(wait)) => self.lacking = Some(self.waiting(wait)),
+            Err(Blocked::Wait(wait)) => Stage::Lacking(self.waiting(wait)),
             Err(Blocked::Fail(error)) => {
                 self.engine.tell_if_poisoned();
-                return Some(Err(error));
+                Stage::Over(Err(error))
+            }
+        };
+    }
+
+    /// What it waits for is waited for by this caller already.
+    fn counts_as_no_caller(&mut self) {
+        if let Stage::Taken(_, waiting, _) = &mut self.stage {
+            waiting.place.counts_as_no_caller();
+        }
+    }
+}
+
+/// Several steps of one caller: taken one after the other, and answered together, so that one
+/// group commit covers them. Each has its own outcome, the one that it would have had alone.
+struct Batch<T, E, F> {
+    drives: Vec<Drive<T, E, F>>,
+    /// So many have been taken or refused.
+    taken: usize,
+    /// Of the last ones, last one first.
+    answers: Vec<Result<T, E>>,
+}
+
+impl<T, E, F> Batch<T, E, F>
+where
+    F: FnMut(&Engine) -> StepResult<T, E>,
+    E: From<Poisoned> + From<Forked>,
+{
+    fn new(engine: &Arc<Engine>, steps: impl Iterator<Item = (Watch, F)>) -> Self {
+        let drives: Vec<_> =
+            steps.map(|(watch, attempt)| Drive::new(engine, watch, attempt)).collect();
+        Batch { answers: Vec::with_capacity(drives.len()), drives, taken: 0 }
+    }
+
+    fn poll(&mut self, caller: Caller, context: &mut Context<'_>) -> Poll<Vec<Result<T, E>>> {
+        if caller == Caller::Task
+            && let Some(Err(forked)) = self.drives.first().map(|drive| drive.engine.check_process())
+        {
+            let over = |drive: &mut Drive<T, E, F>| drive.stage = Stage::Over(Err(forked.into()));
+            self.drives.iter_mut().for_each(over);
+        }
+        while let Some(drive) = self.drives.get_mut(self.taken) {
+            std::task::ready!(drive.poll_taken(caller, context));
+            self.taken += 1;
+        }
+        // The last one waits for the furthest position, and with that all others are answered.
+        while let Some(mut drive) = self.drives.pop() {
+            if !self.answers.is_empty() {
+                drive.counts_as_no_caller();
+            }
+            match drive.poll_answer(caller, context) {
+                Poll::Ready(answer) => self.answers.push(answer),
+                Poll::Pending => {
+                    self.drives.push(drive);
+                    self.taken = self.drives.len();
+                    return Poll::Pending;
+                }
             }
         }
-        None
+        self.answers.reverse();
+        Poll::Ready(std::mem::take(&mut self.answers))
     }
+}
+
+/// Runs several steps on this thread; their outcomes are in their order.
+pub(crate) fn run_all<T, E: From<Poisoned> + From<Forked>, F>(
+    engine: &Arc<Engine>,
+    steps: impl Iterator<Item = (Watch, F)>,
+) -> Vec<Result<T, E>>
+where
+    F: FnMut(&Engine) -> StepResult<T, E>,
+{
+    let mut batch = Batch::new(engine, steps);
+    block(|context| batch.poll(Caller::Thread, context))
+}
+
+/// Runs several steps as a future.
+pub(crate) fn all<T, E: From<Poisoned> + From<Forked>, F>(
+    engine: &Arc<Engine>,
+    steps: impl Iterator<Item = (Watch, F)>,
+) -> impl Future<Output = Vec<Result<T, E>>>
+where
+    F: FnMut(&Engine) -> StepResult<T, E>,
+{
+    let mut batch = Batch::new(engine, steps);
+    poll_fn(move |context| batch.poll(Caller::Task, context))
 }
 
 /// Runs a step on this thread, which may lead commits and prepare segments by itself. The caller
@@ -161,10 +262,7 @@ fn wait<T, E: From<Poisoned> + From<Forked>>(
     attempt: impl FnMut(&Engine) -> StepResult<T, E>,
 ) -> Result<T, E> {
     let mut drive = Drive::new(engine, watch, attempt);
-    if let Some(result) = drive.after(first) {
-        drive.watch.answered(&engine.timings);
-        return result;
-    }
+    drive.after(first);
     block(|context| drive.poll(Caller::Thread, context))
 }
 

@@ -117,6 +117,13 @@ pub(crate) struct WaiterId {
     arrived: bool,
 }
 
+impl WaiterId {
+    /// Its caller waits in another place, too.
+    pub fn counts_as_no_caller(&mut self) {
+        self.arrived = true;
+    }
+}
+
 impl GroupCommit {
     pub fn new(notifier: Arc<Notifier>, turn: Option<Arc<Turn>>) -> Self {
         GroupCommit {

@@ -23,6 +23,14 @@ trait Erased: Send + Sync {
         ticket: &'a Ticket,
         op: ClaimOp<'a>,
     ) -> Boxed<'a, Result<(), ClaimError>>;
+    fn begin_many<'a>(
+        &'a self,
+        requests: &'a [Request],
+    ) -> Boxed<'a, Vec<Result<Found, BeginError>>>;
+    fn write_many<'a>(
+        &'a self,
+        writes: &'a [(&'a Ticket, ClaimOp<'a>)],
+    ) -> Boxed<'a, Vec<Result<(), ClaimError>>>;
     fn changed<'a>(
         &'a self,
         request: &'a Request,
@@ -54,6 +62,20 @@ impl<S: IdempotencyStore> Erased for S {
         op: ClaimOp<'a>,
     ) -> Boxed<'a, Result<(), ClaimError>> {
         Box::pin(IdempotencyStore::write(self, ticket, op))
+    }
+
+    fn begin_many<'a>(
+        &'a self,
+        requests: &'a [Request],
+    ) -> Boxed<'a, Vec<Result<Found, BeginError>>> {
+        Box::pin(IdempotencyStore::begin_many(self, requests))
+    }
+
+    fn write_many<'a>(
+        &'a self,
+        writes: &'a [(&'a Ticket, ClaimOp<'a>)],
+    ) -> Boxed<'a, Vec<Result<(), ClaimError>>> {
+        Box::pin(IdempotencyStore::write_many(self, writes))
     }
 
     fn changed<'a>(
@@ -111,6 +133,18 @@ impl IdempotencyStore for AnyStore {
 
     async fn write(&self, ticket: &Ticket, op: ClaimOp<'_>) -> Result<(), ClaimError> {
         self.0.write(ticket, op).await
+    }
+
+    async fn begin_many(&self, requests: &[Request]) -> Vec<Result<Found, BeginError>> {
+        self.0.begin_many(requests).await
+    }
+
+    async fn write_many(&self, writes: &[(&Ticket, ClaimOp<'_>)]) -> Vec<Result<(), ClaimError>> {
+        self.0.write_many(writes).await
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     async fn changed(&self, request: &Request, seen: Token, at_most: Duration) -> bool {

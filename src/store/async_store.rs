@@ -104,6 +104,24 @@ impl<S: IdempotencyStore> IdempotencyStore for AsyncStore<S> {
         self.0.write(ticket, op)
     }
 
+    fn begin_many(
+        &self,
+        requests: &[Request],
+    ) -> impl Future<Output = Vec<Result<Found, BeginError>>> + Send {
+        self.0.begin_many(requests)
+    }
+
+    fn write_many(
+        &self,
+        writes: &[(&Ticket, ClaimOp<'_>)],
+    ) -> impl Future<Output = Vec<Result<(), ClaimError>>> + Send {
+        self.0.write_many(writes)
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.0.is_same(&other.0)
+    }
+
     fn changed(
         &self,
         request: &Request,

@@ -7,6 +7,7 @@ pub(crate) mod blocking;
 pub(crate) mod claim;
 #[cfg(feature = "json")]
 pub(crate) mod json;
+mod many;
 pub(crate) mod migrate;
 pub(crate) mod once;
 mod owner;
@@ -476,6 +477,24 @@ impl IdempotencyStore for Store {
         let engine = self.engine()?;
         let call = call_of(engine, ticket, &op);
         drive::future(engine, call, move |engine| op_step(engine, ticket, &op)).await
+    }
+
+    fn begin_many(
+        &self,
+        requests: &[Request],
+    ) -> impl Future<Output = Vec<Result<Found, BeginError>>> + Send {
+        self.begin_all(requests)
+    }
+
+    fn write_many(
+        &self,
+        writes: &[(&Ticket, ClaimOp<'_>)],
+    ) -> impl Future<Output = Vec<Result<(), ClaimError>>> + Send {
+        self.write_all(writes)
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     fn changed(

@@ -33,6 +33,7 @@ mod keys_are_exact;
 mod late_holder_is_fenced;
 mod listing_while_writing;
 mod looking_writes_nothing;
+mod many_at_once;
 mod many_retentions;
 #[cfg(feature = "metrics")]
 mod metrics_are_published;

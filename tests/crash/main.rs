@@ -7,6 +7,7 @@ mod common;
 mod reference;
 
 mod backup_dies;
+mod batches_die;
 mod checkpoints_are_never_mixed;
 mod claims_file_grows;
 mod crashes_interrupt;
