@@ -2,8 +2,8 @@
 
 use crate::verdict::{Fate, NackReason, ParkReason, Verdict};
 use onlyonce::{
-    AsyncStore, BeginError, Claim, Fingerprint, Interrupted, KeyRef, OnceError, Outcome, Retry,
-    Scope, Settled, WorkError,
+    AsyncStore, Begin, BeginError, Claim, Fingerprint, Interrupted, KeyRef, OnceError, Outcome,
+    Retry, Scope, Settled, WorkError,
     spi::{IdempotencyStore, Terms},
 };
 use std::{fmt, time::Duration};
@@ -135,6 +135,82 @@ impl<S: IdempotencyStore> Consumer<S> {
             // What the work did is found out at the next delivery.
             Err(error) => self.failed(delivery, NackReason::Unknown(error.to_string())),
         }
+    }
+
+    /// Handles deliveries that came together: claims all their ids at once, runs `work` for one after
+    /// the other, and records at once what was done. The verdicts are in their order, each as
+    /// [`handle`](Self::handle) would give it; where claims and records are synced, a batch takes the
+    /// syncs of a single message. Two deliveries of one message in a batch: the second is in flight.
+    ///
+    /// No verdict is known before all work is done. A future that is dropped, as a consumer that is
+    /// killed, leaves all ids of the batch interrupted that were claimed and not recorded yet, those
+    /// included whose work hadn't begun: `settle` is asked about each.
+    pub async fn handle_batch<E, F, W>(
+        &self,
+        deliveries: &[Delivery<'_>],
+        settle: F,
+        work: W,
+    ) -> Vec<Verdict>
+    where
+        E: fmt::Display,
+        F: AsyncFn(&Claim<AsyncStore<S>>) -> Fate,
+        W: AsyncFn(&Delivery<'_>, &mut Claim<AsyncStore<S>>) -> Result<(), WorkError<E>>,
+    {
+        let mut verdicts: Vec<Option<Verdict>> = Vec::with_capacity(deliveries.len());
+        let mut requests = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            let body = if self.compares { delivery.body } else { &[] };
+            verdicts.push(match KeyRef::new(&self.queue, delivery.id) {
+                Ok(key) => {
+                    requests.push((key, Fingerprint::of([body])));
+                    None
+                }
+                Err(error) => Some(park(ParkReason::Refused(error.to_string()))),
+            });
+        }
+        let terms = Terms { keep_alive: true, ..self.terms };
+        let mut begun = self.store.begin_many_with(requests, terms).await.into_iter();
+        let mut done = Vec::with_capacity(deliveries.len());
+        for (at, delivery) in deliveries.iter().enumerate() {
+            if verdicts[at].is_some() {
+                continue;
+            }
+            verdicts[at] = match begun.next().expect("one for each") {
+                Ok(Begin::Execute(mut claim)) => match work(delivery, &mut claim).await {
+                    Ok(()) => {
+                        done.push((at, claim));
+                        None
+                    }
+                    Err(WorkError::NothingDone(error)) => {
+                        let _ = claim.release().await;
+                        Some(self.failed(*delivery, NackReason::NothingDone(error.to_string())))
+                    }
+                    Err(WorkError::Unknown(error)) => {
+                        Some(self.failed(*delivery, NackReason::Unknown(error.to_string())))
+                    }
+                },
+                Ok(Begin::Replay(_)) => Some(Verdict::Ack { now: false }),
+                Ok(Begin::Mismatch { .. }) => Some(park(ParkReason::OtherMessage)),
+                Ok(Begin::InFlight(pending)) => {
+                    Some(nack(pending.retry_after(), NackReason::InFlight))
+                }
+                Ok(Begin::Interrupted(_)) => {
+                    let work = async |claim: &mut Claim<AsyncStore<S>>| work(delivery, claim).await;
+                    Some(self.handle(*delivery, &settle, work).await)
+                }
+                Err(error) => Some(self.refused(&error)),
+            };
+        }
+        let all = done.iter_mut().map(|(_, claim)| (claim, &[][..]));
+        let recorded = self.store.complete_many(all).await;
+        for ((at, _), recorded) in done.iter().zip(recorded) {
+            verdicts[*at] = Some(match recorded {
+                Ok(()) => Verdict::Ack { now: true },
+                // What the work did is found out at the next delivery.
+                Err(error) => self.failed(deliveries[*at], NackReason::Unknown(error.to_string())),
+            });
+        }
+        verdicts.into_iter().map(|verdict| verdict.expect("each has one")).collect()
     }
 
     /// An earlier attempt has not been settled.

@@ -143,3 +143,50 @@ async fn work_that_failed_half_way_is_settled_and_bounded() {
     let parked = bench.deliver(4, Fate::NothingHappened, half_way()).await;
     assert!(matches!(parked, Verdict::Park { why: ParkReason::TooOften(_) }), "{parked:?}");
 }
+
+#[tokio::test]
+async fn a_batch_has_the_verdicts_of_its_messages() {
+    let bench = Bench::new();
+    let deliver = |id: &'static [u8]| Delivery { id, body: b"one book", nth: Some(1) };
+    // One was done before, and one was begun by a consumer that has died.
+    assert_eq!(bench.deliver(1, Fate::Unknowable, Ok(())).await, Verdict::Ack { now: true });
+    let dying = async |_: &mut Held| {
+        bench.effects.borrow_mut().push("of the dead".into());
+        pending::<Result<(), WorkError<&str>>>().await
+    };
+    let settle = async |_: &Held| {
+        bench.settled.set(bench.settled.get() + 1);
+        Fate::Happened
+    };
+    tokio::select! {
+        biased;
+        verdict = bench.consumer.handle(deliver(b"begun"), settle, dying) => panic!("{verdict:?}"),
+        () = async { while bench.effects() < 2 { tokio::task::yield_now().await } } => {}
+    }
+    let ids: [&[u8]; 8] = [b"a", b"m1", b"b", b"a", b"begun", b"", b"nothing", b"half"];
+    let work = async |delivery: &Delivery<'_>, claim: &mut Held| match delivery.id {
+        b"nothing" => Err(WorkError::NothingDone("no connection")),
+        b"half" => Err(WorkError::Unknown("cut off")),
+        _ => {
+            bench.effects.borrow_mut().push(claim.derive_key("effect"));
+            Ok(())
+        }
+    };
+    let verdicts = bench.consumer.handle_batch(&ids.map(deliver), settle, work).await;
+    let nack = |after, why| Verdict::Nack { after: Duration::from_secs(after), why };
+    assert_eq!(verdicts[..3], [true, false, true].map(|now| Verdict::Ack { now }));
+    assert_eq!(verdicts[3], nack(1, NackReason::InFlight));
+    assert_eq!(verdicts[4], Verdict::Ack { now: false });
+    assert!(matches!(verdicts[5], Verdict::Park { why: ParkReason::Refused(_) }));
+    assert_eq!(verdicts[6], nack(1, NackReason::NothingDone("no connection".into())));
+    assert_eq!(verdicts[7], nack(1, NackReason::Unknown("cut off".into())));
+    assert_eq!((bench.effects(), bench.settled.get()), (4, 1));
+    // Again, as a queue does that heard nothing.
+    let again = bench
+        .consumer
+        .handle_batch(&ids[..3].iter().map(|id| deliver(id)).collect::<Vec<_>>(), settle, work)
+        .await;
+    assert!(again.iter().all(|verdict| *verdict == Verdict::Ack { now: false }));
+    assert_eq!(bench.effects(), 4);
+    assert!(bench.consumer.handle_batch(&[], settle, work).await.is_empty());
+}
