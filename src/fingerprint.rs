@@ -73,23 +73,21 @@ impl Fingerprint {
     ) -> Self {
         // Short parts are gathered: to hash each alone costs more than the copy.
         let (mut short, mut len) = ([0; GATHERED], 0);
-        let mut put = |bytes: &[u8]| {
-            if len + bytes.len() > GATHERED {
+        for part in parts {
+            let part = part.as_ref();
+            let before = (part.len() as u64).to_le_bytes();
+            if len + before.len() + part.len() > GATHERED {
                 hasher.update(&short[..len]);
                 len = 0;
             }
-            match short.get_mut(len..len + bytes.len()) {
-                Some(place) => {
-                    place.copy_from_slice(bytes);
-                    len += bytes.len();
+            match short[len..].split_at_mut_checked(before.len() + part.len()) {
+                Some((place, _)) => {
+                    place[..before.len()].copy_from_slice(&before);
+                    place[before.len()..].copy_from_slice(part);
+                    len += place.len();
                 }
-                None => _ = hasher.update(bytes),
+                None => _ = hasher.update(&before).update(part),
             }
-        };
-        for part in parts {
-            let part = part.as_ref();
-            put(&(part.len() as u64).to_le_bytes());
-            put(part);
         }
         hasher.update(&short[..len]);
         let mut bytes = [0; 16];

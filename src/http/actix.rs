@@ -226,15 +226,16 @@ where
     I: Service<ServiceRequest, Response = ServiceResponse<R>, Error = Error> + 'static,
     R: MessageBody + 'static,
 {
-    let admitted = match core.admit(parts, body).await {
-        Admitted::Pass(request) => {
+    let admitted = match core.admit(&parts, body).await {
+        Admitted::Pass(body) => {
+            let request = Request::from_parts(parts, body);
             return Ok(inner.call(request).await?.map(ResponseBody::through));
         }
         Admitted::Answered(answer) => return Ok(answer),
         Admitted::Execute(admitted) => admitted,
     };
     let (detached, span) = (core.config.detached, core.span.clone());
-    let work: LocalBoxFuture<_> = Box::pin(execute(core, inner, admitted));
+    let work: LocalBoxFuture<_> = Box::pin(execute(core, inner, parts, admitted));
     if !detached {
         return work.await;
     }

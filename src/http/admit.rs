@@ -11,13 +11,13 @@ use super::{
 };
 use crate::{spi::IdempotencyStore, store::async_store::AsyncStore, store::claim::Claim};
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, request::Parts};
+use http::{HeaderMap, Response, request::Parts};
 use http_body::Body;
 
 /// What follows for a request that the layer covers.
 pub(super) enum Admitted<S: IdempotencyStore, B, R: Body> {
     /// It has no key, and needs none.
-    Pass(Request<RequestBody<B>>),
+    Pass(RequestBody<B>),
     /// Nothing is executed, and this is its answer.
     Answered(Response<ResponseBody<R>>),
     Execute(Box<ToExecute<S>>),
@@ -28,7 +28,8 @@ pub(super) struct ToExecute<S: IdempotencyStore> {
     pub asked: Asked,
     pub claim: Claim<AsyncStore<S>>,
     pub left: Option<Left>,
-    pub run: Run,
+    /// Dropped last, when everything is recorded: the handler counts as running until then.
+    pub _run: Run,
 }
 
 impl<S: IdempotencyStore> Core<S> {
@@ -48,12 +49,12 @@ impl<S: IdempotencyStore> Core<S> {
     }
 
     /// Reads and checks a request, claims its key, and says what follows.
-    pub async fn admit<B, R>(&self, parts: Parts, body: B) -> Admitted<S, B, R>
+    pub async fn admit<B, R>(&self, parts: &Parts, body: B) -> Admitted<S, B, R>
     where
         B: Body<Data = Bytes>,
         R: Body<Data = Bytes>,
     {
-        let (key, whole) = match self.key(&parts) {
+        let (key, whole) = match self.key(parts) {
             Ok(Named::By(key)) => {
                 let whole = self.read(key.scope(), parts, body).await;
                 (Some(key), whole)
@@ -61,27 +62,27 @@ impl<S: IdempotencyStore> Core<S> {
             Ok(Named::InBody(scope)) => Box::pin(self.read_and_find(&scope, parts, body)).await,
             Ok(Named::Not) => {
                 self.came(Outcome::Passed);
-                return Admitted::Pass(Request::from_parts(parts, body).map(RequestBody::through));
+                return Admitted::Pass(RequestBody::through(body));
             }
             Err(trouble) => return Admitted::Answered(self.say(trouble)),
         };
-        match (key, whole) {
-            (Some(key), Ok(whole)) => self.claim(Asked { key, whole }).await,
+        let asked = match (key, whole) {
+            (Some(key), Ok(whole)) => self.asked(key, parts, whole),
             (None, Ok(whole)) => {
                 self.came(Outcome::Passed);
-                Admitted::Pass(whole.request())
+                return Admitted::Pass(whole.body());
             }
-            (_, Err(trouble)) => Admitted::Answered(self.say(trouble)),
-        }
-    }
-
-    async fn claim<B, R: Body<Data = Bytes>>(&self, asked: Asked) -> Admitted<S, B, R> {
-        Admitted::Answered(match self.decide(&asked).await {
+            (_, Err(trouble)) => return Admitted::Answered(self.say(trouble)),
+        };
+        Admitted::Answered(match self.decide(parts, &asked).await {
             Decision::Execute(claim, left, run) => {
-                return Admitted::Execute(Box::new(ToExecute { asked, claim, left, run }));
+                let admitted = ToExecute { asked, claim, left, _run: run };
+                return Admitted::Execute(Box::new(admitted));
             }
-            Decision::Replay(record) => self.replay(&asked.key, record).await,
-            Decision::Left(left, trouble) => self.replay_left(&asked.key, left, trouble).await,
+            Decision::Replay(record) => self.replay(&asked.request.key, record).await,
+            Decision::Left(left, trouble) => {
+                Box::pin(self.replay_left(&asked.request.key, left, trouble)).await
+            }
             Decision::Refuse(trouble) => self.say(trouble),
         })
     }

@@ -34,15 +34,15 @@ use std::{
 /// }
 /// ```
 #[derive(Clone)]
-pub struct Attempt(Arc<Inner>);
+pub struct Attempt(Arc<Inner<dyn Holder>>);
 
-struct Inner {
+struct Inner<H: ?Sized> {
     ticket: Ticket,
     after: Option<Reason>,
     checkpoint: Option<Arc<[u8]>>,
-    holder: Box<dyn Holder>,
     /// A checkpoint may have been saved: the key can't be freed by this attempt any more.
     saved: AtomicBool,
+    holder: H,
 }
 
 /// An operation of a holder whose handler runs.
@@ -74,8 +74,8 @@ impl Attempt {
             ticket: claim.ticket().clone(),
             after: claim.after(),
             checkpoint: claim.checkpoint().map(Arc::from),
-            holder: Box::new(claim.store.clone()),
             saved: AtomicBool::new(false),
+            holder: claim.store.clone(),
         }))
     }
 

@@ -11,6 +11,9 @@ use std::{
     task::{Context, Poll},
 };
 
+/// Trailers, where there are any. In a box, because there rarely are, and a map is large.
+pub(super) type Trailers = Option<Box<HeaderMap>>;
+
 pin_project! {
     /// The body of a request, as the service inside gets it: read already if the request is
     /// covered, otherwise as it comes.
@@ -19,7 +22,7 @@ pin_project! {
         #[pin]
         through: Option<B>,
         data: Option<Bytes>,
-        trailers: Option<HeaderMap>,
+        trailers: Trailers,
         held: Option<Held>,
     }
 }
@@ -29,7 +32,7 @@ impl<B> RequestBody<B> {
         RequestBody { through: Some(body), data: None, trailers: None, held: None }
     }
 
-    pub(super) fn whole(data: Bytes, trailers: Option<HeaderMap>, held: Held) -> Self {
+    pub(super) fn whole(data: Bytes, trailers: Trailers, held: Held) -> Self {
         let data = Some(data).filter(|data| !data.is_empty());
         RequestBody { through: None, data, trailers, held: Some(held) }
     }
@@ -57,7 +60,7 @@ impl<B: Body<Data = Bytes>> Body for RequestBody<B> {
         }
         let frame = match this.data.take() {
             Some(data) => Some(Frame::data(data)),
-            None => this.trailers.take().map(Frame::trailers),
+            None => this.trailers.take().map(|trailers| Frame::trailers(*trailers)),
         };
         if frame.is_none() {
             *this.held = None;
@@ -93,13 +96,13 @@ pin_project! {
         data: Bytes,
         rest: Option<Pin<Box<B>>>,
         failed: Option<B::Error>,
-        trailers: Option<HeaderMap>,
+        trailers: Trailers,
     }
 }
 
 impl<B: Body> ResponseBody<B> {
     /// Read to its end.
-    pub(super) fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+    pub(super) fn whole(data: Bytes, trailers: Trailers) -> Self {
         ResponseBody { through: None, data, rest: None, failed: None, trailers }
     }
 
@@ -140,7 +143,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
         if let Some(error) = this.failed.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+        Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -172,7 +175,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
 /// A body that has been read.
 pub(super) enum Read<B: Body> {
     /// To its end.
-    Whole(Bytes, Option<HeaderMap>),
+    Whole(Bytes, Trailers),
     /// As far as it may be.
     TooLarge(Bytes, Pin<Box<B>>),
     /// To an error.
@@ -229,22 +232,31 @@ impl Gathered {
     }
 }
 
+/// How far a body has been read in place.
+pub(super) enum Reading<E> {
+    /// To its end.
+    Whole(Bytes, Trailers),
+    /// As far as it may be.
+    TooLarge(Bytes),
+    /// To an error.
+    Failed(Bytes, E),
+}
+
 /// Reads up to `limit` bytes of a body. `keep` is asked before more is held: how many bytes it is
 /// then in all.
 pub(super) async fn read<B: Body<Data = Bytes>, R>(
-    body: B,
+    mut body: Pin<&mut B>,
     limit: usize,
     mut keep: impl FnMut(usize) -> Result<(), R>,
-) -> Result<Read<B>, R> {
+) -> Result<Reading<B::Error>, R> {
     // Nothing is held for what will not come.
     let most = body.size_hint().upper().map_or(limit, |upper| limit.min(upper as usize));
-    let mut body = Box::pin(body);
     let mut gathered = Gathered::default();
-    let mut trailers = None;
+    let mut trailers: Trailers = None;
     loop {
         match poll_fn(|context| body.as_mut().poll_frame(context)).await {
-            None => return Ok(Read::Whole(gathered.done(), trailers)),
-            Some(Err(error)) => return Ok(Read::Failed(gathered.done(), error)),
+            None => return Ok(Reading::Whole(gathered.done(), trailers)),
+            Some(Err(error)) => return Ok(Reading::Failed(gathered.done(), error)),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(chunk) if chunk.is_empty() => {}
                 Ok(chunk) => {
@@ -252,12 +264,16 @@ pub(super) async fn read<B: Body<Data = Bytes>, R>(
                     keep(held)?;
                     gathered.add(chunk, held);
                     if gathered.len() > limit {
-                        return Ok(Read::TooLarge(gathered.done(), body));
+                        return Ok(Reading::TooLarge(gathered.done()));
+                    }
+                    // Most end with their only chunk, and say so.
+                    if body.is_end_stream() {
+                        return Ok(Reading::Whole(gathered.done(), trailers));
                     }
                 }
                 Err(frame) => {
                     if let Ok(more) = frame.into_trailers() {
-                        trailers.get_or_insert_with(HeaderMap::new).extend(more);
+                        trailers.get_or_insert_default().extend(more);
                     }
                 }
             },

@@ -1,7 +1,7 @@
 //! The decision about a request: reads and checks it, claims its key, and says what follows.
 
 use super::{
-    body::{Read, RequestBody, ResponseBody, read},
+    body::{Reading, RequestBody, ResponseBody, Trailers, read},
     budget::{Beyond, Held, NoPlace},
     config::Core,
     executor::BoxFuture,
@@ -15,14 +15,15 @@ use crate::{
     error::{BeginError, Full, Retry},
     key::{KeyRef, OwnedKey, Scope},
     record::Record,
-    spi::IdempotencyStore,
+    spi::{IdempotencyStore, Request},
     store::async_store::AsyncStore,
     store::claim::{Begin, Claim, Interrupted, Pending},
 };
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, request::Parts};
+use http::{HeaderMap, Response, request::Parts};
 use http_body::Body;
 use std::{
+    borrow::Cow,
     future::{Future, poll_fn},
     pin::pin,
     sync::Arc,
@@ -42,25 +43,23 @@ pub(super) enum Named {
     InBody(Scope),
 }
 
-/// A whole request with its key.
+/// A whole request, and what is asked of the store.
 pub(super) struct Asked {
-    pub key: OwnedKey,
+    pub request: Request,
     pub whole: Whole,
 }
 
-/// A request that has been read.
+/// A request's body that has been read.
 pub(super) struct Whole {
-    pub parts: Parts,
     pub data: Bytes,
-    pub trailers: Option<HeaderMap>,
+    pub trailers: Trailers,
     pub held: Held,
 }
 
 impl Whole {
     /// As the service inside gets it.
-    pub fn request<B>(self) -> Request<RequestBody<B>> {
-        let Whole { parts, data, trailers, held } = self;
-        Request::from_parts(parts, RequestBody::whole(data, trailers, held))
+    pub fn body<B>(self) -> RequestBody<B> {
+        RequestBody::whole(self.data, self.trailers, self.held)
     }
 }
 
@@ -112,9 +111,10 @@ impl<S: IdempotencyStore> Core<S> {
     pub fn key_in(
         &self,
         scope: &Scope,
+        parts: &Parts,
         whole: &Whole,
     ) -> Result<Option<OwnedKey>, ProblemResponse> {
-        match self.config.key.in_request(&whole.parts, &whole.data) {
+        match self.config.key.in_request(parts, &whole.data) {
             Err(BadKey::Missing) if self.config.optional => Ok(None),
             key => self.in_scope(scope, key).map(Some),
         }
@@ -135,7 +135,7 @@ impl<S: IdempotencyStore> Core<S> {
     fn in_scope(
         &self,
         scope: &Scope,
-        key: Result<Vec<u8>, BadKey>,
+        key: Result<Cow<'_, [u8]>, BadKey>,
     ) -> Result<OwnedKey, ProblemResponse> {
         let name = &self.config.label;
         let key = key.map_err(|bad| match bad {
@@ -153,7 +153,7 @@ impl<S: IdempotencyStore> Core<S> {
     pub async fn read<B: Body<Data = Bytes>>(
         &self,
         scope: &[u8],
-        parts: Parts,
+        parts: &Parts,
         body: B,
     ) -> Result<Whole, ProblemResponse> {
         let limit = self.config.max_body;
@@ -161,8 +161,13 @@ impl<S: IdempotencyStore> Core<S> {
             let why = format!("the body is larger than {limit} bytes");
             Problem::BodyTooLarge.because(why)
         };
-        let declared = declared_length(&parts.headers).unwrap_or(0);
-        if declared.max(body.size_hint().lower()) > limit as u64 {
+        let hint = body.size_hint();
+        // A body that knows its end knows more than the header.
+        let least = match hint.upper() {
+            Some(_) => hint.lower(),
+            None => declared_length(&parts.headers).unwrap_or(0).max(hint.lower()),
+        };
+        if least > limit as u64 {
             return Err(too_large());
         }
         let mut held = Held::none(&self.shared.budget);
@@ -181,10 +186,12 @@ impl<S: IdempotencyStore> Core<S> {
                 trouble.after(with_jitter(Duration::from_secs(1)))
             })
         };
-        match self.in_time(read(body, limit, keep)).await? {
-            Read::Whole(data, trailers) => Ok(Whole { parts, data, trailers, held }),
-            Read::TooLarge(..) => Err(too_large()),
-            Read::Failed(..) => Err(Problem::BodyUnreadable.because("the body ended in an error")),
+        match self.in_time(read(pin!(body), limit, keep)).await? {
+            Reading::Whole(data, trailers) => Ok(Whole { data, trailers, held }),
+            Reading::TooLarge(..) => Err(too_large()),
+            Reading::Failed(..) => {
+                Err(Problem::BodyUnreadable.because("the body ended in an error"))
+            }
         }
     }
 
@@ -192,14 +199,14 @@ impl<S: IdempotencyStore> Core<S> {
     pub async fn read_and_find<B: Body<Data = Bytes>>(
         &self,
         scope: &Scope,
-        parts: Parts,
+        parts: &Parts,
         body: B,
     ) -> (Option<OwnedKey>, Result<Whole, ProblemResponse>) {
         let whole = match self.read(scope.as_bytes(), parts, body).await {
             Ok(whole) => whole,
             Err(trouble) => return (None, Err(trouble)),
         };
-        match self.key_in(scope, &whole) {
+        match self.key_in(scope, parts, &whole) {
             Ok(key) => (key, Ok(whole)),
             Err(trouble) => (None, Err(trouble)),
         }
@@ -227,10 +234,43 @@ impl<S: IdempotencyStore> Core<S> {
         .await
     }
 
+    /// What is asked of the store for a request.
+    pub fn asked(&self, key: OwnedKey, parts: &Parts, whole: Whole) -> Asked {
+        let fingerprint = self.config.fingerprints.of(parts, &whole.data);
+        Asked { request: Request { key, fingerprint, terms: self.config.terms() }, whole }
+    }
+
     /// Begins, waits and takes over as the settings say.
-    pub async fn decide(&self, asked: &Asked) -> Decision<S> {
+    pub async fn decide(&self, parts: &Parts, asked: &Asked) -> Decision<S> {
         let since = Instant::now();
-        let mut begun = self.begin(asked).await;
+        match self.store.begin_request(&asked.request).await {
+            Ok(Begin::Replay(record)) => Decision::Replay(record),
+            Ok(Begin::Execute(claim)) => match self.shared.running.start() {
+                Some(run) => Decision::Execute(claim, None, run),
+                None => Box::pin(self.not_started(claim)).await,
+            },
+            // In a box, so that the future of most requests is small.
+            begun => Box::pin(self.decide_later(parts, asked, begun, since)).await,
+        }
+    }
+
+    /// Gives a claim back, because no handler is to start any more.
+    async fn not_started(&self, claim: Claim<AsyncStore<S>>) -> Decision<S> {
+        let _ = claim.release().await;
+        let why = "the service is stopping; the request was not executed";
+        let trouble = Problem::Unavailable.because(why).after(with_jitter(STORE_BACK));
+        Decision::Refuse(trouble)
+    }
+
+    /// Waits and takes over a key that is neither free nor done.
+    async fn decide_later(
+        &self,
+        parts: &Parts,
+        asked: &Asked,
+        begun: Begun<S>,
+        since: Instant,
+    ) -> Decision<S> {
+        let mut begun = self.by_older(parts, asked, begun).await;
         let (mut left, mut took) = (None, false);
         // Another retry may be faster, again and again: the rest of the time is waited.
         loop {
@@ -248,10 +288,7 @@ impl<S: IdempotencyStore> Core<S> {
         match begun {
             Ok(Begin::Execute(claim)) => match self.shared.running.start() {
                 Some(run) => Decision::Execute(claim, left, run),
-                None => {
-                    let _ = claim.release().await;
-                    Decision::Refuse(stopping())
-                }
+                None => self.not_started(claim).await,
             },
             Ok(Begin::Replay(record)) => Decision::Replay(record),
             Ok(Begin::InFlight(pending)) => Decision::Refuse(in_flight(&pending)),
@@ -277,14 +314,14 @@ impl<S: IdempotencyStore> Core<S> {
         }
     }
 
-    /// Begins; by an older fingerprint if the key was used under one.
-    async fn begin(&self, asked: &Asked) -> Begun<S> {
-        let Asked { key, whole: Whole { parts, data, .. } } = asked;
-        let (rules, terms) = (&self.config.fingerprints, self.config.terms());
-        let begun = self.store.begin_with(key.as_ref(), rules.of(parts, data), terms).await;
+    /// Begins by an older fingerprint if the key was used under one.
+    async fn by_older(&self, parts: &Parts, asked: &Asked, begun: Begun<S>) -> Begun<S> {
+        let rules = &self.config.fingerprints;
         match begun {
             Ok(Begin::Mismatch { scheme }) if let Some(older) = rules.older(scheme) => {
-                self.store.begin_with(key.as_ref(), older.of(parts, data), terms).await
+                let fingerprint = older.of(parts, &asked.whole.data);
+                let request = Request { fingerprint, ..asked.request.clone() };
+                self.store.begin_request(&request).await
             }
             begun => begun,
         }
@@ -295,12 +332,13 @@ impl<S: IdempotencyStore> Core<S> {
         let left = self.config.wait.saturating_sub(since.elapsed());
         match begun {
             Ok(Begin::InFlight(pending)) if !left.is_zero() => {
-                let place = self.shared.waiters.enter(&asked.key, self.config.places());
+                let place = self.shared.waiters.enter(&asked.request.key, self.config.places());
                 match place {
                     Ok(_place) => pending.wait(left).await,
                     Err(why) => {
                         if why == NoPlace::Share {
-                            self.shared.refused.count(asked.key.scope(), "places to wait");
+                            let scope = asked.request.key.scope();
+                            self.shared.refused.count(scope, "places to wait");
                         }
                         self.came(Outcome::WaitRefused);
                         Ok(Begin::InFlight(pending))
@@ -347,11 +385,6 @@ fn or_left<S: IdempotencyStore>(left: Option<Left>, trouble: ProblemResponse) ->
 pub(super) fn in_flight<S: IdempotencyStore>(pending: &Pending<S>) -> ProblemResponse {
     let why = "a request with this key is being executed";
     Problem::InFlight.because(why).after(with_jitter(pending.retry_after()))
-}
-
-fn stopping() -> ProblemResponse {
-    let why = "the service is stopping; the request was not executed";
-    Problem::Unavailable.because(why).after(with_jitter(STORE_BACK))
 }
 
 pub(super) fn refused(error: &BeginError) -> ProblemResponse {

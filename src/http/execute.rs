@@ -3,9 +3,9 @@
 use super::{
     admit::ToExecute,
     attempt::Attempt,
-    body::{Read, RequestBody, ResponseBody, read},
+    body::{Read, Reading, RequestBody, ResponseBody, read},
     config::Core,
-    decide::{Asked, Left, Whole, refused},
+    decide::{Asked, refused},
     fingerprint::original_target,
     interrupted::{self, OnInterrupted, Settlement},
     keep::{Head, Place},
@@ -17,15 +17,16 @@ use super::{
 use crate::{
     error::ClaimError,
     key::OwnedKey,
-    spi::{Completion, IdempotencyStore},
+    spi::{self, Completion, IdempotencyStore},
     store::async_store::AsyncStore,
     store::claim::{Claim, held_anyway},
 };
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, request::Parts};
 use http_body::Body;
 use std::{
     any::Any,
+    convert::Infallible,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::pin,
@@ -39,7 +40,8 @@ use tower_service::Service;
 pub(super) async fn execute<S, I, B, R>(
     core: Core<S>,
     mut inner: I,
-    admitted: Box<ToExecute<S>>,
+    mut parts: Parts,
+    mut admitted: Box<ToExecute<S>>,
 ) -> Result<Response<ResponseBody<R>>, I::Error>
 where
     S: IdempotencyStore,
@@ -47,55 +49,53 @@ where
     I::Error: 'static,
     R: Body<Data = Bytes>,
 {
-    let ToExecute { asked, mut claim, left, run } = *admitted;
-    // Dropped last, when everything is recorded.
-    let _run = run;
-    let Asked { key, whole: Whole { mut parts, data, trailers, held } } = asked;
-    let mut attempt = Attempt::of(&claim);
-    if claim.after().is_some()
+    let mut attempt = Attempt::of(&admitted.claim);
+    if admitted.claim.after().is_some()
         && let OnInterrupted::Settle(settle) = &core.config.interrupted
     {
-        let request = Request::from_parts(parts.clone(), data.clone());
-        claim.settling = true;
+        let request = Request::from_parts(parts.clone(), admitted.asked.whole.data.clone());
+        admitted.claim.settling = true;
         // Rare paths are in a box here and below, so that the future of all other requests is
         // small.
         match settle(attempt.clone(), request).await {
             Settlement::Happened(answer) => {
-                return Ok(Box::pin(core.settled(key, claim, answer)).await);
+                return Ok(Box::pin(core.settled(*admitted, answer)).await);
             }
             Settlement::NothingHappened => {
-                if let Err(error) = held_anyway(claim.nothing_happened().await) {
+                if let Err(error) = held_anyway(admitted.claim.nothing_happened().await) {
                     return Ok(core.say(refused(&error)));
                 }
-                attempt = Attempt::of(&claim);
+                attempt = Attempt::of(&admitted.claim);
             }
-            Settlement::Unknown => return Ok(Box::pin(core.unsettled(key, claim, left)).await),
+            Settlement::Unknown => return Ok(Box::pin(core.unsettled(*admitted)).await),
         }
-        claim.settling = false;
+        admitted.claim.settling = false;
     }
     let head_request = parts.method == Method::HEAD;
     let policy = core.config.policy.at(original_target(&parts).0);
     if let Err(error) = poll_fn(|context| inner.poll_ready(context)).await {
-        return Box::pin(core.errored(&key, claim, Verdict::NothingDone, error)).await;
+        let (key, claim) = (&admitted.asked.request.key, &mut admitted.claim);
+        return Box::pin(core.errored(key, claim, Verdict::NothingDone, error)).await;
     }
     core.came(Outcome::Executed);
     core.span.record("attempt", attempt.number());
     core.span.record("token", attempt.token().get());
     parts.extensions.insert(attempt.clone());
-    let request = Request::from_parts(parts, RequestBody::whole(data, trailers, held));
+    let request = Request::from_parts(parts, admitted.asked.whole.body());
+    let (key, claim) = (&admitted.asked.request.key, &mut admitted.claim);
     match caught(async move { inner.call(request).await }).await {
         Ok(Ok(answer)) => {
-            let recorder = Recorder { core: &core, key: &key, attempt, policy, head_request };
+            let recorder = Recorder { core: &core, key, attempt, policy, head_request };
             Ok(recorder.record(claim, answer).await)
         }
         Ok(Err(error)) => {
             let verdict = Verdict::of_any(&error);
-            Box::pin(core.errored(&key, claim, verdict, error)).await
+            Box::pin(core.errored(key, claim, verdict, error)).await
         }
         Err(panic) => {
             // The attempt was only to find out: the claim is dropped by the panic.
             match claim.ensure_durable().await {
-                Err(error) if is_overtaken(&error) => core.overtaken(&claim, &error),
+                Err(error) if is_overtaken(&error) => core.overtaken(claim, &error),
                 _ => {}
             }
             resume_unwind(panic)
@@ -127,21 +127,16 @@ impl<S: IdempotencyStore> Core<S> {
     /// An earlier attempt took effect, and this is its answer.
     async fn settled<R: Body<Data = Bytes>>(
         &self,
-        key: OwnedKey,
-        mut claim: Claim<AsyncStore<S>>,
+        admitted: ToExecute<S>,
         answer: Response<interrupted::Read>,
     ) -> Response<ResponseBody<R>> {
+        let ToExecute { asked: Asked { request: spi::Request { key, .. }, .. }, mut claim, .. } =
+            admitted;
         let (parts, (data, trailers)) = answer.into_parts();
         let headers = self.config.retained.of(&parts.headers, false);
         let head = Head { status: parts.status, headers };
-        let packed = self.config.pack(
-            &key,
-            Place::Record,
-            Kind::Whole,
-            &head,
-            trailers.as_ref(),
-            [&data].into_iter(),
-        );
+        let packed =
+            self.config.pack(&key, Place::Record, Kind::Whole, &head, trailers.as_deref(), &data);
         let short = self.config.pack_head(&key, &head, false);
         let done = match &packed {
             Some(packed) => claim.complete_with(completion(&short, Some(packed))).await,
@@ -156,23 +151,22 @@ impl<S: IdempotencyStore> Core<S> {
         match done {
             // The answer is replayed as for any retry.
             Ok(()) => self.standing(&key, &claim).await,
-            Err(error) => self.unrecorded(&key, claim, &error).await,
+            Err(error) => self.unrecorded(&key, &mut claim, &error).await,
         }
     }
 
     /// It isn't known whether an earlier attempt took effect.
     async fn unsettled<R: Body<Data = Bytes>>(
         &self,
-        key: OwnedKey,
-        claim: Claim<AsyncStore<S>>,
-        left: Option<Left>,
+        admitted: ToExecute<S>,
     ) -> Response<ResponseBody<R>> {
+        let ToExecute { asked, claim, left, .. } = admitted;
         let why = "it can't be told yet whether an earlier attempt took effect";
         let trouble = Problem::Interrupted.because(why).after(with_jitter(Duration::from_secs(5)));
         // The earlier answer stays with the key.
         let _ = claim.undo().await;
         match left {
-            Some(left) => self.replay_left(&key, left, trouble).await,
+            Some(left) => self.replay_left(&asked.request.key, left, trouble).await,
             None => self.say(trouble),
         }
     }
@@ -181,7 +175,7 @@ impl<S: IdempotencyStore> Core<S> {
     async fn errored<E, R: Body<Data = Bytes>>(
         &self,
         key: &OwnedKey,
-        mut claim: Claim<AsyncStore<S>>,
+        claim: &mut Claim<AsyncStore<S>>,
         verdict: Verdict,
         error: E,
     ) -> Result<Response<ResponseBody<R>>, E> {
@@ -213,24 +207,21 @@ impl<S: IdempotencyStore> Core<S> {
     pub(super) async fn unrecorded<R: Body<Data = Bytes>>(
         &self,
         key: &OwnedKey,
-        claim: Claim<AsyncStore<S>>,
+        claim: &mut Claim<AsyncStore<S>>,
         error: &ClaimError,
     ) -> Response<ResponseBody<R>> {
         if is_overtaken(error) {
-            self.overtaken(&claim, error);
-            return self.standing(key, &claim).await;
+            self.overtaken(claim, error);
+            return self.standing(key, claim).await;
         }
         tracing::error!(token = claim.token().get(), %error, "an answer could not be recorded");
         let why = match error {
             ClaimError::EffectsFailed { .. } => {
                 // Undone before the client can try again.
-                let _ = claim.release().await;
+                let _ = claim.give_back().await;
                 "what the request has written could not be committed, and is undone"
             }
-            _ => {
-                drop(claim);
-                "the request was executed, and its outcome could not be recorded"
-            }
+            _ => "the request was executed, and its outcome could not be recorded",
         };
         self.say(Problem::NotRecorded.because(why))
     }
@@ -264,15 +255,19 @@ impl<R: Body<Data = Bytes>> Answered<R> {
             Answered::Coming(body) => body,
             Answered::Read(read) => return read,
         };
-        match read(body, limit, |_| Ok::<(), std::convert::Infallible>(())).await {
-            Ok(read) => read,
+        // In a box, to be continued if it is longer than it may be.
+        let mut body = Box::pin(body);
+        match read(body.as_mut(), limit, |_| Ok::<(), Infallible>(())).await {
+            Ok(Reading::Whole(data, trailers)) => Read::Whole(data, trailers),
+            Ok(Reading::TooLarge(data)) => Read::TooLarge(data, body),
+            Ok(Reading::Failed(data, error)) => Read::Failed(data, error),
         }
     }
 
     /// Those that are known.
     pub fn trailers(&self) -> Option<&HeaderMap> {
         match self {
-            Answered::Read(Read::Whole(_, trailers)) => trailers.as_ref(),
+            Answered::Read(Read::Whole(_, trailers)) => trailers.as_deref(),
             _ => None,
         }
     }

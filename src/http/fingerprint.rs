@@ -4,6 +4,7 @@ use super::meaning::{Meaning, boundary};
 use crate::fingerprint::Fingerprint;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Uri, header, request::Parts};
+use smallvec::SmallVec;
 use std::{borrow::Cow, sync::Arc};
 
 type Own = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
@@ -279,22 +280,28 @@ impl Fingerprints {
         if let Some(own) = &self.own {
             return self.hashed([b"http by".as_slice(), &own(parts, body)]);
         }
-        let (path, query) = original_target(parts);
-        let query = query.filter(|_| self.query).unwrap_or_default();
+        let uri = original_uri(parts);
+        let query = uri.query().filter(|_| self.query).unwrap_or_default();
         let query = if self.query_order { Cow::Borrowed(query) } else { sorted(query) };
-        let host = if self.host { Some(host(parts)) } else { None };
+        let host = if self.host { Some(host(parts, uri)) } else { None };
         let media = media_type(&parts.headers);
         let boundary = if self.multipart { of_multipart(&parts.headers) } else { None };
         let body = self.body.of(body, is_json(&media), boundary.as_deref());
-        let mut hashed: Vec<&[u8]> = Vec::with_capacity(8 + 2 * self.headers.len());
+        let mut hashed = SmallVec::<[&[u8]; 16]>::new();
         match &host {
-            Some(host) => hashed.extend([b"http and host".as_slice(), host]),
+            Some(host) => {
+                hashed.push(b"http and host");
+                hashed.push(host);
+            }
             None => hashed.push(b"http"),
         }
-        hashed.extend([parts.method.as_str().as_bytes(), path.as_bytes(), query.as_bytes()]);
-        hashed.push(media.as_bytes());
+        let target = [parts.method.as_str(), uri.path(), &query];
+        target.into_iter().for_each(|part| hashed.push(part.as_bytes()));
+        hashed.push(&media);
         for name in &self.headers {
-            hashed.extend(parts.headers.get_all(name).iter().map(|value| value.as_bytes()));
+            for value in parts.headers.get_all(name) {
+                hashed.push(value.as_bytes());
+            }
             // Ends the lines of this header: no value looks so.
             hashed.push(b"\n");
         }
@@ -310,8 +317,8 @@ fn of_multipart(headers: &HeaderMap) -> Option<Vec<u8>> {
 
 /// The host that the client names, in lower case; empty if it names none. What a request line or
 /// `:authority` says comes before `Host` (RFC 9112, 3.2.2).
-fn host(parts: &Parts) -> Cow<'_, [u8]> {
-    let authority = original_uri(parts).authority().or_else(|| parts.uri.authority());
+fn host<'a>(parts: &'a Parts, original: &'a Uri) -> Cow<'a, [u8]> {
+    let authority = original.authority().or_else(|| parts.uri.authority());
     let host = match authority {
         // Without what isn't the host's.
         Some(authority) => authority.as_str().rsplit('@').next().unwrap_or_default().as_bytes(),
@@ -350,17 +357,19 @@ fn original_uri(parts: &Parts) -> &Uri {
 }
 
 /// The media type in lower case and without parameters; empty if there is none.
-pub(super) fn media_type(headers: &HeaderMap) -> Cow<'_, str> {
+pub(super) fn media_type(headers: &HeaderMap) -> Cow<'_, [u8]> {
     let value = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
-    let essence = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    match std::str::from_utf8(essence) {
-        Ok(media) if !media.bytes().any(|byte| byte.is_ascii_uppercase()) => Cow::Borrowed(media),
-        _ => Cow::Owned(String::from_utf8_lossy(essence).to_ascii_lowercase()),
+    // Most values are so.
+    let is_plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'A'..=b'Z' | b';');
+    if value.iter().all(is_plain) {
+        return Cow::Borrowed(value);
     }
+    let essence = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    Cow::Owned(String::from_utf8_lossy(essence).to_ascii_lowercase().into_bytes())
 }
 
-fn is_json(media: &str) -> bool {
-    media == "application/json" || media.ends_with("+json")
+fn is_json(media: &[u8]) -> bool {
+    media == b"application/json" || media.ends_with(b"+json")
 }
 
 #[cfg(test)]

@@ -1,12 +1,11 @@
 //! Calls of gRPC: where their status is, and whether an answer is one message or a stream of them.
 
 use super::{
-    body::{Gathered, Read},
+    body::{Gathered, Read, Trailers},
     executor::{BoxFuture, Executor},
-    fingerprint::media_type,
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use http_body::Body;
 use std::{future::poll_fn, task::Poll, time::Duration};
 
@@ -26,8 +25,18 @@ pub(super) fn is_trailer(name: &HeaderName) -> bool {
 
 /// Whether a message is one of gRPC.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    let media = media_type(headers);
-    media == "application/grpc" || media.starts_with("application/grpc+")
+    let value = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    is_grpc_media(value)
+}
+
+/// Whether a media type, with parameters or without, is that of gRPC.
+pub(super) fn is_grpc_media(media: &[u8]) -> bool {
+    const MEDIA: &[u8] = b"application/grpc";
+    let Some((begins, rest)) = media.trim_ascii_start().split_at_checked(MEDIA.len()) else {
+        return false;
+    };
+    let ends = matches!(rest.trim_ascii_start().first(), None | Some(b';')) || rest[0] == b'+';
+    ends && begins.eq_ignore_ascii_case(MEDIA)
 }
 
 /// Reads an answer of gRPC as far as it can be that of a unary call: to its trailers, unless a
@@ -39,7 +48,7 @@ pub(super) async fn read_unary<B: Body<Data = Bytes>>(
 ) -> Read<B> {
     let mut body = Box::pin(body);
     let (mut gathered, mut messages) = (Gathered::default(), Messages::default());
-    let mut trailers = None;
+    let mut trailers: Trailers = None;
     loop {
         let mut silence: Option<BoxFuture<()>> = None;
         let next = poll_fn(|context| {
@@ -68,7 +77,7 @@ pub(super) async fn read_unary<B: Body<Data = Bytes>>(
             }
             Err(frame) => {
                 if let Ok(more) = frame.into_trailers() {
-                    trailers.get_or_insert_with(HeaderMap::new).extend(more);
+                    trailers.get_or_insert_default().extend(more);
                 }
             }
         }

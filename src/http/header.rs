@@ -3,6 +3,7 @@
 use crate::limits::KEY_BYTES_MAX;
 use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, Item, Parser};
+use std::borrow::Cow;
 
 /// The fault of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub(super) enum BadKey {
 /// `"8e03978e"` (RFC 9651) and `8e03978e`, which most clients send, are the same key. A string may
 /// have parameters; they mean nothing here. A second line is refused even if it has the same key,
 /// because its sender may have meant another request.
-pub(super) fn key(headers: &HeaderMap, name: &HeaderName) -> Result<Vec<u8>, BadKey> {
+pub(super) fn key<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Cow<'a, [u8]>, BadKey> {
     let mut lines = headers.get_all(name).iter();
     let line = lines.next().ok_or(BadKey::Missing)?;
     if lines.next().is_some() {
@@ -28,12 +29,12 @@ pub(super) fn key(headers: &HeaderMap, name: &HeaderName) -> Result<Vec<u8>, Bad
 }
 
 /// Returns the key of one line of the header, or why the line has none.
-pub(crate) fn parse(line: &[u8]) -> Result<Vec<u8>, &'static str> {
+pub(crate) fn parse(line: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
     let line = line.trim_ascii();
     let key = match line.first() {
         None => return Err("the header is empty"),
         Some(b'"') => quoted(line)?,
-        Some(_) if line.iter().all(|&byte| is_bare(byte)) => line.to_vec(),
+        Some(_) if line.iter().all(|&byte| is_bare(byte)) => Cow::Borrowed(line),
         Some(_) => {
             return Err(
                 "a key without quotes is visible ASCII without \", \\, comma and semicolon",
@@ -47,14 +48,24 @@ pub(crate) fn parse(line: &[u8]) -> Result<Vec<u8>, &'static str> {
     }
 }
 
-fn quoted(line: &[u8]) -> Result<Vec<u8>, &'static str> {
+fn quoted(line: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
+    // Nearly all are so: a string that needs no reading.
+    let inside = line.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
+    if let Some(plain) = inside.filter(|inside| inside.iter().all(|&byte| is_plain(byte))) {
+        return Ok(Cow::Borrowed(plain));
+    }
     let item: Item = Parser::new(line)
         .parse()
         .map_err(|_| "the key is not a string as RFC 9651 defines it: ASCII in double quotes")?;
     match item.bare_item {
-        BareItem::String(key) => Ok(String::from(key).into_bytes()),
+        BareItem::String(key) => Ok(Cow::Owned(String::from(key).into_bytes())),
         _ => Err("the key is not a string"),
     }
+}
+
+/// Whether a byte stands for itself in a string of RFC 9651.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
 
 fn is_bare(byte: u8) -> bool {
@@ -72,7 +83,7 @@ mod tests {
         for line in lines {
             headers.append(&name, HeaderValue::from_bytes(line).unwrap());
         }
-        key(&headers, &name)
+        key(&headers, &name).map(Cow::into_owned)
     }
 
     #[test]
@@ -84,6 +95,23 @@ mod tests {
         assert_eq!(read(&[br#""k";v=1"#]).unwrap(), b"k");
         let longest = "k".repeat(255);
         assert_eq!(read(&[longest.as_bytes()]).unwrap(), longest.as_bytes());
+    }
+
+    /// What is read without the parser is read as the parser reads it.
+    #[test]
+    fn plain_strings_are_what_the_parser_says() {
+        let lines = (0..=255u8).flat_map(|byte| {
+            let whole = [b'"', b'a', byte, b'"'].to_vec();
+            [whole.clone(), whole[..3].to_vec(), [&whole[..], &[byte]].concat(), vec![b'"', byte]]
+        });
+        for line in lines {
+            let parsed = Parser::new(&line).parse::<Item>().ok().map(|item| item.bare_item);
+            let parsed = parsed.and_then(|bare| match bare {
+                BareItem::String(key) => Some(String::from(key).into_bytes()),
+                _ => None,
+            });
+            assert_eq!(quoted(&line).ok().map(Cow::into_owned), parsed, "{line:?}");
+        }
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use super::{
     attempt::Attempt,
-    body::{self, read},
+    body::{Reading, Trailers, read},
     executor::BoxFuture,
 };
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
-use std::{convert::Infallible, fmt, future::Future, sync::Arc};
+use std::{convert::Infallible, fmt, future::Future, pin::pin, sync::Arc};
 
 /// The answer of a settle function: did an earlier attempt take effect?
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub enum Settlement<B> {
 }
 
 /// A body with its trailers.
-pub(super) type Read = (Bytes, Option<HeaderMap>);
+pub(super) type Read = (Bytes, Trailers);
 
 type Settle = dyn Fn(Attempt, Request<Bytes>) -> BoxFuture<Settlement<Read>> + Send + Sync;
 
@@ -77,10 +77,10 @@ async fn collected<B: Body<Data = Bytes>>(settlement: Settlement<B>) -> Settleme
         Settlement::Unknown => return Settlement::Unknown,
     };
     let (parts, body) = answer.into_parts();
-    match read(body, usize::MAX, |_| Ok::<(), Infallible>(())).await {
-        Ok(body::Read::Whole(data, trailers)) => {
+    match read(pin!(body), usize::MAX, |_| Ok::<(), Infallible>(())).await {
+        Ok(Reading::Whole(data, trailers)) => {
             Settlement::Happened(Response::from_parts(parts, (data, trailers)))
         }
-        Ok(body::Read::TooLarge(..) | body::Read::Failed(..)) => Settlement::Unknown,
+        Ok(Reading::TooLarge(..) | Reading::Failed(..)) => Settlement::Unknown,
     }
 }

@@ -2,11 +2,11 @@
 
 use super::{
     config::Config,
-    stored::{self, Kind, Lines, Stored},
+    stored::{self, Kind, Line, Lines, Stored},
 };
 use crate::{key::OwnedKey, limits::HEAD_BYTES_MAX};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 
 /// An answer's head, as it is kept.
 pub(super) struct Head<'a> {
@@ -23,17 +23,27 @@ impl Config {
         kind: Kind,
         head: &Head<'_>,
         trailers: Option<&HeaderMap>,
-        body: impl Iterator<Item = impl AsRef<[u8]>> + Clone,
+        body: &[u8],
     ) -> Option<Vec<u8>> {
         let trailers = trailers.map(|all| self.retained.of(all, false)).unwrap_or_default();
-        let len: usize = body.clone().map(|chunk| chunk.as_ref().len()).sum();
-        let mut bytes = Vec::with_capacity(2 + stored::head_len(&head.headers) + len);
+        self.packed((key, place, kind), head.status, &head.headers, &trailers, body)
+    }
+
+    fn packed(
+        &self,
+        (key, place, kind): (&OwnedKey, Place, Kind),
+        status: StatusCode,
+        headers: &[Line<'_>],
+        trailers: &[Line<'_>],
+        body: &[u8],
+    ) -> Option<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(2 + stored::head_len(headers) + body.len());
         let Some(seal) = &self.seal else {
             bytes.extend_from_slice(&stored::prefix(kind, false));
-            stored::encode(&mut bytes, head.status, &head.headers, &trailers, body);
+            stored::encode(&mut bytes, status, headers, trailers, body);
             return Some(bytes);
         };
-        stored::encode(&mut bytes, head.status, &head.headers, &trailers, body);
+        stored::encode(&mut bytes, status, headers, trailers, body);
         match seal.seal(&context(key, place, kind), &bytes) {
             Ok(sealed) => Some([&stored::prefix(kind, true), &sealed[..]].concat()),
             Err(error) => {
@@ -46,22 +56,24 @@ impl Config {
     /// The head that is kept of an answer that is not retained: its status, and `Location`, or as
     /// many of all its headers as there is room for, `Location` first.
     pub fn pack_head(&self, key: &OwnedKey, head: &Head<'_>, all: bool) -> Vec<u8> {
-        let is_location = |line: &(&HeaderName, &HeaderValue)| line.0 == header::LOCATION;
-        let location = head.headers.iter().find(|line| is_location(line));
-        let others = head.headers.iter().filter(|line| all && !is_location(line));
         // A seal adds something, too.
         let room = if self.seal.is_some() { HEAD_BYTES_MAX - 512 } else { HEAD_BYTES_MAX };
-        let headers = fitting(location.into_iter().chain(others).copied(), room);
-        let head = Head { status: head.status, headers };
-        let none = std::iter::empty::<&[u8]>;
-        self.pack(key, Place::Record, Kind::HeadOnly, &head, None, none())
-            .filter(|packed| packed.len() <= HEAD_BYTES_MAX)
+        let location = head.headers.iter().find(|line| is_location(line)).copied();
+        let of = (key, Place::Record, Kind::HeadOnly);
+        let packed = if all {
+            let others = head.headers.iter().filter(|line| !is_location(line)).copied();
+            let headers = fitting(location.into_iter().chain(others), room);
+            self.packed(of, head.status, &headers, &[], &[])
+        } else {
+            let fits = location.filter(|line| line_len(line) + HEAD_ALONE <= room);
+            self.packed(of, head.status, fits.as_slice(), &[], &[])
+        };
+        packed.filter(|packed| packed.len() <= HEAD_BYTES_MAX).unwrap_or_else(|| {
             // Nothing secret in a status.
-            .unwrap_or_else(|| {
-                let mut bytes = stored::prefix(Kind::HeadOnly, false).to_vec();
-                stored::encode(&mut bytes, head.status, &Lines::new(), &Lines::new(), none());
-                bytes
-            })
+            let mut bytes = stored::prefix(Kind::HeadOnly, false).to_vec();
+            stored::encode(&mut bytes, head.status, &[], &[], &[]);
+            bytes
+        })
     }
 
     /// Reads what [`pack`](Self::pack) made; `None` if these bytes are something else, or can't be
@@ -101,16 +113,24 @@ fn strange<T>() -> Option<T> {
     None
 }
 
+/// At least as many bytes as a head has without its headers.
+const HEAD_ALONE: usize = 32;
+
+fn is_location(line: &Line<'_>) -> bool {
+    line.0 == header::LOCATION
+}
+
+/// At most how many bytes a header takes.
+fn line_len((name, value): &Line<'_>) -> usize {
+    name.as_str().len() + value.len() + 10
+}
+
 /// As many whole headers as take at most `room` bytes.
-fn fitting<'a>(
-    all: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>,
-    room: usize,
-) -> Lines<'a> {
-    let mut len = 0;
-    let fits = |(name, value): &(&HeaderName, &HeaderValue)| {
-        let line = name.as_str().len() + value.len() + 10;
-        let fits = len + line + 32 <= room;
-        len += if fits { line } else { 0 };
+fn fitting<'a>(all: impl Iterator<Item = Line<'a>>, room: usize) -> Lines<'a> {
+    let mut len = HEAD_ALONE;
+    let fits = |line: &Line<'a>| {
+        let fits = len + line_len(line) <= room;
+        len += if fits { line_len(line) } else { 0 };
         fits
     };
     all.filter(fits).collect()

@@ -44,7 +44,7 @@ impl StoredAnswer {
         }
         let stored = decode(kind, rest)?;
         let body = if kind == Kind::HeadOnly { Bytes::new() } else { stored.body };
-        let trailers = stored.trailers.unwrap_or_default();
+        let trailers = stored.trailers.map(|trailers| *trailers).unwrap_or_default();
         Some(StoredAnswer::Open { status: stored.status, headers: stored.headers, trailers, body })
     }
 
@@ -94,12 +94,12 @@ impl StoredAnswer {
         let trails = is_grpc(headers) && !body.is_empty();
         let (trailers, own): (Lines<'_>, Lines<'_>) =
             headers.iter().partition(|(name, _)| trails && grpc::is_trailer(name));
-        encode(&mut response, status, &own, &trailers, [body].into_iter());
+        encode(&mut response, status, &own, &trailers, body);
         // What stays when the response is not retained any more. Room enough for any address.
         let location = headers.get(header::LOCATION).filter(|value| value.len() < 2048);
-        let kept = location.map(|value| (&header::LOCATION, value)).into_iter().collect();
+        let kept = location.map(|value| (&header::LOCATION, value));
         let mut head = prefix(Kind::HeadOnly, false).to_vec();
-        encode(&mut head, status, &kept, &Lines::new(), std::iter::empty::<&[u8]>());
+        encode(&mut head, status, kept.as_slice(), &[], &[]);
         (head, response)
     }
 }

@@ -4,7 +4,7 @@ use super::{
     body::{Read, ResponseBody},
     execute::{Answered, Recorder, completion, is_overtaken},
     fingerprint::media_type,
-    grpc::{self, is_grpc},
+    grpc::{self, is_grpc_media},
     keep::{Head, Place},
     replay::REPLAYED,
     seal::StoreReference,
@@ -18,6 +18,7 @@ use crate::{
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, response::Parts};
 use http_body::Body;
+use std::{future::Future, pin::Pin};
 
 type Answer<R> = Response<ResponseBody<R>>;
 
@@ -25,21 +26,24 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
     /// Records the answer as the verdict says, and returns the answer for the client.
     pub async fn record<R: Body<Data = Bytes>>(
         &self,
-        mut claim: Claim<AsyncStore<S>>,
+        claim: &mut Claim<AsyncStore<S>>,
         answer: Response<R>,
     ) -> Answer<R> {
         let (mut parts, body) = answer.into_parts();
-        parts.headers.remove(REPLAYED);
+        if parts.headers.keys().any(|name| *name == REPLAYED) {
+            parts.headers.remove(REPLAYED);
+        }
+        let media = media_type(&parts.headers);
+        let (is_grpc, is_stream) = (is_grpc_media(&media), is_stream(&media));
         let given = parts.extensions.get::<Verdict>().copied();
         let passed = matches!(given, Some(Verdict::NothingDone | Verdict::NotRetained));
-        let body =
-            if !passed && is_grpc(&parts.headers) && !parts.headers.contains_key(grpc::STATUS) {
-                let room = Self::room(&claim, &self.head(&parts));
-                let executor = &*self.core.config.executor;
-                Answered::Read(Box::pin(grpc::read_unary(body, room, executor)).await)
-            } else {
-                Answered::Coming(body)
-            };
+        let body = if !passed && is_grpc && !parts.headers.contains_key(grpc::STATUS) {
+            let room = Self::room(claim, &self.head(&parts));
+            let executor = &*self.core.config.executor;
+            Answered::Read(Box::pin(grpc::read_unary(body, room, executor)).await)
+        } else {
+            Answered::Coming(body)
+        };
         let verdict = given.unwrap_or_else(|| self.verdict(&mut parts, &body));
         match verdict {
             Verdict::NothingDone => {
@@ -48,10 +52,10 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
             Verdict::Unknown => self.fail(claim, parts, body).await,
             Verdict::NotRetained => self.without_body(claim, parts, body).await,
             Verdict::FinalWithoutEffects => match claim.undo_effects().await {
-                Ok(()) => self.ended(claim, parts, body).await,
-                Err(error) => Box::pin(self.core.unrecorded(self.key, claim, &error)).await,
+                Ok(()) => self.ended(claim, parts, body, is_stream).await,
+                Err(error) => self.unrecorded(claim, &error).await,
             },
-            Verdict::Final => self.ended(claim, parts, body).await,
+            Verdict::Final => self.ended(claim, parts, body, is_stream).await,
         }
     }
 
@@ -73,9 +77,10 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
     /// The operation has ended, and this is its answer.
     async fn ended<R: Body<Data = Bytes>>(
         &self,
-        claim: Claim<AsyncStore<S>>,
+        claim: &mut Claim<AsyncStore<S>>,
         parts: Parts,
         body: Answered<R>,
+        is_stream: bool,
     ) -> Answer<R> {
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             let why = "an upgrade can't be replayed; leave its route out of the idempotency layer";
@@ -86,7 +91,7 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
             Some(StoreReference(reference)) => {
                 self.by_reference(claim, parts, body, reference).await
             }
-            None => self.complete(claim, parts, body).await,
+            None => self.complete(claim, parts, body, is_stream).await,
         }
     }
 
@@ -94,15 +99,15 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
     /// answer with the key's state instead.
     async fn nothing_done<R: Body<Data = Bytes>>(
         &self,
-        mut claim: Claim<AsyncStore<S>>,
+        claim: &mut Claim<AsyncStore<S>>,
         answer: impl FnOnce() -> Answer<R>,
     ) -> Answer<R> {
         // Retries take over by themselves unless they are refused.
         let stuck = self.attempt.leaves_history() && self.core.config.interrupted.is_refused();
         match claim.give_back().await {
-            Ok(()) if stuck => Box::pin(self.core.standing(self.key, &claim)).await,
+            Ok(()) if stuck => Box::pin(self.core.standing(self.key, claim)).await,
             Ok(()) => answer(),
-            Err(error) => Box::pin(self.core.unrecorded(self.key, claim, &error)).await,
+            Err(error) => self.unrecorded(claim, &error).await,
         }
     }
 
@@ -122,14 +127,15 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
     /// Stores the whole answer, if it ends and fits.
     async fn complete<R: Body<Data = Bytes>>(
         &self,
-        mut claim: Claim<AsyncStore<S>>,
+        claim: &mut Claim<AsyncStore<S>>,
         parts: Parts,
         body: Answered<R>,
+        is_stream: bool,
     ) -> Answer<R> {
         let head = self.head(&parts);
-        let room = Self::room(&claim, &head);
+        let room = Self::room(claim, &head);
         let is_kept = |body: &R| {
-            let endless = is_stream(&parts) && !body.is_end_stream();
+            let endless = is_stream && !body.is_end_stream();
             !endless && body.size_hint().lower() <= room as u64
         };
         if matches!(&body, Answered::Coming(body) if !is_kept(body)) {
@@ -138,9 +144,12 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         let (data, trailers) = match body.read(room).await {
             Read::Whole(data, trailers) => (data, trailers),
             Read::TooLarge(data, rest) => {
-                let done = self.head_only(&mut claim, &head).await;
+                let done = self.head_only(claim, &head).await;
                 let body = ResponseBody::resumed(data, rest);
-                return self.sent(claim, done, Response::from_parts(parts, body)).await;
+                return match done {
+                    Ok(()) => Response::from_parts(parts, body),
+                    Err(error) => self.unrecorded(claim, &error).await,
+                };
             }
             Read::Failed(data, error) => {
                 let failed = claim.fail(b"").await;
@@ -148,9 +157,11 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
                 return self.failed(claim, failed, answer).await;
             }
         };
-        let done = self.whole(&mut claim, &head, &data, trailers.as_ref()).await;
-        let answer = Response::from_parts(parts, ResponseBody::whole(data, trailers));
-        self.sent(claim, done, answer).await
+        let done = self.whole(claim, &head, &data, trailers.as_deref()).await;
+        match done {
+            Ok(()) => Response::from_parts(parts, ResponseBody::whole(data, trailers)),
+            Err(error) => self.unrecorded(claim, &error).await,
+        }
     }
 
     async fn whole(
@@ -161,8 +172,7 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         trailers: Option<&HeaderMap>,
     ) -> Result<(), ClaimError> {
         let config = &self.core.config;
-        let packed =
-            config.pack(self.key, Place::Record, Kind::Whole, head, trailers, [data].into_iter());
+        let packed = config.pack(self.key, Place::Record, Kind::Whole, head, trailers, data);
         let Some(packed) = packed else {
             return self.head_only(claim, head).await;
         };
@@ -176,7 +186,7 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
     /// Stores the reference by which the service finds the body.
     async fn by_reference<R: Body<Data = Bytes>>(
         &self,
-        mut claim: Claim<AsyncStore<S>>,
+        claim: &mut Claim<AsyncStore<S>>,
         parts: Parts,
         body: Answered<R>,
         reference: Bytes,
@@ -189,29 +199,33 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
             Kind::Reference,
             &head,
             body.trailers(),
-            [&reference].into_iter(),
+            &reference,
         );
         let done = match packed {
             Some(packed) => {
                 let short = config.pack_head(self.key, &head, false);
-                self.keep(&mut claim, &head, completion(&short, Some(&packed))).await
+                self.keep(claim, &head, completion(&short, Some(&packed))).await
             }
-            None => self.head_only(&mut claim, &head).await,
+            None => self.head_only(claim, &head).await,
         };
-        let answer = Response::from_parts(parts, body.into_body());
-        self.sent(claim, done, answer).await
+        match done {
+            Ok(()) => Response::from_parts(parts, body.into_body()),
+            Err(error) => self.unrecorded(claim, &error).await,
+        }
     }
 
     /// Records that it is done, then lets the answer through as it comes.
     async fn without_body<R: Body<Data = Bytes>>(
         &self,
-        mut claim: Claim<AsyncStore<S>>,
+        claim: &mut Claim<AsyncStore<S>>,
         parts: Parts,
         body: Answered<R>,
     ) -> Answer<R> {
-        let done = self.head_only(&mut claim, &self.head(&parts)).await;
-        let answer = Response::from_parts(parts, body.into_body());
-        self.sent(claim, done, answer).await
+        let done = self.head_only(claim, &self.head(&parts)).await;
+        match done {
+            Ok(()) => Response::from_parts(parts, body.into_body()),
+            Err(error) => self.unrecorded(claim, &error).await,
+        }
     }
 
     async fn head_only(
@@ -243,36 +257,33 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
         }
     }
 
-    /// Sends an answer only when it is recorded.
-    async fn sent<R: Body<Data = Bytes>>(
-        &self,
-        claim: Claim<AsyncStore<S>>,
-        done: Result<(), ClaimError>,
-        answer: Answer<R>,
-    ) -> Answer<R> {
-        match done {
-            Ok(()) => answer,
-            Err(error) => Box::pin(self.core.unrecorded(self.key, claim, &error)).await,
-        }
+    /// The client's answer when the handler's could not be recorded. In a box, so that the future of
+    /// most requests is small.
+    fn unrecorded<'a, R: Body<Data = Bytes> + 'a>(
+        &'a self,
+        claim: &'a mut Claim<AsyncStore<S>>,
+        error: &'a ClaimError,
+    ) -> Pin<Box<impl Future<Output = Answer<R>> + 'a>> {
+        Box::pin(self.core.unrecorded(self.key, claim, error))
     }
 
     /// The outcome is unknown; the answer is kept with the interrupted key, if it fits.
     async fn fail<R: Body<Data = Bytes>>(
         &self,
-        mut claim: Claim<AsyncStore<S>>,
+        claim: &mut Claim<AsyncStore<S>>,
         parts: Parts,
         body: Answered<R>,
     ) -> Answer<R> {
         let head = self.head(&parts);
-        let read = body.read(Self::room(&claim, &head)).await;
+        let read = body.read(Self::room(claim, &head)).await;
         let packed = match &read {
             Read::Whole(data, trailers) => self.core.config.pack(
                 self.key,
                 Place::Left,
                 Kind::Whole,
                 &head,
-                trailers.as_ref(),
-                [data].into_iter(),
+                trailers.as_deref(),
+                data,
             ),
             Read::TooLarge(..) | Read::Failed(..) => None,
         };
@@ -284,25 +295,22 @@ impl<S: IdempotencyStore> Recorder<'_, S> {
     /// The answer of an attempt whose outcome is unknown.
     async fn failed<R: Body<Data = Bytes>>(
         &self,
-        claim: Claim<AsyncStore<S>>,
+        claim: &mut Claim<AsyncStore<S>>,
         failed: Result<(), ClaimError>,
         answer: Answer<R>,
     ) -> Answer<R> {
         match failed {
-            Err(error) if is_overtaken(&error) => {
-                Box::pin(self.core.unrecorded(self.key, claim, &error)).await
-            }
+            Err(error) if is_overtaken(&error) => self.unrecorded(claim, &error).await,
             // Without room for the answer the key is interrupted all the same.
             Ok(()) | Err(_) => answer,
         }
     }
 }
 
-/// Answers that may never end: event streams, gRPC.
-fn is_stream(parts: &Parts) -> bool {
-    let media = media_type(&parts.headers);
-    media == "text/event-stream"
-        || media == "multipart/x-mixed-replace"
-        || is_grpc(&parts.headers)
-        || media.starts_with("application/grpc-web")
+/// Whether answers of a media type may never end: event streams, gRPC.
+fn is_stream(media: &[u8]) -> bool {
+    media == b"text/event-stream"
+        || media == b"multipart/x-mixed-replace"
+        || is_grpc_media(media)
+        || media.starts_with(b"application/grpc-web")
 }

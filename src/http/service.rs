@@ -10,7 +10,7 @@ use super::{
 };
 use crate::spi::IdempotencyStore;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, request::Parts};
 use http_body::Body;
 use std::{
     fmt,
@@ -71,10 +71,10 @@ where
         let core = self.core.of_request(&parts.headers);
         let span = core.span.clone();
         let handled = async move {
-            match core.admit(parts, body).await {
-                Admitted::Pass(request) => pass(inner, request).await,
+            match core.admit(&parts, body).await {
+                Admitted::Pass(body) => pass(inner, Request::from_parts(parts, body)).await,
                 Admitted::Answered(answer) => Ok(answer),
-                Admitted::Execute(admitted) => once(core, inner, admitted).await,
+                Admitted::Execute(admitted) => once(core, inner, parts, admitted).await,
             }
         };
         Box::pin(handled.instrument(span))
@@ -98,6 +98,7 @@ where
 async fn once<S, I, B, R>(
     core: Core<S>,
     inner: I,
+    parts: Parts,
     admitted: Box<ToExecute<S>>,
 ) -> Result<Response<ResponseBody<R>>, I::Error>
 where
@@ -112,7 +113,7 @@ where
     let (detached, span) = (core.config.detached, core.span.clone());
     let executor = core.config.executor.clone();
     // In a box in any case: replays, which don't get here, then have a small future.
-    let work: BoxFuture<_> = Box::pin(execute(core, inner, admitted));
+    let work: BoxFuture<_> = Box::pin(execute(core, inner, parts, admitted));
     if !detached {
         return work.await;
     }

@@ -4,7 +4,7 @@ use super::header::{self, BadKey};
 use bytes::Bytes;
 use http::{HeaderName, request::Parts};
 use serde_json::Value;
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 type Find = dyn Fn(&Parts, &Bytes) -> Option<Vec<u8>> + Send + Sync;
 
@@ -101,11 +101,11 @@ impl KeySource {
     }
 
     /// The key in a request's headers.
-    pub(super) fn in_headers(&self, parts: &Parts) -> Result<Vec<u8>, BadKey> {
+    pub(super) fn in_headers<'a>(&self, parts: &'a Parts) -> Result<Cow<'a, [u8]>, BadKey> {
         let Place::Headers(names) = &self.place else {
             return Err(BadKey::Missing);
         };
-        let mut found: Result<Vec<u8>, BadKey> = Err(BadKey::Missing);
+        let mut found: Result<Cow<'a, [u8]>, BadKey> = Err(BadKey::Missing);
         for name in names {
             match (header::key(&parts.headers, name), &found) {
                 (Err(BadKey::Missing), _) => {}
@@ -120,16 +120,21 @@ impl KeySource {
     }
 
     /// The key in a request and its body.
-    pub(super) fn in_request(&self, parts: &Parts, body: &Bytes) -> Result<Vec<u8>, BadKey> {
+    pub(super) fn in_request<'a>(
+        &self,
+        parts: &'a Parts,
+        body: &Bytes,
+    ) -> Result<Cow<'a, [u8]>, BadKey> {
         match &self.place {
             Place::Headers(_) => self.in_headers(parts),
             Place::Request(find) => {
-                find(parts, body).ok_or(BadKey::Missing).and_then(|key| self.formed(key))
+                let found = find(parts, body).map(Cow::Owned).ok_or(BadKey::Missing);
+                found.and_then(|key| self.formed(key))
             }
         }
     }
 
-    fn formed(&self, key: Vec<u8>) -> Result<Vec<u8>, BadKey> {
+    fn formed<'a>(&self, key: Cow<'a, [u8]>) -> Result<Cow<'a, [u8]>, BadKey> {
         if self.uuids && !is_uuid(&key) {
             return Err(BadKey::Malformed("the key is not a UUID"));
         }

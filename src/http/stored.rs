@@ -7,6 +7,7 @@
 //! Numbers of the header lists are LEB128, the status is little-endian. Names and values are
 //! preceded by their lengths. When sealed, everything after `kind` is made by the seal.
 
+use super::body::Trailers;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -30,7 +31,7 @@ pub(super) struct Stored {
     pub kind: Kind,
     pub status: StatusCode,
     pub headers: HeaderMap,
-    pub trailers: Option<HeaderMap>,
+    pub trailers: Trailers,
     pub body: Bytes,
 }
 
@@ -56,25 +57,28 @@ pub(super) fn split(mut bytes: Bytes) -> Option<(Kind, bool, Bytes)> {
     Some((kind, sealed, bytes.split_off(2)))
 }
 
-/// Header lines in their order, borrowed.
-pub(super) type Lines<'a> = Vec<(&'a HeaderName, &'a HeaderValue)>;
+/// A header line, borrowed.
+pub(super) type Line<'a> = (&'a HeaderName, &'a HeaderValue);
 
-/// Everything after the prefix, body chunks last.
+/// Header lines in their order.
+pub(super) type Lines<'a> = Vec<Line<'a>>;
+
+/// Everything after the prefix, the body last.
 pub(super) fn encode(
     out: &mut Vec<u8>,
     status: StatusCode,
-    headers: &Lines<'_>,
-    trailers: &Lines<'_>,
-    body: impl Iterator<Item = impl AsRef<[u8]>>,
+    headers: &[Line<'_>],
+    trailers: &[Line<'_>],
+    body: &[u8],
 ) {
     out.extend_from_slice(&status.as_u16().to_le_bytes());
     put_headers(out, headers);
     put_headers(out, trailers);
-    body.for_each(|chunk| out.extend_from_slice(chunk.as_ref()));
+    out.extend_from_slice(body);
 }
 
 /// At most how many bytes [`encode`] takes for the head.
-pub(super) fn head_len(headers: &Lines<'_>) -> usize {
+pub(super) fn head_len(headers: &[Line<'_>]) -> usize {
     16 + headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 10).sum::<usize>()
 }
 
@@ -84,12 +88,12 @@ pub(super) fn decode(kind: Kind, rest: Bytes) -> Option<Stored> {
     let status = u16::from_le_bytes(reader.take(2)?.try_into().ok()?);
     let status = StatusCode::from_u16(status).ok()?;
     let headers = reader.headers()?;
-    let trailers = Some(reader.headers()?).filter(|trailers| !trailers.is_empty());
+    let trailers = Some(reader.headers()?).filter(|trailers| !trailers.is_empty()).map(Box::new);
     let body = rest.slice(reader.at..);
     Some(Stored { kind, status, headers, trailers, body })
 }
 
-fn put_headers(out: &mut Vec<u8>, headers: &Lines<'_>) {
+fn put_headers(out: &mut Vec<u8>, headers: &[Line<'_>]) {
     put_number(out, headers.len());
     for (name, value) in headers {
         put_bytes(out, name.as_str().as_bytes());
@@ -170,10 +174,11 @@ pub(crate) fn round_trip(bytes: &[u8]) -> bool {
     };
     let mut again = Vec::new();
     let Stored { status, headers, trailers, body, .. } = &stored;
-    let list = |map: &HeaderMap| head_len(&map.iter().collect());
-    let trailing = trailers.iter().flatten().collect();
-    encode(&mut again, *status, &headers.iter().collect(), &trailing, [body].into_iter());
-    let room = list(headers) + trailers.as_ref().map_or(0, list);
+    let list = |map: &HeaderMap| head_len(&map.iter().collect::<Lines<'_>>());
+    let trailing: Lines<'_> = trailers.as_deref().into_iter().flatten().collect();
+    let own: Lines<'_> = headers.iter().collect();
+    encode(&mut again, *status, &own, &trailing, body);
+    let room = list(headers) + trailers.as_deref().map_or(0, list);
     assert!(again.len() <= room + body.len());
     let back = decode(kind, again.into()).expect("it has just been encoded");
     let lines = |map: Option<&HeaderMap>| {
@@ -181,7 +186,7 @@ pub(crate) fn round_trip(bytes: &[u8]) -> bool {
         lines.collect::<Vec<_>>()
     };
     assert_eq!(lines(Some(&back.headers)), lines(Some(&stored.headers)));
-    assert_eq!(lines(back.trailers.as_ref()), lines(stored.trailers.as_ref()));
+    assert_eq!(lines(back.trailers.as_deref()), lines(stored.trailers.as_deref()));
     assert_eq!(back, stored);
     true
 }
@@ -202,8 +207,9 @@ pub(crate) fn encoded(status: u16, lists: [&[(&[u8], &[u8])]; 2], body: &[u8]) -
     });
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
     let mut bytes = prefix(Kind::Whole, false).to_vec();
-    let (headers, trailers) = (headers.iter().collect(), trailers.iter().collect());
-    encode(&mut bytes, status, &headers, &trailers, [body].into_iter());
+    let (headers, trailers): (Lines<'_>, Lines<'_>) =
+        (headers.iter().collect(), trailers.iter().collect());
+    encode(&mut bytes, status, &headers, &trailers, body);
     bytes
 }
 
@@ -229,7 +235,7 @@ mod tests {
                 kind: Kind::Whole,
                 status: StatusCode::from_u16(status).unwrap(),
                 headers,
-                trailers: Some(trailers).filter(|t| !t.is_empty()),
+                trailers: Some(trailers).filter(|t| !t.is_empty()).map(Box::new),
                 body: body.into(),
             },
         )
@@ -240,9 +246,9 @@ mod tests {
         fn what_is_stored_comes_back(stored in stored()) {
             let mut bytes = prefix(Kind::Whole, false).to_vec();
             let Stored { status, headers, trailers, body, .. } = &stored;
-            let own = headers.iter().collect();
-            let trailing = trailers.iter().flatten().collect();
-            encode(&mut bytes, *status, &own, &trailing, [body].into_iter());
+            let own: Lines<'_> = headers.iter().collect();
+            let trailing: Lines<'_> = trailers.as_deref().into_iter().flatten().collect();
+            encode(&mut bytes, *status, &own, &trailing, body);
             let (kind, sealed, rest) = split(bytes.into()).unwrap();
             prop_assert!(!sealed);
             let back = decode(kind, rest).unwrap();
@@ -270,8 +276,8 @@ mod tests {
         headers.append("link", HeaderValue::from_static("<1>"));
         headers.append("link", HeaderValue::from_static("<2>"));
         let mut bytes = prefix(Kind::Whole, false).to_vec();
-        let headers = headers.iter().collect();
-        encode(&mut bytes, StatusCode::OK, &headers, &Lines::new(), [b"body"].into_iter());
+        let headers: Lines<'_> = headers.iter().collect();
+        encode(&mut bytes, StatusCode::OK, &headers, &[], b"body");
         for len in 0..bytes.len() - 4 {
             let cut = Bytes::copy_from_slice(&bytes[..len]);
             assert!(split(cut).and_then(|(kind, _, rest)| decode(kind, rest)).is_none());

@@ -158,7 +158,7 @@ pub fn made_answer(status: u16, lists: [&[(&[u8], &[u8])]; 2], body: &[u8]) {
 
 /// The key that a line of the HTTP layer's header says.
 pub fn key(line: &[u8]) -> Option<Vec<u8>> {
-    parse_key(line).ok()
+    parse_key(line).ok().map(Into::into)
 }
 
 /// A timing wheel whose timers are numbered.

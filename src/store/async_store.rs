@@ -68,11 +68,15 @@ impl<S: IdempotencyStore> AsyncStore<S> {
         fingerprint: Fingerprint,
         terms: Terms,
     ) -> Result<Begin<AsyncStore<S>>, BeginError> {
-        self.begin_request(Request { key: key.owned(), fingerprint, terms }).await
+        self.begin_request(&Request { key: key.owned(), fingerprint, terms }).await
     }
 
-    async fn begin_request(&self, request: Request) -> Result<Begin<AsyncStore<S>>, BeginError> {
-        let found = self.0.begin(&request).await?;
+    /// [`begin_with`](Self::begin_with), by a caller who keeps the request.
+    pub(crate) async fn begin_request(
+        &self,
+        request: &Request,
+    ) -> Result<Begin<AsyncStore<S>>, BeginError> {
+        let found = self.0.begin(request).await?;
         Ok(Begin::of(self, request, found))
     }
 
@@ -270,7 +274,7 @@ impl<S: IdempotencyStore> Pending<AsyncStore<S>> {
         loop {
             let left = until.saturating_sub(store.now());
             let changed = store.changed(&request, running.token, left).await;
-            let begin = store.begin_request((*request).clone()).await?;
+            let begin = store.begin_request(&request).await?;
             match begin {
                 Begin::InFlight(again) if changed && store.now() < until => {
                     running = again.running;
@@ -289,6 +293,6 @@ impl<S: IdempotencyStore> Interrupted<AsyncStore<S>> {
     pub async fn take_over(self) -> Result<Begin<AsyncStore<S>>, BeginError> {
         let Interrupted { store, request, stuck } = self;
         let found = store.take_over(&request, stuck.token).await?;
-        Ok(Begin::of(&store, *request, found))
+        Ok(Begin::of(&store, &request, found))
     }
 }

@@ -36,17 +36,17 @@ pub enum Begin<S: IdempotencyStore = Store> {
 }
 
 impl<S: IdempotencyStore> Begin<S> {
-    pub(crate) fn of(store: &S, request: Request, found: Found) -> Self {
+    pub(crate) fn of(store: &S, request: &Request, found: Found) -> Self {
         let store = || store.clone();
+        let request = || Box::new(request.clone());
         match found {
             Found::Granted(grant) => Begin::Execute(Claim::new(store(), grant)),
             Found::Replay(record) => Begin::Replay(record),
             Found::InFlight(running) => {
-                Begin::InFlight(Pending { store: store(), request: Box::new(request), running })
+                Begin::InFlight(Pending { store: store(), request: request(), running })
             }
             Found::Interrupted(stuck) => {
-                let request = Box::new(request);
-                Begin::Interrupted(Interrupted { store: store(), request, stuck })
+                Begin::Interrupted(Interrupted { store: store(), request: request(), stuck })
             }
             Found::Mismatch { scheme } => Begin::Mismatch { scheme },
         }

@@ -215,7 +215,7 @@ fn begun<S: IdempotencyStore>(
     found: impl Iterator<Item = Result<Found, BeginError>>,
 ) -> Vec<Result<Begin<S>, BeginError>> {
     let begun =
-        |(request, found): (_, Result<_, _>)| found.map(|found| Begin::of(store, request, found));
+        |(request, found): (_, Result<_, _>)| found.map(|found| Begin::of(store, &request, found));
     requests.into_iter().zip(found).map(begun).collect()
 }
 

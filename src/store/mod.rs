@@ -256,7 +256,7 @@ impl Store {
             |found| Delivery::new(&**engine, found),
             Delivery::arrived,
         )?;
-        Ok(Begin::of(self, request, found))
+        Ok(Begin::of(self, &request, found))
     }
 
     pub(crate) fn write_blocking(
