@@ -4,8 +4,8 @@
 
 Starts the service and, before it, a proxy that hurts the first tries of each key: it loses the
 answer when the service has given it, or a part of it, or the request, or is too slow. Then urllib3,
-curl and, where they are installed, others for Python and Node (more_clients.py, more_clients.mjs)
-place orders through it, as their own settings tell them to retry. Then `place_orders` (the example of `onlyonce-client`) places named ones, and is killed again and again while it does. In the
+curl and, where they are installed, others for Python and Node (more_clients.py, more_clients.mjs) and
+the own clients of Java and Go (MoreClients.java, more_clients.go) place orders through it, as their own settings tell them to retry. Then `place_orders` (the example of `onlyonce-client`) places named ones, and is killed again and again while it does. In the
 end the service's list has each order exactly once, and each client was told its number.
 """
 
@@ -219,6 +219,22 @@ def by_node(packages, name):
     return send_all
 
 
+def by_lines(program):
+    """Places orders all at once by a program that reads and writes lines."""
+
+    def send_all(url, orders):
+        folder = os.path.dirname(os.path.abspath(__file__))
+        command = [*program[:-1], os.path.join(folder, program[-1]), url, str(int(PATIENCE_S * 1000))]
+        asked = "".join(f"{key}\t{json.dumps(order)}\n" for key, order in orders)
+        ended = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=100)
+        if ended.returncode != 0:
+            raise SystemExit(f"{program[-1]} gave up: {ended.stderr}")
+        told = [line.split("\t", 2) for line in ended.stdout.splitlines()]
+        return [(int(status), json.loads(answer), int(again)) for status, again, answer in told]
+
+    return send_all
+
+
 def place(proxy, name, send_all, count):
     """Places orders; number of the order by item."""
     url = "http://{}:{}/orders".format(*proxy.address)
@@ -262,6 +278,15 @@ def clients(packages):
             yield name, by_node(packages, name), OTHER_ORDERS
         else:
             print(f"no {name} here")
+    # With a compiler: the programs come as their sources.
+    if shutil.which("javac"):
+        yield "java.net.http", by_lines(["java", "MoreClients.java"]), OTHER_ORDERS
+    else:
+        print("no Java here")
+    if shutil.which("go"):
+        yield "Go's net/http", by_lines(["go", "run", "more_clients.go"]), OTHER_ORDERS
+    else:
+        print("no Go here")
 
 
 def place_named(proxy, program):
