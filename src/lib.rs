@@ -149,6 +149,7 @@ mod wheel;
 
 pub use clock::{AcceptClock, Clock, ManualClock, SystemClock};
 pub use engine::entries::{Entry, Filter, State};
+pub use engine::erase::Erased;
 pub use engine::resolve::Resolution;
 pub use error::{BeginError, ClaimError, Full, KeyError, KeyState, OpenError, Retry};
 pub use fingerprint::Fingerprint;

@@ -114,7 +114,15 @@ impl Inspection {
             decisions: decisions_of(&*self.storage)?,
             salvage: salvage.then_some(self),
         };
-        let mut backup = Writer::new(dst, options)?.write(cut, &mut || Ok(()))?;
+        // A segment that was copied before something in it was erased, and one that was copied after
+        // that: a record without the tombstone that had ended it.
+        let mut unchanged = || {
+            let erased = self.segments.iter().any(|s| s.still_holds() && !s.is_unchanged());
+            let what = "keys were erased from the store while it was copied; copy it again";
+            let failed = || BackupError::io("copying the store")(std::io::Error::other(what));
+            if erased { Err(failed()) } else { Ok(()) }
+        };
+        let mut backup = Writer::new(dst, options)?.write(cut, &mut unchanged)?;
         backup.problems.extend_from_slice(self.problems());
         Ok(backup)
     }

@@ -11,7 +11,11 @@ use crate::{
     engine::tokens,
     inspect::{Inspection, Problem},
     log::{FooterEntry, Slot, Summary, file_name, next_epoch},
-    recover::{CLAIMS_FILE, RING_FILE, create::create_ring, segments::Segment},
+    recover::{
+        CLAIMS_FILE, RING_FILE,
+        create::create_ring,
+        segments::{Place, Segment},
+    },
     storage::{DiskStorage, Storage, StorageFile, share_blocks},
     superblock::{self, Superblock, SuperblockFile},
 };
@@ -184,7 +188,8 @@ impl<'a> Writer<'a> {
     ) -> std::io::Result<()> {
         let bytes = segment.slot.bytes;
         let image = segment.image();
-        let damaged = segment.entries().iter().filter(|e| segment.frame_in(&image, e).is_none());
+        let is_damaged = |e: &&FooterEntry| matches!(segment.frame_in(&image, e), Place::Damaged);
+        let damaged = segment.entries().iter().filter(is_damaged);
         let damaged: Vec<_> = damaged.map(|e| Problem::unreadable(segment, e)).collect();
         if segment.still_holds() {
             self.done.problems.extend(damaged);

@@ -17,7 +17,7 @@ use crc32fast::Hasher;
 use std::collections::{BTreeMap, HashMap};
 
 pub(crate) const CELL_BYTES: usize = 256;
-const LINK_BYTES: usize = 32;
+pub(super) const LINK_BYTES: usize = 32;
 pub(crate) const PAYLOAD_BYTES: usize = CELL_BYTES - LINK_BYTES;
 /// Cells before this one hold the header and the hints.
 pub(crate) const FIRST_CELL: u32 = 2;

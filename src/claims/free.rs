@@ -179,6 +179,24 @@ impl FreeCells {
         Some(free.take(count).collect())
     }
 
+    /// Calls `what` with each cell that is free, which nothing else takes during the call.
+    pub fn each<E>(&self, mut what: impl FnMut(u32) -> Result<(), E>) -> Result<(), E> {
+        for (at, stripe) in self.stripes.iter().enumerate() {
+            let words = stripe.lock().words.len();
+            // The lock is held for a word's cells at a time.
+            for word in 0..words {
+                let stripe = stripe.lock();
+                let mut bits = stripe.words.get(word).copied().unwrap_or(0);
+                while bits != 0 {
+                    what(cell(at, word * 64 + bits.trailing_zeros() as usize))?;
+                    bits &= bits - 1;
+                }
+            }
+        }
+        let spare = self.spare.lock();
+        spare.takeovers.iter().chain(&spare.checkpoints).try_for_each(|cell| what(*cell))
+    }
+
     fn take_one(&self) -> Option<u32> {
         let own = STRIPE.with(|stripe| *stripe);
         (own..own + STRIPES).find_map(|at| {

@@ -42,6 +42,7 @@ use crate::{
 use smallvec::SmallVec;
 use std::{io, sync::Arc};
 
+mod blank;
 pub(crate) mod format;
 mod free;
 mod medium;

@@ -5,11 +5,14 @@ use crate::{fingerprint::Fingerprint, key::KeyRef, record::Reason, token::Token}
 
 const NOTED: u8 = 1;
 const OUTCOME: u8 = 2;
+const ERASED: u8 = 3;
 
 /// An entry, read.
 pub(super) enum Entry {
     Noted(Box<Decision>),
     Outcome(u64, Outcome),
+    /// There was a decision of this number.
+    Erased(u64),
 }
 
 fn put(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
@@ -58,6 +61,13 @@ pub(super) fn outcome(number: u64, outcome: &Outcome) -> Vec<u8> {
     out
 }
 
+/// What stands in the place of a decision that was erased: the numbers have no gap.
+pub(super) fn erased(number: u64) -> Vec<u8> {
+    let mut out = vec![ERASED];
+    out.extend_from_slice(&number.to_le_bytes());
+    out
+}
+
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -101,6 +111,7 @@ pub(super) fn read(bytes: &[u8]) -> Option<Entry> {
     let mut from = Reader(bytes);
     match from.byte()? {
         NOTED => Some(Entry::Noted(Box::new(decision(&mut from)?))),
+        ERASED => Some(Entry::Erased(from.u64()?)),
         OUTCOME => {
             let number = from.u64()?;
             let done = from.byte()? == 1;

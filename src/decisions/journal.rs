@@ -16,10 +16,10 @@ use super::{
 use crate::{
     error::{ClaimError, Full},
     poison::Poison,
-    storage::{Storage, StorageFile, is_failed_sync, is_no_room},
+    storage::{Storage, StorageFile, is_failed_sync, is_no_room, is_zero},
     sync::Mutex,
 };
-use std::{io, sync::Arc};
+use std::{collections::HashSet, io, sync::Arc};
 
 const MAGIC: &[u8; 24] = b"onlyonce decisions 1\0\0\0\0";
 const HEADER: usize = 32;
@@ -126,6 +126,78 @@ impl Journal {
         let _ = tail.append(pen, &format::outcome(number, outcome), pen.now_ms);
     }
 
+    /// Forgets what was decided about the keys of a scope, and overwrites it; returns how many
+    /// decisions that were. All others are written to new files first, durably, in their order; then
+    /// the files of before are overwritten with zeros, and removed. A crash in between leaves some
+    /// decisions in two files, and a reader takes each once.
+    pub fn erase(&self, pen: &Pen<'_>, scope: &[u8]) -> Result<u64, ClaimError> {
+        let mut synced = self.syncing.lock();
+        let mut tail = self.tail.lock();
+        if tail.closed {
+            return Err(ClaimError::Closed);
+        }
+        tail.know(pen)?;
+        let unavailable = |error: io::Error| ClaimError::Unavailable { what: error.to_string() };
+        let mut old = Vec::new();
+        let (mut kept, mut seen, mut erased) = (Vec::new(), HashSet::new(), HashSet::new());
+        let mut torn = false;
+        // (One above the last has no entry, and is made again.)
+        let files = files(pen.storage).map_err(unavailable)?;
+        for (_, name) in files.into_iter().filter(|(number, _)| *number <= tail.last_file) {
+            let file = pen.storage.open(&name).map_err(unavailable)?;
+            let mut bytes = vec![0; file.size() as usize];
+            file.read_at(0, &mut bytes).map_err(unavailable)?;
+            let end = scan(&*file, pen.store, |entry| match entry {
+                Entry::Noted(decision) if seen.insert((decision.number, false)) => {
+                    let bytes = match decision.key.scope() == scope {
+                        true => format::erased(decision.number),
+                        false => format::noted(&decision),
+                    };
+                    if decision.key.scope() == scope {
+                        erased.insert(decision.number);
+                    }
+                    kept.push((decision.number, bytes, decision.at_ms));
+                }
+                Entry::Outcome(number, outcome)
+                    if seen.insert((number, true)) && !erased.contains(&number) =>
+                {
+                    kept.push((number, format::outcome(number, &outcome), 0));
+                }
+                Entry::Erased(number) if seen.insert((number, false)) => {
+                    kept.push((number, format::erased(number), 0));
+                }
+                _ => {}
+            });
+            let end = end.map_err(unavailable)?.map_or(0, |(at, _)| at);
+            torn |= !is_zero(&bytes[end as usize..]);
+            old.push((name, file));
+        }
+        if erased.is_empty() && !torn {
+            return Ok(0);
+        }
+        // Where an erasure was interrupted they are not in their order; each before its outcome.
+        kept.sort_by_key(|(number, ..)| *number);
+        let mut written = || {
+            tail.rewrite(pen, &kept)?;
+            // Overwritten first: whatever has their bytes is gone before their names are.
+            for (name, file) in &old {
+                let zeros = vec![0; file.size() as usize];
+                let blank = file.write_at(0, &zeros).and_then(|()| file.sync());
+                blank.map_err(|error| pen.failed("overwriting decisions", &error))?;
+                pen.storage.remove(name).map_err(unavailable)?;
+            }
+            let synced = pen.storage.sync_dir();
+            synced.map_err(|error| pen.failed("syncing the directory", &error))
+        };
+        let done = written();
+        match &tail.file {
+            Some(open) if done.is_ok() => *synced = (tail.last_file, open.at),
+            // The next call looks at what there is.
+            _ => *tail = Tail { closed: tail.closed, ..Tail::default() },
+        }
+        done.map(|()| erased.len() as u64)
+    }
+
     /// Writes nothing any more, and makes the outcomes durable as well as it can.
     pub fn close(&self) {
         let mut tail = self.tail.lock();
@@ -146,11 +218,13 @@ impl Tail {
         for (number, name) in files(pen.storage).map_err(unavailable)? {
             let file = pen.storage.open(&name).map_err(unavailable)?;
             let mut youngest_ms = 0;
-            let end = scan(&*file, pen.store, |entry| {
-                if let Entry::Noted(decision) = &entry {
+            let end = scan(&*file, pen.store, |entry| match &entry {
+                Entry::Noted(decision) => {
                     youngest_ms = youngest_ms.max(decision.at_ms);
                     self.last = self.last.max(decision.number);
                 }
+                Entry::Erased(number) => self.last = self.last.max(*number),
+                Entry::Outcome(..) => {}
             });
             let end = end.map_err(unavailable)?;
             if let Some(Open { youngest_ms, .. }) = self.file.take() {
@@ -208,6 +282,23 @@ impl Tail {
         (open.at, open.chain) = (open.at + len, sum);
         open.youngest_ms = open.youngest_ms.max(at_ms);
         Ok((self.last_file, open.at))
+    }
+
+    /// Writes all entries to new files, durably.
+    fn rewrite(
+        &mut self,
+        pen: &Pen<'_>,
+        entries: &[(u64, Vec<u8>, u64)],
+    ) -> Result<(), ClaimError> {
+        if let Some(open) = self.file.take() {
+            open.file.sync().map_err(|error| pen.failed("syncing decisions", &error))?;
+        }
+        self.earlier.clear();
+        for (_, bytes, at_ms) in entries {
+            self.append(pen, bytes, *at_ms)?;
+        }
+        let Some(open) = &self.file else { return Ok(()) };
+        open.file.sync().map_err(|error| pen.failed("syncing decisions", &error))
     }
 
     /// Begins a file in which `len` bytes have room, and removes those that have been kept long
@@ -316,17 +407,21 @@ pub(crate) struct Checked {
 /// without gaps, and an outcome is written only after its decision, and all that stands before that,
 /// has been synced.
 pub(crate) fn check(storage: &dyn Storage, store: u64) -> io::Result<Checked> {
-    let (mut checked, mut last) = (Checked::default(), None);
+    let (mut checked, mut last, mut seen) = (Checked::default(), None, HashSet::new());
     for (_, name) in files(storage)? {
         let mut missing = 0;
         let read = storage.open(&name).and_then(|file| {
             let end = scan(&*file, store, |entry| {
-                if let Entry::Noted(decision) = entry {
-                    let gap = last.map_or(0, |last| decision.number.saturating_sub(last + 1));
-                    missing += gap;
-                    checked.decisions += 1;
-                    last = Some(decision.number);
-                }
+                let number = match &entry {
+                    Entry::Noted(decision) => decision.number,
+                    Entry::Erased(number) => *number,
+                    Entry::Outcome(..) => return,
+                };
+                missing += last.map_or(0, |last: u64| number.saturating_sub(last + 1));
+                // An erasure that was interrupted has left some twice.
+                let again = !seen.insert(number);
+                checked.decisions += u64::from(!again && matches!(entry, Entry::Noted(_)));
+                last = Some(number);
             })?;
             let mut bytes = vec![0; file.size() as usize];
             file.read_at(0, &mut bytes)?;
@@ -376,6 +471,7 @@ pub(crate) fn read_all(
     since_ms: u64,
 ) -> io::Result<Vec<Decision>> {
     let mut decisions: Vec<Decision> = Vec::new();
+    let mut seen = HashSet::new();
     for (_, name) in files(storage)? {
         let file = match storage.open(&name) {
             // Removed since it was listed: it had been kept long enough.
@@ -383,7 +479,9 @@ pub(crate) fn read_all(
             opened => opened?,
         };
         scan(&*file, store, |entry| match entry {
-            Entry::Noted(decision) => decisions.push(*decision),
+            // An erasure that was interrupted has left some twice.
+            Entry::Noted(decision) if seen.insert(decision.number) => decisions.push(*decision),
+            Entry::Noted(_) | Entry::Erased(_) => {}
             Entry::Outcome(number, outcome) => {
                 // An outcome comes soon after its decision.
                 let known = decisions.iter_mut().rev().find(|known| known.number == number);
@@ -394,5 +492,6 @@ pub(crate) fn read_all(
         })?;
     }
     decisions.retain(|decision| decision.at_ms > since_ms);
+    decisions.sort_by_key(|decision| decision.number);
     Ok(decisions)
 }

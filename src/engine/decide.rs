@@ -83,6 +83,11 @@ impl Engine {
         self.decisions.adopt(&self.pen(), decision)
     }
 
+    /// Erases the decisions about the keys of a scope; returns how many.
+    pub fn erase_decisions(&self, scope: &[u8]) -> Result<u64, ClaimError> {
+        self.decisions.erase(&self.pen(), scope)
+    }
+
     /// What the journal of decisions writes with.
     fn pen(&self) -> Pen<'_> {
         Pen {

@@ -291,7 +291,9 @@ impl Engine {
             return Ok(None);
         }
         let read = self.log.read(location);
-        if self.log.epoch(location.slot()) != epoch {
+        if self.log.epoch(location.slot()) != epoch
+            || read.is_none() && self.log.is_erased(location)
+        {
             return Ok(None);
         }
         let (segment, offset) = (location.slot(), location.offset());

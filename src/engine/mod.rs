@@ -25,6 +25,7 @@ pub(crate) mod complete;
 mod decide;
 pub(crate) mod driver;
 pub(crate) mod entries;
+pub(crate) mod erase;
 pub(crate) mod expire;
 pub(crate) mod lease;
 pub(crate) mod maintenance;
@@ -198,6 +199,8 @@ pub(crate) struct Engine {
     timeouts: Mutex<TimingWheel<Waker>>,
     /// One round of maintenance at a time.
     keeping: Mutex<()>,
+    /// One erasure at a time.
+    erasing: Mutex<()>,
     /// Backups under way, during which no segment is recycled. Counted up under `keeping`.
     copying: AtomicU32,
     holders: Holders,

@@ -22,6 +22,7 @@ pub(crate) enum Lookup {
     Here(Frame),
     /// A record of this key that has expired.
     Expired,
+    /// Another key's record, or one that was erased.
     OtherKey,
     /// The index no longer has this location.
     Gone,
@@ -56,6 +57,9 @@ impl Engine {
     }
 
     fn unreadable(&self, location: Location, key: KeyRef<'_>) -> Lookup {
+        if self.log.is_erased(location) {
+            return Lookup::OtherKey;
+        }
         if broken::is(Broken::KeyBeforeChecksum) && !self.log.names_unchecked(location, key) {
             return Lookup::OtherKey;
         }

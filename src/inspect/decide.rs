@@ -9,7 +9,7 @@ use crate::{
     log::{FooterEntry, Frame},
     record::Reason,
     recover::decide::{self, Content, Outlived, Records},
-    recover::segments::Segment,
+    recover::segments::{Place, Segment},
 };
 use smallvec::SmallVec;
 use std::{
@@ -48,9 +48,10 @@ impl Inspection {
         let Ok(at) = at else { return Content::Gone };
         let segment = &self.segments[at];
         match segment.frame_at(location.offset()) {
-            Ok(Some(frame)) => Content::Frame(frame),
+            Ok(Place::Frame(frame)) => Content::Frame(frame),
+            Ok(Place::Erased) => Content::Gone,
             _ if !segment.still_holds() => Content::Gone,
-            Ok(None) => Content::Damaged("the record does not read back".into()),
+            Ok(Place::Damaged) => Content::Damaged("the record does not read back".into()),
             Err(error) => Content::Damaged(format!("the record cannot be read: {error}")),
         }
     }

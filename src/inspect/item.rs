@@ -9,7 +9,10 @@ use crate::{
     location::Location,
     log::Frame,
     record::Retention,
-    recover::{decide::Content, segments::Segment},
+    recover::{
+        decide::Content,
+        segments::{Place, Segment},
+    },
     token::Token,
 };
 use std::time::Duration;
@@ -73,13 +76,14 @@ impl Inspection {
         for entry in segment.entries().iter().filter(|entry| entry.kind.is_record()) {
             let location = Location::new(segment.slot.number, entry.offset);
             match segment.frame_in(&image, entry) {
-                Some(frame) => items.extend(self.completed_item(frame, location).map(Ok)),
-                None if segment.still_holds() => {
+                Place::Frame(frame) => items.extend(self.completed_item(frame, location).map(Ok)),
+                Place::Erased => {}
+                Place::Damaged if segment.still_holds() => {
                     let what = "the record does not read back";
                     items.push(Err(Problem::at(location, what)));
                 }
                 // Used again since: all of it had expired.
-                None => break,
+                Place::Damaged => break,
             }
         }
         items

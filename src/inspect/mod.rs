@@ -319,8 +319,8 @@ impl Inspection {
     /// When the first record of any segment and the last of any were completed.
     fn oldest_newest(&self) -> Option<(u64, u64)> {
         let first = |segment: &Segment| {
-            let entry = segment.entries().iter().find(|entry| entry.kind.is_record())?;
-            let frame = segment.frame_at(entry.offset).ok()??;
+            let mut records = segment.entries().iter().filter(|entry| entry.kind.is_record());
+            let frame = records.find_map(|e| segment.frame_at(e.offset).ok()?.frame())?;
             Some(frame.header.time_ms)
         };
         let oldest = self.segments.iter().filter_map(first).min()?;

@@ -59,7 +59,7 @@ pub(super) fn take(
 }
 
 fn stays(segment: &Segment) -> bool {
-    segment.still_holds()
+    segment.is_unchanged()
 }
 
 fn read_superblock(storage: &dyn Storage) -> Result<(SuperblockFile, Superblock), OpenError> {

@@ -9,7 +9,7 @@ use crate::{
         FooterEntry, Kind,
         frame::{HEADER_BYTES, Header, check_header},
     },
-    recover::segments::{Image, Segment},
+    recover::segments::{Image, Place, Segment},
 };
 
 /// The progress of a verification, in bytes.
@@ -128,12 +128,16 @@ impl Inspection {
             key: key_at(segment, image, entry).map(|key| Box::new(key.owned())),
             ..Problem::at(location, what)
         };
-        let Some(frame) = segment.frame_in(image, entry) else {
-            return Err(problem(match entry.kind {
-                Kind::Tombstone => "a tombstone does not read back",
-                Kind::Failed => "the answer of a failure does not read back",
-                _ => "the record does not read back",
-            }));
+        let frame = match segment.frame_in(image, entry) {
+            Place::Frame(frame) => frame,
+            Place::Erased => return Ok(()),
+            Place::Damaged => {
+                return Err(problem(match entry.kind {
+                    Kind::Tombstone => "a tombstone does not read back",
+                    Kind::Failed => "the answer of a failure does not read back",
+                    _ => "the record does not read back",
+                }));
+            }
         };
         if entry.kind != Kind::Void && self.hasher.hash(frame.key()) != entry.hash {
             return Err(problem("the footer lists this record under another key"));

@@ -68,11 +68,12 @@ pub fn scan(bytes: &[u8], base: u64, life: u32) -> usize {
     let since = ActiveSince { life, class: 0, base, from: 0 };
     let scan = scan_segment(bytes, 0, seed(), &since);
     let holes = scan.holes.iter().cloned();
+    let erased = scan.erased.iter().map(|(at, len)| *at..at + u64::from(*len));
     let frames = scan.frames.iter().map(|Scanned { offset, header }| {
         assert!(Frame::parse(seed(), &bytes[*offset as usize..]).is_some());
         *offset..offset + header.padded() as u64
     });
-    let mut ranges: Vec<_> = holes.chain(frames).collect();
+    let mut ranges: Vec<_> = holes.chain(erased).chain(frames).collect();
     ranges.sort_by_key(|range| range.start);
     let covered = ranges.iter().fold(0, |end, range| {
         assert_eq!(range.start, end, "neither frame nor hole");

@@ -401,6 +401,24 @@ impl Appender {
         tail.open.as_ref().map(|open| (open.slot.number, open.at))
     }
 
+    /// Overwrites with zeros what the ring has of frames that are in their segments, a piece at a
+    /// time. A reader that meets it finds the segment, as when it is lapped.
+    pub fn blank_ring(&self) -> io::Result<()> {
+        for piece in self.ring.pieces() {
+            // While it is held no place is given out: what is free stays free.
+            let tail = self.tail.lock();
+            let drained = self.drained();
+            self.ring.blank(piece, tail.position..drained + self.ring.bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Does something while nothing is drained.
+    pub fn between_drains<T>(&self, what: impl FnOnce() -> T) -> T {
+        let _draining = self.draining.lock();
+        what()
+    }
+
     /// Copies bytes out of the ring; torn if they have been lapped.
     pub fn load(&self, position: u64, into: &mut [u8]) {
         self.ring.load(position, into);

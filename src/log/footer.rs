@@ -6,6 +6,9 @@
 //! 0     8       12    16    24     28     32    36     40    48     56  60
 //! |magic|version|slot |store|epoch |state |life |class |base |bytes |from|crc |
 //! ```
+//! Of `class` the lowest byte is the class, and the rest counts how often frames of the segment were
+//! erased: a copy of it from before is known by that.
+//!
 //! Footer, at the very end of the file; written once the content is durable. `count` entries,
 //! then the trailer. Its checksum covers the entries and the trailer's other fields, and is
 //! seeded like a frame's:
@@ -27,6 +30,9 @@ pub(crate) const DATA_START: u64 = 4096;
 pub(crate) const TRAILER_BYTES: usize = 48;
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
 
+/// It has 24 bits.
+pub(crate) const ERASURES_MAX: u32 = (1 << 24) - 1;
+
 const HEADER_MAGIC: [u8; 8] = *b"1ce-segm";
 const TRAILER_MAGIC: [u8; 8] = *b"1ce-foot";
 
@@ -38,6 +44,8 @@ pub(crate) struct SegmentHeader {
     pub bytes: u64,
     /// `None`: free, in the pool.
     pub active: Option<ActiveSince>,
+    /// How often frames of this use were erased, counted up to [`ERASURES_MAX`]; 0 if it is free.
+    pub erasures: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +76,7 @@ impl SegmentHeader {
         if let Some(ActiveSince { life, class, base, from }) = self.active {
             b[28..32].copy_from_slice(&1u32.to_le_bytes());
             b[32..36].copy_from_slice(&life.to_le_bytes());
-            b[36..40].copy_from_slice(&u32::from(class).to_le_bytes());
+            b[36..40].copy_from_slice(&(u32::from(class) | self.erasures << 8).to_le_bytes());
             b[40..48].copy_from_slice(&base.to_le_bytes());
             b[56..60].copy_from_slice(&(from as u32).to_le_bytes());
         }
@@ -89,7 +97,7 @@ impl SegmentHeader {
         }
         let active = (u32_at(28) == 1).then(|| ActiveSince {
             life: u32_at(32),
-            class: u32_at(36) as u8,
+            class: b[36],
             base: u64_at(40),
             // In format 1 each segment was filled in one life.
             from: if u32_at(8) < 2 { DATA_START } else { u64::from(u32_at(56)) },
@@ -100,12 +108,13 @@ impl SegmentHeader {
             epoch: u32_at(24),
             bytes: u64_at(48),
             active,
+            erasures: if active.is_some() { u32_at(36) >> 8 } else { 0 },
         };
         // Forged bytes with a correct checksum.
         let possible = header.epoch <= COUNT_MAX
             && (DATA_START + TRAILER_BYTES as u64..=SEGMENT_BYTES_MAX).contains(&header.bytes)
             && active.is_none_or(|since| {
-                u32_at(36) < CLASSES as u32
+                usize::from(since.class) < CLASSES
                     && since.base <= BASE_MAX
                     && (DATA_START..=header.bytes).contains(&since.from)
                     && since.from.is_multiple_of(8)
@@ -268,8 +277,9 @@ mod tests {
     fn header_goes_round_and_every_bit_counts() {
         let since = ActiveSince { life: 4, class: 9, base: 1 << 40, from: DATA_START };
         let resumed = ActiveSince { from: DATA_START + 800, ..since };
-        for active in [None, Some(since), Some(resumed)] {
-            let header = SegmentHeader { slot: 1, store: 2, epoch: 3, bytes: 1 << 20, active };
+        for (active, erasures) in [(None, 0), (Some(since), 0), (Some(resumed), ERASURES_MAX)] {
+            let header =
+                SegmentHeader { slot: 1, store: 2, epoch: 3, bytes: 1 << 20, active, erasures };
             let bytes = header.encode();
             assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
             for bit in 0..bytes.len() * 8 {
@@ -284,7 +294,8 @@ mod tests {
     fn headers_are_believed_up_to_their_bounds() {
         let with = |epoch, base| {
             let active = Some(ActiveSince { life: 1, class: 0, base, from: DATA_START });
-            let header = SegmentHeader { slot: 1, store: 2, epoch, bytes: 1 << 20, active };
+            let header =
+                SegmentHeader { slot: 1, store: 2, epoch, bytes: 1 << 20, active, erasures: 0 };
             SegmentHeader::decode(&header.encode()).is_ok()
         };
         assert!(with(COUNT_MAX, BASE_MAX));

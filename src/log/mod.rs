@@ -1,6 +1,7 @@
 //! The log: records appended, read at a location, durable up to a position.
 
 mod appender;
+pub(crate) mod erased;
 mod footer;
 pub(crate) mod frame;
 mod ring;
@@ -196,6 +197,15 @@ impl Log {
             }
             frame
         })
+    }
+
+    /// Whether the record at `location` was erased. Erased are records that no index named, but the
+    /// footers of their segments list them, so the next opening's does.
+    pub fn is_erased(&self, location: Location) -> bool {
+        let Some(slot) = self.slots.get(location.slot()) else { return false };
+        let mut word = [0; 8];
+        self.copy(slot, location.offset(), &mut word);
+        erased::len_of(slot.seed(), location.offset(), &word).is_some()
     }
 
     fn try_read(&self, slot: &Slot, offset: u64) -> Option<Frame> {

@@ -15,7 +15,7 @@ use crate::{
     storage::{Region, StorageFile},
     sync::atomic::{AtomicU64, Ordering},
 };
-use std::io;
+use std::{io, ops::Range, sync::atomic::fence};
 
 /// Bytes of the ring that share a mark: at most one frame starts in them.
 const GRANULE: u64 = 64;
@@ -92,6 +92,31 @@ impl Ring {
         if rest > 0 {
             self.region.load(0, tail);
         }
+    }
+
+    /// The places of the ring in pieces of a moderate size.
+    pub fn pieces(&self) -> impl Iterator<Item = Range<u64>> + use<> {
+        const PIECE: u64 = 256 << 10;
+        let bytes = self.bytes;
+        (0..bytes).step_by(PIECE as usize).map(move |from| from..(from + PIECE).min(bytes))
+    }
+
+    /// Overwrites with zeros those places of a piece that the positions `free`, at most a lap, have.
+    /// The caller has seen that what they held before was drained, and no appender is given one.
+    pub fn blank(&self, piece: Range<u64>, free: Range<u64>) -> io::Result<()> {
+        // A reader that meets one of these bytes sees next how far the ring was drained.
+        fence(Ordering::Release);
+        let zeros = [0; 4096];
+        let (at, first, rest) = self.split(free.start, (free.end - free.start) as usize);
+        for (from, len) in [(at as u64, first as u64), (0, rest as u64)] {
+            let (mut from, to) = (from.max(piece.start), (from + len).min(piece.end));
+            while from < to {
+                let len = (to - from).min(zeros.len() as u64);
+                self.region.store(from as usize, &zeros[..len as usize])?;
+                from += len;
+            }
+        }
+        Ok(())
     }
 
     /// Moves a written, undrained range into a file.

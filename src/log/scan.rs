@@ -11,8 +11,11 @@
 //! | a whole frame that says another position | damage | skip |
 //! | no whole frame, another one behind it | damage | hole: never acknowledged |
 //! | no whole frame up to the end | damage | the end |
+//!
+//! The mark of an erased frame is passed over like a void.
 
 use super::{
+    erased,
     footer::ActiveSince,
     frame::{HEADER_BYTES, Header, Seed, check_body, check_header},
 };
@@ -30,6 +33,8 @@ pub(crate) struct Found {
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     pub frames: Vec<Found>,
+    /// Offset and length of frames that have been erased.
+    pub erased: Vec<(u64, u32)>,
     /// Unreadable bytes with accepted frames behind them.
     pub holes: Vec<Range<u64>>,
     /// Where the last accepted frame ends.
@@ -61,15 +66,23 @@ pub(crate) fn scan_segment(bytes: &[u8], from: u64, seed: Seed, since: &ActiveSi
     while at + HEADER_BYTES as u64 <= bytes.len() as u64 {
         let header = frame_at(bytes, at as usize, seed)
             .filter(|header| header.position == base + at && life_fits(header, at));
-        let Some(header) = header else {
-            at += 8;
-            continue;
+        let word = bytes[at as usize..].first_chunk().expect("there is room for a header");
+        let len = match (header, erased::len_of(seed, at, word)) {
+            (Some(header), _) => header.padded() as u64,
+            (None, Some(len)) if at + u64::from(len) <= bytes.len() as u64 => u64::from(len),
+            (None, _) => {
+                at += 8;
+                continue;
+            }
         };
         if at > scan.end {
             scan.holes.push(scan.end..at);
         }
-        scan.frames.push(Found { offset: at, header });
-        at += header.padded() as u64;
+        match header {
+            Some(header) => scan.frames.push(Found { offset: at, header }),
+            None => scan.erased.push((at, len as u32)),
+        }
+        at += len;
         scan.end = at;
     }
     scan

@@ -3,7 +3,8 @@
 
 use super::{
     footer::{
-        self, ActiveSince, DATA_START, Footer, FooterEntry, SegmentHeader, Summary, TRAILER_BYTES,
+        self, ActiveSince, DATA_START, ERASURES_MAX, Footer, FooterEntry, SEGMENT_HEADER_BYTES,
+        SegmentHeader, Summary, TRAILER_BYTES,
     },
     frame::{FOOTER_ENTRY_BYTES, Seed},
 };
@@ -38,6 +39,8 @@ pub(crate) struct Slot {
     store: u64,
     /// Grows each time the slot goes back to the pool; seeds the frames' checksums.
     epoch: AtomicU32,
+    /// How often frames of this use were erased, as the header says it.
+    erasures: AtomicU32,
     /// Position of a byte minus its offset, in the appender that fills this slot.
     base: AtomicU64,
     class: AtomicU32,
@@ -80,6 +83,7 @@ impl Slot {
             file,
             store,
             epoch: AtomicU32::new(epoch),
+            erasures: AtomicU32::new(0),
             base: AtomicU64::new(0),
             class: AtomicU32::new(0),
             drained: AtomicU64::new(0),
@@ -113,6 +117,16 @@ impl Slot {
 
     pub fn epoch(&self) -> u32 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    pub fn erasures(&self) -> u32 {
+        self.erasures.load(Ordering::Relaxed)
+    }
+
+    /// With what the header says of the use that it is in.
+    pub fn with_erasures(self, erasures: u32) -> Self {
+        self.erasures.store(erasures, Ordering::Relaxed);
+        self
     }
 
     pub fn seed(&self) -> Seed {
@@ -185,7 +199,7 @@ impl Slot {
 
     /// The header of this slot when it is free.
     pub fn free_header(&self, epoch: u32) -> SegmentHeader {
-        SegmentHeader { epoch, ..self.header(None) }
+        SegmentHeader { epoch, erasures: 0, ..self.header(None) }
     }
 
     fn header(&self, active: Option<ActiveSince>) -> SegmentHeader {
@@ -195,13 +209,27 @@ impl Slot {
             epoch: self.epoch(),
             bytes: self.bytes,
             active,
+            erasures: if active.is_some() { self.erasures() } else { 0 },
         }
+    }
+
+    /// Counts an erasure in the header, which the caller syncs. Not while the slot is taken into use
+    /// or recycled.
+    pub fn count_erasure(&self) -> io::Result<()> {
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        self.file.read_at(0, &mut bytes)?;
+        let not_whole = |_| io::Error::new(io::ErrorKind::InvalidData, "its header is not whole");
+        let header = SegmentHeader::decode(&bytes).map_err(|_| ()).map_err(not_whole)?;
+        let erasures = (self.erasures() + 1).min(ERASURES_MAX);
+        self.erasures.store(erasures, Ordering::Relaxed);
+        self.file.write_at(0, &SegmentHeader { erasures, ..header }.encode())
     }
 
     /// Takes the slot into use. The header is not synced here: the first group's sync covers it
     /// together with the first records, and before that nothing was promised.
     pub fn activate(&self, life: u32, class: u8, position: u64) -> io::Result<()> {
         let base = position - DATA_START;
+        self.erasures.store(0, Ordering::Relaxed);
         self.reactivate(ActiveSince { life, class, base, from: DATA_START })?;
         self.base.store(base, Ordering::Relaxed);
         self.class.store(u32::from(class), Ordering::Relaxed);
@@ -297,6 +325,18 @@ impl Slot {
     pub fn footer(&self) -> io::Result<Option<(Vec<FooterEntry>, Summary)>> {
         let footer = self.read_footer()?;
         Ok(footer.map(|footer| (footer.entries().collect(), footer.summary)))
+    }
+
+    /// Where the frames end that a footer lists, and where that begins, by its trailer alone: of a
+    /// footer that has been read whole before.
+    pub fn footer_extent(&self) -> io::Result<Option<(u64, u64)>> {
+        let mut trailer = [0; TRAILER_BYTES];
+        self.file.read_at(self.bytes - TRAILER_BYTES as u64, &mut trailer)?;
+        let data_end = u64::from_le_bytes(trailer[16..24].try_into().unwrap());
+        let count = footer::claimed_entries(&trailer, self.seed());
+        let len = count.map(|n| u64::from(n) * FOOTER_ENTRY_BYTES as u64 + TRAILER_BYTES as u64);
+        let from = len.and_then(|len| self.bytes.checked_sub(len));
+        Ok(from.filter(|from| *from >= data_end).map(|from| (data_end, from)))
     }
 
     /// Reads the footer, by read calls, and leaves its entries as they are.

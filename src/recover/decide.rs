@@ -23,7 +23,7 @@ use std::collections::{HashMap, HashSet};
 /// What reading at a location gives.
 pub(crate) enum Content {
     Frame(Frame),
-    /// The segment has been used again since: what was there had expired.
+    /// It was erased; or the segment has been used again since: what was there had expired.
     Gone,
     Damaged(String),
 }
@@ -42,8 +42,8 @@ pub(crate) trait Records {
 
     fn record(&self, location: Location) -> Result<Content, Self::Error>;
 
-    /// A tombstone or a failure that something depends on; `None` if it doesn't read and that is
-    /// passed over.
+    /// A tombstone or a failure that something depends on; `None` if it was erased, or doesn't read
+    /// and that is passed over.
     fn decision(&mut self, location: Location) -> Result<Option<Frame>, Self::Error>;
 
     /// The answer of a failed holder whose key is undecided; of one holder the last counts.

@@ -5,7 +5,7 @@
 
 use super::{
     decide::{self, Content, Decided, Records},
-    segments::Segment,
+    segments::{Place, Segment},
 };
 use crate::{
     claims::Found,
@@ -40,16 +40,16 @@ impl<'a> Frames<'a> {
         at.ok().map(|at| entries[at].hash)
     }
 
-    /// `None` if it is damaged. A read that fails is not taken for that: what can't be read now may
+    /// A read that fails is not taken for that: what can't be read now may
     /// be there the next time, and a tombstone would have killed it. Salvage takes what it can get.
-    fn at(&self, location: Location) -> Result<Option<Frame>, OpenError> {
-        let Some(segment) = self.segment_of(location) else { return Ok(None) };
+    fn at(&self, location: Location) -> Result<Place, OpenError> {
+        let Some(segment) = self.segment_of(location) else { return Ok(Place::Damaged) };
         match segment.frame_at(location.offset()) {
-            Err(_) if self.salvage => Ok(None),
+            Err(_) if self.salvage => Ok(Place::Damaged),
             Err(error) => {
                 Err(OpenError::io(format!("reading {}", file_name(location.slot())))(error))
             }
-            Ok(frame) => Ok(frame),
+            Ok(place) => Ok(place),
         }
     }
 
@@ -92,19 +92,23 @@ impl Records for Indexed<'_> {
 
     fn record(&self, location: Location) -> Result<Content, OpenError> {
         Ok(match self.frames.at(location)? {
-            Some(frame) => Content::Frame(frame),
-            None => Content::Damaged(String::new()),
+            Place::Frame(frame) => Content::Frame(frame),
+            Place::Erased => Content::Gone,
+            Place::Damaged => Content::Damaged(String::new()),
         })
     }
 
     /// One that is damaged has been promised: only salvage passes it over, and counts it.
     fn decision(&mut self, location: Location) -> Result<Option<Frame>, OpenError> {
-        let frame = self.frames.at(location)?;
-        if frame.is_none() && !self.frames.salvage {
-            return Err(damaged(location, "a decision about a key does not read back"));
+        match self.frames.at(location)? {
+            Place::Frame(frame) => return Ok(Some(frame)),
+            Place::Erased => {}
+            Place::Damaged if self.frames.salvage => self.damaged += 1,
+            Place::Damaged => {
+                return Err(damaged(location, "a decision about a key does not read back"));
+            }
         }
-        self.damaged += u64::from(frame.is_none());
-        Ok(frame)
+        Ok(None)
     }
 
     fn remove(&mut self, hash: u64, location: Location) {
@@ -182,8 +186,9 @@ fn index_record(shard: &mut Shard, frames: &Frames<'_>, entry: Entry) -> Result<
         if frames.hash_at(location) != frames.hash_at(other) {
             continue;
         }
-        // Damaged ones are kept, and answer for themselves.
-        let (Some(new), Some(old)) = (frames.at(location)?, frames.at(other)?) else {
+        // Damaged ones are kept, and answer for themselves. So are erased ones: they are passed over.
+        let (Some(new), Some(old)) = (frames.at(location)?.frame(), frames.at(other)?.frame())
+        else {
             continue;
         };
         if new.key() != old.key() {

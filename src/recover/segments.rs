@@ -12,7 +12,7 @@ use crate::{
     limits::MIB,
     log::{
         self, ActiveSince, DATA_START, Encoded, FooterEntry, Frame, Kind, MAIN_CLASS, Slot,
-        Summary, file_name,
+        Summary, erased, file_name,
         frame::{HEADER_BYTES, Placed},
         scan::{Found, Scan, scan_ring, scan_segment},
     },
@@ -33,6 +33,23 @@ pub(crate) struct Segment {
 pub(crate) struct Image<'a> {
     pub bytes: Cow<'a, [u8]>,
     pub failed: Vec<(u64, io::Error)>,
+}
+
+/// What a listed place has.
+pub(crate) enum Place {
+    Frame(Frame),
+    /// It was erased.
+    Erased,
+    Damaged,
+}
+
+impl Place {
+    pub fn frame(self) -> Option<Frame> {
+        match self {
+            Place::Frame(frame) => Some(frame),
+            _ => None,
+        }
+    }
 }
 
 enum Contents {
@@ -98,24 +115,36 @@ impl Segment {
         }
     }
 
-    /// Reads a frame before the log is there to do it. `None` if it is damaged.
-    pub fn frame_at(&self, offset: u64) -> io::Result<Option<Frame>> {
+    /// Reads a frame before the log is there to do it.
+    pub fn frame_at(&self, offset: u64) -> io::Result<Place> {
         let entry = match &self.contents {
-            Contents::Free => return Ok(None),
+            Contents::Free => return Ok(Place::Damaged),
             Contents::Open(open) => {
-                let bytes = open.image.get(offset as usize..);
-                return Ok(bytes.and_then(|bytes| Frame::parse(self.slot.seed(), bytes)));
+                let bytes = open.image.get(offset as usize..).unwrap_or_default();
+                let frame = Frame::parse(self.slot.seed(), bytes);
+                return Ok(self.place_of(frame, offset, bytes));
             }
             Contents::Sealed { entries, .. } => {
                 match entries.binary_search_by_key(&offset, |e| e.offset) {
                     Ok(at) => &entries[at],
-                    Err(_) => return Ok(None),
+                    Err(_) => return Ok(Place::Damaged),
                 }
             }
         };
         let mut bytes = vec![0; entry.len as usize];
         self.slot.file.read_at(offset, &mut bytes)?;
-        Ok(self.frame_of(entry, &bytes))
+        Ok(self.place_of(self.frame_of(entry, &bytes), offset, &bytes))
+    }
+
+    fn place_of(&self, frame: Option<Frame>, offset: u64, bytes: &[u8]) -> Place {
+        let mark = bytes.first_chunk();
+        match frame {
+            Some(frame) => Place::Frame(frame),
+            None if mark.and_then(|m| erased::len_of(self.slot.seed(), offset, m)).is_some() => {
+                Place::Erased
+            }
+            None => Place::Damaged,
+        }
     }
 
     /// The frame that a footer lists, given the bytes at its place.
@@ -143,11 +172,11 @@ impl Segment {
         }
     }
 
-    /// A frame in the image; `None` if it is damaged.
-    pub fn frame_in(&self, image: &Image<'_>, entry: &FooterEntry) -> Option<Frame> {
+    /// A frame in the image.
+    pub fn frame_in(&self, image: &Image<'_>, entry: &FooterEntry) -> Place {
         let from = entry.offset as usize;
-        let bytes = image.bytes.get(from..from + entry.len as usize)?;
-        self.frame_of(entry, bytes)
+        let bytes = image.bytes.get(from..from + entry.len as usize).unwrap_or_default();
+        self.place_of(self.frame_of(entry, bytes), entry.offset, bytes)
     }
 
     /// Whether the segment is still in the use in which it was found.
@@ -155,9 +184,22 @@ impl Segment {
         still_holds(&self.slot, self.since())
     }
 
+    /// Whether, besides, nothing of it was erased since.
+    pub fn is_unchanged(&self) -> bool {
+        let mut bytes = [0; log::SEGMENT_HEADER_BYTES];
+        let now =
+            self.slot.file.read_at(0, &mut bytes).map(|()| log::SegmentHeader::decode(&bytes));
+        let erased = matches!(now, Ok(Ok(now)) if now.erasures != self.slot.erasures());
+        self.still_holds() && !erased
+    }
+
     /// The header of this use.
     pub fn header(&self) -> log::SegmentHeader {
-        log::SegmentHeader { active: self.since(), ..self.slot.free_header(self.slot.epoch()) }
+        log::SegmentHeader {
+            active: self.since(),
+            erasures: self.slot.erasures(),
+            ..self.slot.free_header(self.slot.epoch())
+        }
     }
 
     /// The footer that lists these frames.
@@ -300,7 +342,7 @@ fn open_slot(
     }
     let slot = Slot::new(number, header.epoch, superblock.store, file)
         .map_err(OpenError::io(format!("mapping {name}")))?;
-    Ok((slot, header.active))
+    Ok((slot.with_erasures(header.erasures), header.active))
 }
 
 /// Reads footers, and where there are none everything; in parallel.

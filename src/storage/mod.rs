@@ -153,13 +153,19 @@ pub(crate) fn is_failed_sync(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<SyncFailed>())
 }
 
+/// Whether these bytes are nothing but zeros.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
+    bytes.chunks(PAGE_BYTES).all(|piece| *piece == ZEROS[..piece.len()])
+}
+
 /// Whether a file has nothing but zeros, by read calls.
 pub(crate) fn is_blank(file: &dyn StorageFile) -> io::Result<bool> {
     let mut piece = [0; PAGE_BYTES];
     for from in (0..file.size()).step_by(PAGE_BYTES) {
         let len = (file.size() - from).min(PAGE_BYTES as u64) as usize;
         file.read_at(from, &mut piece[..len])?;
-        if piece[..len].iter().any(|byte| *byte != 0) {
+        if !is_zero(&piece[..len]) {
             return Ok(false);
         }
     }

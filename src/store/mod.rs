@@ -18,6 +18,7 @@ use crate::{
     engine::begin::Delivery,
     engine::driver as drive,
     engine::entries::{Entry, Filter},
+    engine::erase::Erased,
     engine::open,
     engine::outlived,
     engine::watch::Changed,
@@ -26,7 +27,7 @@ use crate::{
     error::{BeginError, ClaimError, Forked, OpenError},
     fingerprint::Fingerprint,
     inspect::{Inspection, Progress, Report},
-    key::{KeyRef, OwnedKey},
+    key::{KeyRef, OwnedKey, Scope},
     limits::SHARDS,
     observe::Call,
     options::Options,
@@ -374,6 +375,25 @@ impl Store {
         let (hasher, clock) = (engine.hasher(), engine.clock().clone());
         let owner = Some(std::process::id());
         Inspection::of(engine.storage().clone(), Some(hasher), clock, owner)
+    }
+
+    /// Forgets all keys of a scope, whatever their state, and the decisions about them, and overwrites
+    /// what the store's files have of them; their retries execute again. Keys that a holder may be
+    /// working on are left and counted, unless `force`: then their holders are fenced. Durable when
+    /// this returns; a search for the bytes in the directory, or in a backup that is taken afterwards,
+    /// finds nothing but what [`Erased::held`] counts.
+    ///
+    /// The store works while this runs, and it may be called again: after a crash or an error each key
+    /// is still there, or gone. It reads the whole log, and overwrites in place; what a file system
+    /// or a disk keeps of overwritten blocks, and backups of before, `docs/operations.md` speaks of.
+    ///
+    /// # Errors
+    /// [`ClaimError::StoreFull`] if there is no room for the notes that keys are forgotten (of about
+    /// 128 bytes and the key each; the room comes back when the keys would have expired);
+    /// [`ClaimError::Unavailable`] while a backup is taken, or if something doesn't read;
+    /// [`ClaimError::Poisoned`], [`ClaimError::Closed`] and [`ClaimError::Forked`].
+    pub fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, ClaimError> {
+        self.engine()?.erase_scope(scope, force)
     }
 
     /// Makes everything durable that was written before the call, whatever the store's

@@ -12,6 +12,7 @@ mod checkpoints_are_never_mixed;
 mod claims_file_grows;
 mod crashes_interrupt;
 mod damaged_store;
+mod erased_scopes;
 mod expired_stays_expired;
 mod failed_sync_poisons;
 mod file_cut_short;

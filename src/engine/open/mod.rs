@@ -252,6 +252,7 @@ impl Opening<'_> {
             expiring: Mutex::new(Expiring { wheel: TimingWheel::new(time.now()), due: vec![] }),
             timeouts: Mutex::new(TimingWheel::new(time.now())),
             keeping: Mutex::new(()),
+            erasing: Mutex::new(()),
             rolling: Mutex::new(()),
             copying: AtomicU32::new(0),
             holders: Holders::new(),
