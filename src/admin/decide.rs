@@ -6,8 +6,9 @@ use super::{
     keys::{bytes_of, is_http, key_of},
 };
 use crate::{
-    decisions::By, engine::entries::State, engine::resolve::Resolution, error::ClaimError,
-    http::StoredAnswer, key::OwnedKey, operate::Operated, spi::Completion, token::Token,
+    decisions::By, engine::entries::State, engine::erase::Erased, engine::resolve::Resolution,
+    error::ClaimError, http::StoredAnswer, names, observe::events, operate::Operated,
+    spi::Completion, token::Token,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
@@ -40,17 +41,8 @@ pub(super) fn resolve(
     let seen = seen.ok_or_else(|| {
         Refusal::bad("token is missing: the token that the key had when it was looked at")
     })?;
-    let force = match &asked["force"] {
-        Value::Null => false,
-        Value::Bool(force) => *force,
-        _ => return Err(Refusal::bad("force must be true or false")),
-    };
-    let said = |name: &str| asked[name].as_str().unwrap_or_default();
-    let note = said("note");
-    if config.note_required && note.trim().is_empty() {
-        return Err(Refusal::bad("note is missing: why is it decided so?"));
-    }
-    let actor = actor.unwrap_or_else(|| said("actor")).to_owned();
+    let force = forced(&asked)?;
+    let (actor, note) = said(config, &asked, actor)?;
     let answer = Answer::of(&asked["answer"]);
     let resolution = match text(&asked, "decision")? {
         "free" => Resolution::Free,
@@ -78,23 +70,79 @@ pub(super) fn resolve(
         }
         _ => return Err(Refusal::bad("decision must be complete, replace, free or forget")),
     };
-    let what = (key.clone(), seen, text(&asked, "decision")?.to_owned());
+    let about = (key.scope().to_vec(), Some((key.key().to_vec(), seen)));
+    let what = (about, text(&asked, "decision")?.to_owned());
     let actor = match config.second(&what, &actor, store.now_ms())? {
         Second::Agrees(both) => both,
-        Second::Awaited => {
-            let waits =
-                "nothing is decided yet: a second person has to decide the same within an hour";
-            return Ok((StatusCode::ACCEPTED, json!({ "done": false, "waits": waits })));
-        }
+        Second::Awaited => return Ok(awaited()),
     };
     let by = By { actor: &actor, note };
     decided(store.resolve_by(key.as_ref(), resolution, force, Some(seen), by))
 }
 
-/// Decisions of one person that wait for a second: of which key, attempt and kind; by whom, and
-/// when.
+fn forced(asked: &Value) -> Result<bool, Refusal> {
+    match &asked["force"] {
+        Value::Null => Ok(false),
+        Value::Bool(force) => Ok(*force),
+        _ => Err(Refusal::bad("force must be true or false")),
+    }
+}
+
+/// Who decides, and why.
+fn said<'a>(
+    config: &Config,
+    asked: &'a Value,
+    actor: Option<&str>,
+) -> Result<(String, &'a str), Refusal> {
+    let said = |name: &str| asked[name].as_str().unwrap_or_default();
+    let note = said("note");
+    if config.note_required && note.trim().is_empty() {
+        return Err(Refusal::bad("note is missing: why is it decided so?"));
+    }
+    Ok((actor.unwrap_or_else(|| said("actor")).to_owned(), note))
+}
+
+fn awaited() -> (StatusCode, Value) {
+    let waits = "nothing is decided yet: a second person has to decide the same within an hour";
+    (StatusCode::ACCEPTED, json!({ "done": false, "waits": waits }))
+}
+
+/// `POST api/erase`: forgets all keys of a scope, and overwrites them. Who did so and why is told by
+/// an event, and kept nowhere.
+pub(super) fn erase(
+    store: &dyn Operated,
+    config: &Config,
+    content: &[u8],
+    actor: Option<&str>,
+) -> Result<(StatusCode, Value), Refusal> {
+    let asked = object(content)?;
+    let named = text(&asked, "scope")?;
+    let scope = names::parse_scope(named).map_err(Refusal::bad)?;
+    if asked["confirm"] != named {
+        return Err(Refusal::bad("confirm is missing: the scope once more"));
+    }
+    let force = forced(&asked)?;
+    let (actor, note) = said(config, &asked, actor)?;
+    let what = ((scope.as_bytes().to_vec(), None), "erase".to_owned());
+    let actor = match config.second(&what, &actor, store.now_ms())? {
+        Second::Agrees(both) => both,
+        Second::Awaited => return Ok(awaited()),
+    };
+    match store.erase_scope(&scope, force) {
+        Ok(erased) => {
+            let Erased { keys, decisions, held } = erased;
+            events::erased(keys, decisions, held, &actor, note);
+            let told = json!({ "keys": keys, "decisions": decisions, "held": held });
+            Ok((StatusCode::OK, told))
+        }
+        Err(error) => decided(Err(error)),
+    }
+}
+
+/// Decisions of one person that wait for a second: of which key and attempt, or of all of a scope, and
+/// of which kind; by whom, and when.
 pub(super) type Proposed = HashMap<What, (String, u64)>;
-type What = (OwnedKey, Token, String);
+type What = ((Vec<u8>, Option<(Vec<u8>, Token)>), String);
 
 /// So long a decision waits.
 const WAITS_MS: u64 = 3_600_000;

@@ -89,13 +89,19 @@ pub(super) fn decisions(store: &dyn Operated, asked: &str) -> Result<Value, Refu
         scope: scope.map_err(Refusal::bad)?,
         key: named(parse("key")?)?,
         prefix: named(parse("prefix")?)?.unwrap_or_default(),
+        before: match query::number(asked, "before", u64::MAX)? {
+            u64::MAX => None,
+            before => Some(before),
+        },
         limit: query::number(asked, "limit", LIMIT)?.clamp(1, LIMIT) as usize,
     };
     let kept = store
         .decisions(&asked)
         .map_err(|error| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
     let shown: Vec<_> = kept.iter().map(decision).collect();
-    Ok(json!({ "decisions": shown }))
+    let more = kept.len() == asked.limit;
+    let next = kept.last().filter(|_| more).map(|last| last.number);
+    Ok(json!({ "decisions": shown, "next": next }))
 }
 
 fn decision(decision: &Decision) -> Value {

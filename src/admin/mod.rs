@@ -151,7 +151,7 @@ impl Admin {
         self.with(|config| config.note_required = required)
     }
 
-    /// Sets whether what can execute again (`free`, `forget`) needs the same decision of a second
+    /// Sets whether what can execute again (`free`, `forget`, erasing a scope) needs the same decision of a second
     /// person within an hour, told apart by [`actor_header`](Self::actor_header). The first one is
     /// answered 202 and kept in memory. Default: false.
     pub fn second_person(self, needed: bool) -> Self {
@@ -288,6 +288,7 @@ impl Config {
             Route::Key => keys::look_up(store, query).map(ok),
             Route::Resolve => decide::resolve(store, self, content, actor),
             Route::Decisions => keys::decisions(store, query).map(ok),
+            Route::Erase => decide::erase(store, self, content, actor),
             Route::Drain => decide::drain(store, content).map(ok),
         }
     }
@@ -302,6 +303,7 @@ enum Route {
     Key,
     Resolve,
     Decisions,
+    Erase,
     Drain,
 }
 
@@ -314,13 +316,14 @@ impl Route {
             "/api/key" => Route::Key,
             "/api/resolve" => Route::Resolve,
             "/api/decisions" => Route::Decisions,
+            "/api/erase" => Route::Erase,
             "/api/drain" => Route::Drain,
             _ => return None,
         })
     }
 
     fn changes(self) -> bool {
-        matches!(self, Route::Resolve | Route::Drain)
+        matches!(self, Route::Resolve | Route::Erase | Route::Drain)
     }
 }
 

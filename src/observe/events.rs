@@ -199,6 +199,13 @@ pub(crate) fn resolved(hash: u64, decision: &'static str) {
     event!(info, %key, decision, "resolved by an operator");
 }
 
+/// A scope was erased through the admin service: how many keys and decisions, and how many keys are
+/// left. The scope is not said.
+#[cfg_attr(not(feature = "admin"), allow(dead_code))]
+pub(crate) fn erased(keys: u64, decisions: u64, held: u64, actor: &str, note: &str) {
+    event!(info, keys, decisions, held, actor, note, "a scope was erased by an operator");
+}
+
 /// No more claims are granted.
 pub(crate) fn draining(holders: u64) {
     event!(info, holders, "draining: no more claims are granted");

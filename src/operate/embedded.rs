@@ -7,9 +7,10 @@ use super::{
 use crate::{
     decisions::{By, Decision},
     engine::entries::Entry,
+    engine::erase::Erased,
     engine::resolve::Resolution,
     error::{BeginError, ClaimError},
-    key::KeyRef,
+    key::{KeyRef, Scope},
     limits::SHARDS,
     observe::Timings,
     store::{Store, WeakStore},
@@ -150,7 +151,12 @@ impl Operated for Store {
 
     fn decisions(&self, asked: &AskedDecisions) -> Result<Vec<Decision>, ClaimError> {
         let kept = Store::decisions(self)?;
-        Ok(kept.into_iter().rev().filter(|one| asked.has(&one.key)).take(asked.limit).collect())
+        let wanted = kept.into_iter().rev().filter(|one| asked.has(one.number, &one.key));
+        Ok(wanted.take(asked.limit).collect())
+    }
+
+    fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, ClaimError> {
+        Store::erase_scope(self, scope, force)
     }
 
     fn drain(&self, at_most: Duration) -> Option<u64> {

@@ -9,6 +9,7 @@ pub(crate) mod figures;
 use crate::{
     decisions::{By, Decision},
     engine::entries::{Entry, Filter, State},
+    engine::erase::Erased,
     engine::resolve::Resolution,
     error::{BeginError, ClaimError},
     key::{KeyRef, OwnedKey, Scope},
@@ -133,6 +134,9 @@ pub(crate) trait Operated: Watched {
 
     /// The decisions that are wanted, newest first.
     fn decisions(&self, asked: &AskedDecisions) -> Result<Vec<Decision>, ClaimError>;
+
+    /// Forgets all keys of a scope, and the decisions about them.
+    fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, ClaimError>;
 
     /// Grants nothing any more, and waits for those that are held; how many are left. `None` where
     /// a store has no such thing.
@@ -259,12 +263,15 @@ pub(crate) struct AskedDecisions {
     pub scope: Option<Scope>,
     pub key: Option<Vec<u8>>,
     pub prefix: Vec<u8>,
+    /// Only those with smaller numbers.
+    pub before: Option<u64>,
     pub limit: usize,
 }
 
 impl AskedDecisions {
-    pub fn has(&self, key: &OwnedKey) -> bool {
-        self.scope.as_ref().is_none_or(|scope| key.scope() == scope.as_bytes())
+    pub fn has(&self, number: u64, key: &OwnedKey) -> bool {
+        self.before.is_none_or(|before| number < before)
+            && self.scope.as_ref().is_none_or(|scope| key.scope() == scope.as_bytes())
             && self.key.as_ref().is_none_or(|wanted| key.key() == wanted)
             && key.key().starts_with(&self.prefix)
     }

@@ -18,6 +18,8 @@ pub(super) struct Wanted {
     pub scope: Option<Vec<u8>>,
     pub key: Option<Vec<u8>>,
     pub prefix: Vec<u8>,
+    /// Only those with smaller numbers.
+    pub before: Option<i64>,
     pub limit: u32,
 }
 
@@ -35,7 +37,7 @@ impl PostgresStore {
     ) -> Result<Vec<Decision>, BeginError> {
         let of = |name: fn(&KeyRef<'_>) -> Vec<u8>| key.as_ref().map(name);
         let (scope, key) = (of(|key| key.scope().to_vec()), of(|key| key.key().to_vec()));
-        self.decided(Wanted { scope, key, prefix: Vec::new(), limit }).await
+        self.decided(Wanted { scope, key, limit, ..Wanted::default() }).await
     }
 
     pub(super) async fn decided(&self, wanted: Wanted) -> Result<Vec<Decision>, BeginError> {
@@ -43,10 +45,10 @@ impl PostgresStore {
         let read = async move {
             let (mut tries, limit) = (inner.tries(), i64::from(wanted.limit));
             let kept = millis(inner.options.decisions_kept);
-            let Wanted { scope, key, prefix, .. } = wanted;
+            let Wanted { scope, key, prefix, before, .. } = wanted;
             loop {
-                let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-                    [&scope, &key, &prefix, &kept, &limit];
+                let params: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+                    [&scope, &key, &prefix, &kept, &limit, &before];
                 match inner.query(&tries, &inner.sql.decisions, &params).await {
                     Ok(rows) => {
                         // A kind of a later version is passed over.

@@ -1,25 +1,13 @@
 //! Forgetting all keys of a scope, and the decisions about them.
 
 use super::{inner::Inner, store::PostgresStore, tries::Backoff};
-use crate::{error::BeginError, key::Scope};
+use crate::{engine::erase::Erased, error::BeginError, key::Scope};
 use std::time::Duration;
 
 /// Rows of one statement.
 const BATCH: i64 = 2000;
 /// How long one statement may take.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// What an erasure has removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Erased {
-    /// Keys.
-    pub keys: u64,
-    /// Decisions of operators.
-    pub decisions: u64,
-    /// Keys in flight that are left, because it wasn't forced.
-    pub held: u64,
-}
 
 impl PostgresStore {
     /// Forgets all keys of a scope, whatever their state, and the decisions about them; their retries

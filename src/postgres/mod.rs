@@ -86,7 +86,6 @@ mod write;
 
 pub use crate::sql::{BeginIn, ClaimIn, Counts, InterruptedIn};
 use crate::sql::{counts, op, row, terms};
-pub use erase::Erased;
 pub use operator::Page;
 pub use options::{PostgresOptions, Replication};
 pub use slots::SlotsMoved;

@@ -10,9 +10,10 @@ use super::{
 use crate::{
     decisions::{By, Decision},
     engine::entries::{Entry, State},
+    engine::erase::Erased,
     engine::resolve::Resolution,
     error::{BeginError, ClaimError},
-    key::{KeyRef, OwnedKey},
+    key::{KeyRef, OwnedKey, Scope},
     observe::Timings,
     operate::{
         Asked, AskedDecisions, Door, Earlier, Figures, KeysPage, Operated, Operators, Settings,
@@ -261,17 +262,27 @@ impl Operated for PostgresStore {
             scope: asked.scope.as_ref().map(|scope| scope.as_bytes().to_vec()),
             key: asked.key.clone(),
             prefix: asked.prefix.clone(),
+            before: asked.before.map(|before| i64::try_from(before).unwrap_or(i64::MAX)),
             limit: u32::try_from(asked.limit).unwrap_or(u32::MAX),
         };
         let store = self.clone();
-        self.ask(async move { store.decided(wanted).await }).map_err(|error| match error {
-            BeginError::Closed => ClaimError::Closed,
-            error => ClaimError::Unavailable { what: error.to_string() },
-        })
+        self.ask(async move { store.decided(wanted).await }).map_err(refused)
+    }
+
+    fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, ClaimError> {
+        let (store, scope) = (self.clone(), scope.clone());
+        self.ask(async move { store.erase_scope(&scope, force).await }).map_err(refused)
     }
 
     fn drain(&self, _: Duration) -> Option<u64> {
         None
+    }
+}
+
+fn refused(error: BeginError) -> ClaimError {
+    match error {
+        BeginError::Closed => ClaimError::Closed,
+        error => ClaimError::Unavailable { what: error.to_string() },
     }
 }
 

@@ -220,6 +220,7 @@ impl Statements {
                  FROM {decisions} WHERE ($1::bytea IS NULL OR scope = $1) \
                      AND ($2::bytea IS NULL OR key = $2) \
                      AND substring(key FOR length($3::bytea)) = $3 AND at_ms > {now} - $4::bigint \
+                     AND ($6::bigint IS NULL OR number < $6) \
                  ORDER BY number DESC LIMIT $5"
             ),
             erase: format!(

@@ -272,7 +272,7 @@ fn requests_of_other_sites_change_nothing() {
         &[OWN[0], OWN[1], "sec-fetch-site: cross-site"],
         &[OWN[0], OWN[1], "sec-fetch-site: same-site", &own],
     ] {
-        for path in ["/api/resolve", "/api/drain"] {
+        for path in ["/api/resolve", "/api/erase", "/api/drain"] {
             let refused = request(address, &format!("POST {path}"), lines, &body);
             assert!(matches!(refused.status, 403 | 415), "{lines:?}: {}", refused.status);
         }
@@ -300,7 +300,7 @@ fn a_read_only_service_changes_nothing() {
         "scope": SCOPE, "key": "failed", "token": token(address, "failed"), "decision": "free",
         "confirm": "drain",
     });
-    for path in ["/api/resolve", "/api/drain"] {
+    for path in ["/api/resolve", "/api/erase", "/api/drain"] {
         let refused = post(address, path, &body);
         assert_eq!(refused.status, 403);
         assert!(refused.error().contains("reading only"));
@@ -628,4 +628,57 @@ fn the_last_hour_is_kept_in_samples() {
         hour();
     }
     assert_eq!(hour().len(), 120);
+}
+
+/// A scope is erased by name, twice said; and not while it is for reading only, or by one person where
+/// two are needed.
+#[test]
+fn a_scope_is_erased() {
+    let (store, _clock, _held, address) = started();
+    let erase = |address, confirm: &str, force: bool| {
+        let asked = json!({ "scope": SCOPE, "confirm": confirm, "force": force, "actor": "kim" });
+        post(address, "/api/erase", &asked)
+    };
+    assert_eq!(erase(address, "", false).status, 400);
+    assert_eq!(erase(address, "another", false).status, 400);
+    assert_eq!(get(address, "/api/erase").status, 405);
+    let read_only = serve(Admin::new(&store).read_only(true));
+    assert_eq!(erase(read_only, SCOPE, false).status, 403);
+    let two = serve(Admin::new(&store).second_person(true));
+    assert_eq!(erase(two, SCOPE, false).status, 202);
+    assert_eq!(erase(two, SCOPE, false).status, 202, "the same person");
+    assert_eq!(names(&get(address, "/api/keys")).len(), 3);
+
+    let erased = erase(address, SCOPE, false);
+    assert_eq!(erased.status, 200);
+    assert_eq!(erased.json(), json!({ "keys": 3, "decisions": 0, "held": 1 }));
+    assert_eq!(names(&get(address, "/api/keys")), ["held"]);
+    assert_eq!(erase(address, SCOPE, true).json()["held"], 0);
+    assert!(names(&get(address, "/api/keys")).is_empty());
+    assert!(store.is_absent("done"));
+}
+
+/// They come page by page, the newest first.
+#[test]
+fn decisions_come_page_by_page() {
+    let (store, _clock) = threaded();
+    for n in 0..7 {
+        let name = format!("key-{n}");
+        drop(store.claim(&name));
+        store.resolve(key(&name), Resolution::Free, false).unwrap();
+    }
+    let address = serve(Admin::new(&store));
+    let (mut seen, mut before) = (Vec::new(), String::new());
+    loop {
+        let page = get(address, &format!("/api/decisions?limit=3&before={before}")).json();
+        let shown = page["decisions"].as_array().unwrap();
+        assert!(shown.len() <= 3);
+        seen.extend(shown.iter().map(|one| one["key"].as_str().unwrap().to_owned()));
+        match page["next"].as_u64() {
+            Some(next) => before = next.to_string(),
+            None => break,
+        }
+    }
+    let all: Vec<_> = (0..7).rev().map(|n| format!("key-{n}")).collect();
+    assert_eq!(seen, all);
 }
