@@ -289,7 +289,8 @@ impl Options {
     }
 
     /// Sets the size of the ring in bytes. Default: 4 MiB, or what four of the largest records
-    /// take; at most 1 GiB. It is used only when a store is created.
+    /// take; at most 1 GiB. The ring of an existing store grows to what is set here, and to what four
+    /// of the largest records take, when the store is opened; it never shrinks.
     pub fn ring_bytes(mut self, bytes: u64) -> Self {
         self.ring_bytes = Some(bytes);
         self
@@ -421,12 +422,14 @@ impl Options {
             return Err(OpenError::options("ring_bytes must be at most 1 GiB"));
         }
         let ring = ring.next_multiple_of(4096);
-        Ok(Sizes { frame_max, segment_min, segment_max, ring, cells: self.max_claims })
+        let ring_asked = self.ring_bytes.map_or(0, |_| ring);
+        let cells = self.max_claims;
+        Ok(Sizes { frame_max, segment_min, segment_max, ring, ring_asked, cells })
     }
 }
 
 /// Four of the largest frames, with room for header and footer.
-const fn four_frames(frame_max: u64) -> u64 {
+pub(crate) const fn four_frames(frame_max: u64) -> u64 {
     (4 * frame_max + 8192).next_multiple_of(64 << 10)
 }
 
@@ -442,6 +445,8 @@ pub(crate) struct Sizes {
     pub segment_min: u64,
     pub segment_max: u64,
     pub ring: u64,
+    /// The same, if the options say something of it; otherwise 0.
+    pub ring_asked: u64,
     pub cells: u32,
 }
 

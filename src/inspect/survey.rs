@@ -5,7 +5,9 @@ use crate::{
     error::OpenError,
     index::KeyHasher,
     recover::{
-        CLAIMS_FILE, RING_FILE, claims, is_store_file, read_pieces,
+        CLAIMS_FILE, RING_FILE, claims,
+        create::possible_ring,
+        is_store_file, read_pieces,
         segments::{Care, Reader, Segment},
     },
     storage::Storage,
@@ -190,7 +192,11 @@ fn read_ring(
     problems: &mut Vec<OpenError>,
 ) -> Vec<u8> {
     match read_file(storage, RING_FILE) {
-        Ok(bytes) if bytes.len() as u64 == superblock.ring_bytes => bytes,
+        Ok(mut bytes) if possible_ring(bytes.len() as u64, superblock) => {
+            // It is being made larger.
+            bytes.truncate(superblock.ring_bytes as usize);
+            bytes
+        }
         Ok(bytes) => {
             problems.push(OpenError::Damaged {
                 file: RING_FILE.into(),

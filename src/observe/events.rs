@@ -183,6 +183,11 @@ pub(crate) fn claims_not_grown(max_claims: u64, in_force: u64, why: &std::io::Er
     event!(error, max_claims, in_force, %why, "the claims file can't be made larger");
 }
 
+/// The ring could not become as large as the options want it.
+pub(crate) fn ring_not_grown(wanted: u64, in_force: u64, why: &std::io::Error) {
+    event!(error, wanted, in_force, %why, "the ring can't be made larger");
+}
+
 /// The wall clock was not believed.
 pub(crate) fn clock_held(now_ms: u64) {
     event!(error, now_ms, "the wall clock jumped too far ahead and is not believed");

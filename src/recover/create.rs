@@ -4,8 +4,10 @@ use super::{CLAIMS_FILE, RING_FILE, is_store_file, read_file};
 use crate::{
     claims::Cells,
     error::OpenError,
-    options::Sizes,
-    storage::{Storage, StorageFile, is_blank},
+    limits::RING_BYTES_MAX,
+    observe::events,
+    options::{Sizes, four_frames},
+    storage::{Storage, StorageFile, is_blank, is_failed_sync, is_no_room},
     superblock::{Superblock, SuperblockFile},
     sync,
 };
@@ -113,24 +115,14 @@ fn is_unfinished(file: &dyn StorageFile, bytes: u64, salvage: bool) -> bool {
     marked || salvage && file.size() < bytes && is_blank(file).unwrap_or(false)
 }
 
-/// Opens the ring and reads it. A missing ring is created again when salvaging.
+/// Opens the ring and reads it: of a file that is longer, because its growth was interrupted, as much
+/// as the superblock says. A missing ring is created again when salvaging.
 pub(super) fn open_ring(
     storage: &dyn Storage,
     superblock: &Superblock,
-    sizes: &Sizes,
     salvage: bool,
 ) -> Result<(Arc<dyn StorageFile>, Vec<u8>), OpenError> {
     let doing = || OpenError::io("opening the ring");
-    // Checked whether the file exists or is created again: a record that the ring can't hold would
-    // wait for room for ever.
-    let too_small = || {
-        Err(OpenError::options(format!(
-            "the ring of this store has {} bytes, and four of the largest responses must fit: \
-             choose a max_response of at most {}, or a new store",
-            superblock.ring_bytes,
-            (superblock.ring_bytes / 4).saturating_sub(1024)
-        )))
-    };
     let found = match storage.open(RING_FILE) {
         Ok(file) if is_unfinished(&*file, superblock.ring_bytes, salvage) => {
             Err(io::ErrorKind::NotFound.into())
@@ -138,21 +130,18 @@ pub(super) fn open_ring(
         found => found,
     };
     match found {
-        Ok(file) if file.size() != superblock.ring_bytes => Err(OpenError::Damaged {
+        Ok(file) if !possible_ring(file.size(), superblock) => Err(OpenError::Damaged {
             file: RING_FILE.into(),
             offset: file.size(),
             what: "the ring has another size than it was made with",
         }),
-        Ok(_) if superblock.ring_bytes < 4 * sizes.frame_max => too_small(),
         Ok(file) => {
             file.expect_small_changes();
-            let bytes = read_file(&*file, RING_FILE)?;
+            let mut bytes = read_file(&*file, RING_FILE)?;
+            bytes.truncate(superblock.ring_bytes as usize);
             Ok((file, bytes))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound && salvage => {
-            if superblock.ring_bytes < 4 * sizes.frame_max {
-                return too_small();
-            }
             let file = create_ring_again(storage, superblock.ring_bytes).map_err(doing())?;
             Ok((file, Vec::new()))
         }
@@ -160,5 +149,53 @@ pub(super) fn open_ring(
             Err(OpenError::Missing { file: RING_FILE.into() })
         }
         Err(error) => Err(doing()(error)),
+    }
+}
+
+/// Whether a ring's file may be so large: a longer one is being made larger.
+pub(crate) fn possible_ring(bytes: u64, superblock: &Superblock) -> bool {
+    (superblock.ring_bytes..=RING_BYTES_MAX).contains(&bytes)
+}
+
+/// Makes the ring as large as the options want it, if it is smaller; of a growth that was interrupted
+/// the rest. After all segments of the last life are sealed: what the ring holds means nothing then. The
+/// superblock counts the new bytes when the next life begins; until then they are not looked at. If
+/// there is no room, or the system refuses it for another reason, it stays as it was, which is
+/// reported, unless the largest records would not fit.
+pub(super) fn grow_ring(
+    storage: &dyn Storage,
+    ring: &Arc<dyn StorageFile>,
+    superblock: &Superblock,
+    sizes: &Sizes,
+) -> Result<Arc<dyn StorageFile>, OpenError> {
+    let now = ring.size();
+    let fits = superblock.ring_bytes >= 4 * sizes.frame_max;
+    let least = if fits { 0 } else { four_frames(sizes.frame_max) };
+    let wanted = sizes.ring_asked.max(least).max(now).next_multiple_of(4096);
+    if wanted == superblock.ring_bytes {
+        return Ok(ring.clone());
+    }
+    match storage.grow(RING_FILE, wanted) {
+        Ok(file) => {
+            file.expect_small_changes();
+            Ok(file)
+        }
+        Err(error) if is_failed_sync(&error) && !is_no_room(&error) => {
+            Err(OpenError::io("enlarging the ring")(error))
+        }
+        // A record that the ring can't hold would wait for room for ever.
+        Err(error) if now != superblock.ring_bytes || !fits => {
+            let what = format!(
+                "enlarging the ring, which has {} bytes; four of the largest responses must fit, so \
+                 a max_response of at most {} needs none",
+                superblock.ring_bytes,
+                (superblock.ring_bytes / 4).saturating_sub(1024)
+            );
+            Err(OpenError::io(what)(error))
+        }
+        Err(error) => {
+            events::ring_not_grown(wanted, now, &error);
+            Ok(ring.clone())
+        }
     }
 }

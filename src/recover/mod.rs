@@ -43,7 +43,7 @@ impl Read {
         salvage: bool,
     ) -> Result<Self, OpenError> {
         let claims = claims::read(storage, superblock, sizes, salvage)?;
-        let (ring, ring_bytes) = create::open_ring(storage, superblock, sizes, salvage)?;
+        let (ring, ring_bytes) = create::open_ring(storage, superblock, salvage)?;
         let hints = |life, class| claims.durable_hint(superblock, life, class);
         let care = if salvage { Care::Salvage } else { Care::Strict };
         let reader = segments::Reader { storage, superblock, hasher, care };
@@ -52,6 +52,17 @@ impl Read {
         let new_ring = u64::from(ring_bytes.is_empty());
         let damaged_places = damaged.len() as u64 + claims.damaged_places + new_ring;
         Ok(Read { claims, ring, segments, damaged_places })
+    }
+
+    /// Gives the ring the size that the options want, if that is larger; after everything is settled.
+    pub fn grow_ring(
+        &mut self,
+        storage: &dyn Storage,
+        superblock: &Superblock,
+        sizes: &Sizes,
+    ) -> Result<(), OpenError> {
+        self.ring = create::grow_ring(storage, &self.ring, superblock, sizes)?;
+        Ok(())
     }
 
     /// The highest time that the files know of; 0 if there is none.

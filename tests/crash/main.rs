@@ -32,6 +32,7 @@ mod promised_claims;
 mod rare_meetings;
 mod read_only_places;
 mod restarts_take_no_space;
+mod ring_grows;
 mod salvage_counts;
 mod second_opener_is_refused;
 mod three_lives;

@@ -111,10 +111,10 @@ impl Opening<'_> {
         let mut index = Index::new(self.hasher, life.time.now());
         let salvage = self.options.recovery == Recovery::Salvage;
         let Decided { undecided, outlived } = self.read.decide(&mut index, salvage)?;
-        let ring = self.read.ring.map_mut().map_err(OpenError::io("mapping the ring"))?;
 
         // From here on it is written.
         self.settle(&undecided, &mut life.superblock)?;
+        let ring = self.read.ring.map_mut().map_err(OpenError::io("mapping the ring"))?;
         let (place, superblock) = (self.storage.place(), life.superblock);
         let engine = Arc::new(self.engine(life, index, ring)?);
         let poisoned = |_: Poisoned| OpenError::Io {
@@ -168,7 +168,8 @@ impl Opening<'_> {
         Ok(Life { time, first_token, superblock: next })
     }
 
-    /// Ends the last life: what was read is made durable, and the claims file gets its size.
+    /// Ends the last life: what was read is made durable, and the claims file and the ring get their
+    /// sizes.
     fn settle(&mut self, alive: &[Undecided], next: &mut Superblock) -> Result<(), OpenError> {
         let Opening { storage, superblock, read, sizes, .. } = self;
         let place = storage.place();
@@ -190,7 +191,10 @@ impl Opening<'_> {
             .map_err(io("writing a segment again"))?;
         read.claims.rewrite(alive).map_err(io("writing the claims file again"))?;
         let grown = read.claims.grow(&**storage, superblock, sizes.cells);
-        grown.map_err(io("enlarging the claims file"))
+        grown.map_err(io("enlarging the claims file"))?;
+        read.grow_ring(&**storage, superblock, sizes)?;
+        next.ring_bytes = read.ring.size();
+        Ok(())
     }
 
     /// The engine of the new life, without its undecided keys.
