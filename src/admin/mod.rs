@@ -151,9 +151,10 @@ impl Admin {
         self.with(|config| config.note_required = required)
     }
 
-    /// Sets whether what can execute again (`free`, `forget`, erasing a scope) needs the same decision of a second
-    /// person within an hour, told apart by [`actor_header`](Self::actor_header). The first one is
-    /// answered 202 and kept in memory. Default: false.
+    /// Sets whether what can execute again (`free`, `forget`, erasing a scope) needs the same
+    /// decision of a second person within an hour, told apart by
+    /// [`actor_header`](Self::actor_header). The first one is answered 202 and kept in memory.
+    /// Default: false.
     pub fn second_person(self, needed: bool) -> Self {
         self.with(|config| config.second_person = needed)
     }

@@ -229,7 +229,8 @@ fn struck(durability: Durability, faults: &[Fault], step: usize) {
             let told = store.erase_scope(&alice(), false);
             assert!(told.is_err() || *fault != Fault::Crash, "{call}");
             drop(store);
-            let left = if (at + call as usize).is_multiple_of(2) { disk.kill() } else { disk.power_cut() };
+            let left =
+                if (at + call as usize).is_multiple_of(2) { disk.kill() } else { disk.power_cut() };
             verifies(&sim, &left);
             let store = open(&sim, &left);
             let after = states(&store);

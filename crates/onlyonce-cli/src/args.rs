@@ -96,8 +96,8 @@ pub enum Command {
     ResolveMany(ResolveMany),
     /// Lists what operators have decided: who, when, why, and what was there before.
     Decisions(Decisions),
-    /// Forgets all keys of a scope in a table, and the decisions about them. Without --yes it only
-    /// says how many there are. In a directory: `compact --without-scope`.
+    /// Forgets all keys of a scope and the decisions about them, and overwrites what the store's files
+    /// have of them; also in a running store (--url). Without --yes it only says how many there are.
     Erase(Erase),
     /// Reads everything and compares it with its checksums.
     Verify(Of),
@@ -134,6 +134,7 @@ impl Command {
             Command::Resolve(resolve) => Some(&resolve.ask),
             Command::ResolveMany(many) => Some(&many.ask),
             Command::Decisions(decisions) => Some(&decisions.ask),
+            Command::Erase(erase) => Some(&erase.ask),
             _ => None,
         }
     }
@@ -187,7 +188,9 @@ pub struct Erase {
     #[command(flatten)]
     pub of: Of,
     #[command(flatten)]
-    pub table: Table,
+    pub ask: Ask,
+    #[command(flatten)]
+    pub by: By,
     /// The scope.
     #[arg(long, allow_hyphen_values = true)]
     pub scope: String,

@@ -3,7 +3,7 @@
 
 use super::{
     args::{Ask, By, Command, Decisions, Get, How, List, Resolve, Wanted, parse_header},
-    decisions,
+    decisions, erase,
     fail::{Code, Failure},
     list::{Row, Table, style_of},
     names::{parse_key, parse_scope, visible},
@@ -50,6 +50,7 @@ pub fn run(remote: &Remote, command: &Command, out: &mut Out) -> Result<(), Fail
         Command::Resolve(resolve) => remote.resolve(resolve, out),
         Command::ResolveMany(many) => resolve_many::run_at(remote, many, out),
         Command::Decisions(decisions) => remote.decisions(decisions, out),
+        Command::Erase(erase) => erase::run_at(remote, erase, out),
         _ => unreachable!("the others ask in other ways"),
     }
 }
@@ -153,6 +154,11 @@ impl Running {
         }
         let request =
             request.header("x-onlyonce-admin", "1").header("content-type", "application/json");
+        let request = match path {
+            // It lasts as long as reading the whole store.
+            "erase" => request.config().timeout_global(None).build(),
+            _ => request,
+        };
         self.heard(request.send(body.to_string()))
     }
 }
@@ -206,7 +212,7 @@ impl Remote {
         }
     }
 
-    fn change(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+    pub fn change(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         match self {
             Remote::Running(service) => service.change(path, body),
             Remote::Here(service) => service.change(path, body),
@@ -314,9 +320,24 @@ impl Remote {
 
     fn decisions(&self, args: &Decisions, out: &mut Out) -> Result<(), Failure> {
         let parameters = selection(&args.scope, &args.prefix, None)?;
-        let answer = self.ask("decisions", &parameters)?;
-        let all: Vec<_> = answer["decisions"].as_array().into_iter().flatten().collect();
-        decisions::show_all(all.into_iter().rev().cloned(), out)
+        decisions::show_all(self.all_decisions(&parameters)?.into_iter().rev(), out)
+    }
+
+    /// The decisions, the newest first, however many pages they take.
+    pub fn all_decisions(&self, parameters: &[(&str, String)]) -> Result<Vec<Value>, Failure> {
+        let (mut all, mut next) = (Vec::new(), None);
+        loop {
+            let mut asked = parameters.to_vec();
+            asked.extend(next.map(|next: u64| ("before", next.to_string())));
+            let mut page = self.ask("decisions", &asked)?;
+            if let Value::Array(decisions) = page["decisions"].take() {
+                all.extend(decisions);
+            }
+            next = page["next"].as_u64();
+            if next.is_none() {
+                return Ok(all);
+            }
+        }
     }
 
     /// All that the service knows of a key.

@@ -33,14 +33,6 @@ impl Here {
         match *self {}
     }
 
-    pub fn erase(&self, _: &onlyonce::Scope, _: bool) -> Result<(u64, u64, u64), Failure> {
-        match *self {}
-    }
-
-    pub fn decisions_of(&self, _: &onlyonce::Scope) -> Result<u64, Failure> {
-        match *self {}
-    }
-
     pub fn items(
         &self,
         _: impl FnMut(&onlyonce::inspect::Item) -> Result<(), Failure>,
@@ -61,7 +53,7 @@ mod with {
     use http::{Method, Request, StatusCode};
     use http_body::Body;
     use onlyonce::{
-        BeginError, KeyRef, OpenError, Scope, State,
+        BeginError, KeyRef, OpenError, State,
         admin::{Admin, AdminBody},
         inspect::Item,
         postgres::{PostgresOptions, PostgresStore, Replication},
@@ -173,19 +165,6 @@ mod with {
                 Some(bytes) => out.raw(bytes),
                 None => Err(Failure::new(Code::NoKey, "no answer is stored of this key")),
             }
-        }
-
-        /// Erases a scope: keys, decisions, and how many keys are left.
-        pub fn erase(&self, scope: &Scope, force: bool) -> Result<(u64, u64, u64), Failure> {
-            let erased = self.runtime.block_on(self.store.erase_scope(scope, force))?;
-            Ok((erased.keys, erased.decisions, erased.held))
-        }
-
-        /// The number of decisions about keys of a scope.
-        pub fn decisions_of(&self, scope: &Scope) -> Result<u64, Failure> {
-            let all = self.runtime.block_on(self.store.decisions(None, u32::MAX))?;
-            let of_it = all.iter().filter(|one| one.key.scope() == scope.as_bytes());
-            Ok(of_it.count() as u64)
         }
 
         /// All keys, by scope and key.

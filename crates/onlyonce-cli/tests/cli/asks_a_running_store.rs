@@ -203,3 +203,51 @@ fn a_refused_list_has_no_header() {
     assert_eq!(listed.out, "");
     listed.fails(9, "ONLYONCE_AUTHORIZATION");
 }
+
+/// Of more decisions than the service shows at a time all are listed.
+#[test]
+fn decisions_are_listed_page_by_page() {
+    let running = Running::new();
+    let scope = scope();
+    let names: Vec<_> = (0..1100).map(|n| format!("free-{n}")).collect();
+    for name in &names {
+        let key = KeyRef::new(&scope, name).unwrap();
+        drop(running.store.begin(key, print()).unwrap());
+        running.store.resolve(key, onlyonce::Resolution::Free, false).unwrap();
+    }
+    let listed = running.run(&["decisions", "--json", "--prefix", "free-"]).lines();
+    let listed: Vec<_> = listed.iter().map(|line| line["key"].as_str().unwrap()).collect();
+    assert_eq!(listed, names);
+}
+
+/// A scope is counted, and erased while the store runs; and in its directory afterwards.
+#[test]
+fn a_scope_is_erased() {
+    let Running { store, held, url, _dir } = Running::new();
+    let erase = |more: &[&str]| {
+        run(&[&["erase", "--scope", SCOPE, "--json", "--url", &url], more].concat())
+    };
+    let count = erase(&[]).json();
+    assert_eq!((&count["erased"], &count["keys"]), (&false.into(), &12.into()));
+    let refused = erase(&["--yes"]);
+    let told: serde_json::Value = serde_json::from_str(&refused.out).unwrap();
+    assert_eq!(told["held"], 1);
+    assert_eq!(refused.code, 9);
+    assert!(refused.err.contains("--force"), "{}", refused.err);
+    assert_eq!(erase(&["--yes", "--force"]).lines()[0]["held"], 0);
+    assert_eq!(store.entries(onlyonce::Filter::ALL).count(), 0);
+    drop(held);
+    let scope = scope();
+    let key = KeyRef::new(&scope, "again").unwrap();
+    drop(store.begin(key, print()).unwrap());
+    store.close().unwrap();
+    let place = _dir.path().to_str().unwrap();
+    let count = run(&["erase", place, "--scope", SCOPE]).ok();
+    assert!(count.contains("1 key"), "{count}");
+    let erased = run(&["erase", place, "--scope", SCOPE, "--yes"]).ok();
+    assert!(erased.contains("erased 1 key"), "{erased}");
+    for file in std::fs::read_dir(_dir.path()).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(5).any(|window| window == b"again"));
+    }
+}
