@@ -1,6 +1,6 @@
-//! Errors in three families: the store could not be opened ([`OpenError`]); a call failed before
-//! anything was executed ([`BeginError`]); a call failed after something may have been executed
-//! ([`ClaimError`]).
+//! Errors in four families: the store could not be opened ([`OpenError`]); a claim failed before
+//! anything was executed ([`BeginError`]); a holder's call failed after something may have been
+//! executed ([`ClaimError`]); a call that claims nothing failed ([`StoreError`]).
 
 use crate::limits::*;
 use std::{io, sync::Arc, time::Duration};
@@ -199,6 +199,12 @@ impl From<Forked> for ClaimError {
     }
 }
 
+impl From<Forked> for StoreError {
+    fn from(_: Forked) -> Self {
+        StoreError::Forked
+    }
+}
+
 impl OpenError {
     pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> OpenError {
         let doing = doing.into();
@@ -275,7 +281,7 @@ impl std::fmt::Display for Full {
     }
 }
 
-/// Why `begin`, `take_over`, `get` or `entries` failed. **Nothing was executed.**
+/// Why `begin` or `take_over` failed. **Nothing was executed.**
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BeginError {
@@ -347,7 +353,7 @@ impl BeginError {
     }
 }
 
-/// Why a call of a holder or an operator failed. **The operation may have been executed.**
+/// Why a holder's call failed. **The operation may have been executed.**
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClaimError {
@@ -397,16 +403,15 @@ pub enum ClaimError {
     /// The store was closed.
     #[error("the store is closed; open it again")]
     Closed,
-    /// The stored record does not read back as it was written.
-    #[error("the key's record is damaged")]
-    Damaged,
-    /// The operator's call needs `force` while the key is in this state.
-    #[error("the key is {state}; this needs force")]
-    NeedsForce {
-        /// The key's state.
-        state: &'static str,
+    /// The record of this key, or one that may be this key's, does not read back as it was written.
+    #[error("the record in segment {segment} at byte {offset} is damaged; it may be this key's")]
+    Damaged {
+        /// The segment's number.
+        segment: u32,
+        /// The record's offset in the segment, in bytes.
+        offset: u64,
     },
-    /// The operator's call does not apply to a key in this state.
+    /// The call does not apply to such a claim: it is in a transaction of the caller's own, perhaps.
     #[error("the key is {state}; this does not apply")]
     NotApplicable {
         /// The key's state.
@@ -442,7 +447,7 @@ impl ClaimError {
             ClaimError::AlreadyCompleted | ClaimError::DifferentResponse => KeyState::Completed,
             ClaimError::Poisoned
             | ClaimError::Closed
-            | ClaimError::Damaged
+            | ClaimError::Damaged { .. }
             | ClaimError::Unavailable { .. } => KeyState::Unknown,
             _ => KeyState::Unchanged,
         }
@@ -456,6 +461,139 @@ impl ClaimError {
             }
             ClaimError::Poisoned | ClaimError::Closed | ClaimError::Forked => Retry::AfterReopen,
             _ => Retry::Never,
+        }
+    }
+}
+
+/// Why a call that claims nothing failed: a look at keys, an operator's decision, a move of keys, a
+/// flush, a closing. **Nothing was executed**, and what was refused changed nothing.
+///
+/// [`BeginError`] and [`ClaimError`] convert into it, for a function that makes calls of each kind.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The decision has to be forced while the key is in this state
+    /// ([`ResolveOptions::force`](crate::ResolveOptions::force)).
+    #[error("the key is {state}; this needs force")]
+    NeedsForce {
+        /// The key's state.
+        state: &'static str,
+    },
+    /// The call does not apply to a key in this state.
+    #[error("the key is {state}; this does not apply")]
+    NotApplicable {
+        /// The key's state.
+        state: &'static str,
+    },
+    /// The response is larger than the store's `max_response`.
+    #[error("the response has {len} bytes, there is room for {limit}")]
+    ResponseTooLarge {
+        /// The size of the response in bytes, head included.
+        len: usize,
+        /// The largest size that can be stored, in bytes.
+        limit: usize,
+    },
+    /// A head is longer than 4 KiB.
+    #[error("{what} has {len} bytes, the longest is {limit}")]
+    TooLong {
+        /// "the head".
+        what: &'static str,
+        /// Its size in bytes.
+        len: usize,
+        /// The greatest length that is allowed, in bytes.
+        limit: usize,
+    },
+    /// A retention is out of bounds.
+    #[error("{what}")]
+    Terms {
+        /// The term with its value, and the values that are allowed.
+        what: String,
+    },
+    /// There is no room for what is to be stored.
+    #[error("the store is full: {0}")]
+    StoreFull(Full),
+    /// A record that was looked at does not read back as it was written.
+    #[error("the record in segment {segment} at byte {offset} is damaged")]
+    Damaged {
+        /// The segment's number.
+        segment: u32,
+        /// The record's offset in the segment, in bytes.
+        offset: u64,
+    },
+    /// A write or a sync failed, now or earlier. See [`ClaimError::Poisoned`].
+    #[error("the store is poisoned by a failed write; open it again to learn what was kept")]
+    Poisoned,
+    /// The store was closed.
+    #[error("the store is closed; open it again")]
+    Closed,
+    /// This process was forked after the store was opened, so the store is its parent's. The call
+    /// changed nothing.
+    #[error("this store was opened before a fork; open one in this process")]
+    Forked,
+    /// A backend beyond this process gave no usable answer, and what was to be changed may have
+    /// been. Or a file of an embedded store can't be read or created.
+    #[error("the store is unavailable: {what}")]
+    Unavailable {
+        /// The error of the backend or of the operating system.
+        what: String,
+    },
+}
+
+impl StoreError {
+    /// Returns what is known of the key that the call was about.
+    pub fn key_state(&self) -> KeyState {
+        match self {
+            StoreError::Poisoned | StoreError::Unavailable { .. } => KeyState::Unknown,
+            _ => KeyState::Unchanged,
+        }
+    }
+
+    /// Returns whether the same call is worth repeating.
+    pub fn retry(&self) -> Retry {
+        match self {
+            StoreError::StoreFull(_) | StoreError::Unavailable { .. } => {
+                Retry::After(Duration::from_secs(1))
+            }
+            StoreError::Poisoned | StoreError::Closed | StoreError::Forked => Retry::AfterReopen,
+            _ => Retry::Never,
+        }
+    }
+}
+
+impl From<BeginError> for StoreError {
+    fn from(error: BeginError) -> Self {
+        match error {
+            BeginError::StoreFull(full) => StoreError::StoreFull(full),
+            BeginError::Damaged { segment, offset } => StoreError::Damaged { segment, offset },
+            BeginError::Poisoned => StoreError::Poisoned,
+            BeginError::Closed => StoreError::Closed,
+            BeginError::AttemptsExhausted { .. } => Self::NotApplicable { state: "exhausted" },
+            BeginError::Terms { what } => StoreError::Terms { what },
+            BeginError::Forked => StoreError::Forked,
+            BeginError::Unavailable { what } => StoreError::Unavailable { what },
+        }
+    }
+}
+
+impl From<ClaimError> for StoreError {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::Fenced => StoreError::NotApplicable { state: "not held any more" },
+            ClaimError::AlreadyCompleted | ClaimError::DifferentResponse => {
+                StoreError::NotApplicable { state: "completed" }
+            }
+            ClaimError::ResponseTooLarge { len, limit } => Self::ResponseTooLarge { len, limit },
+            ClaimError::TooLong { what, len, limit } => StoreError::TooLong { what, len, limit },
+            ClaimError::Terms { what } => StoreError::Terms { what },
+            ClaimError::StoreFull(full) => StoreError::StoreFull(full),
+            ClaimError::Damaged { segment, offset } => StoreError::Damaged { segment, offset },
+            ClaimError::Poisoned => StoreError::Poisoned,
+            ClaimError::Closed => StoreError::Closed,
+            ClaimError::NotApplicable { state } => StoreError::NotApplicable { state },
+            ClaimError::Forked => StoreError::Forked,
+            ClaimError::EffectsFailed { what } | ClaimError::Unavailable { what } => {
+                StoreError::Unavailable { what }
+            }
         }
     }
 }

@@ -33,6 +33,12 @@ impl From<Poisoned> for crate::error::ClaimError {
     }
 }
 
+impl From<Poisoned> for crate::error::StoreError {
+    fn from(_: Poisoned) -> Self {
+        Self::Poisoned
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Poison {
     set: AtomicBool,

@@ -200,7 +200,7 @@ fn an_operators_decision_is_told() {
     let (_, told) = Told::of(|| {
         let store = sim.open();
         drop(store.claim("k"));
-        store.resolve(key("k"), Resolution::Free, false).unwrap();
+        store.resolve(key("k"), Resolution::Free).unwrap();
         store.drain(MS);
     });
     assert!(told.has(Level::INFO, "resolved by an operator").contains("free"));

@@ -10,7 +10,8 @@ use super::{
     reference::{Is, KEYS, KeyModel, Setting, World, name, open, scope, short},
 };
 use onlyonce::{
-    BeginError, Entry, Filter, KeyRef, OpenError, Recovery, State, Store, storage::SimStorage,
+    BeginError, Entry, Filter, KeyRef, OpenError, Recovery, State, Store, StoreError,
+    storage::SimStorage,
 };
 use std::sync::OnceLock;
 
@@ -271,7 +272,7 @@ fn get(store: &Store, key: usize) -> Result<Option<Entry>, ()> {
     let (scope, name) = (scope(), name(key));
     match store.get(KeyRef::new(&scope, &name).unwrap()) {
         Ok(found) => Ok(found),
-        Err(BeginError::Damaged { .. }) => Err(()),
+        Err(StoreError::Damaged { .. }) => Err(()),
         Err(error) => panic!("key {key}: {error:?}"),
     }
 }

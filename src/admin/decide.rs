@@ -6,9 +6,17 @@ use super::{
     keys::{bytes_of, is_http, key_of},
 };
 use crate::{
-    decisions::By, engine::entries::State, engine::erase::Erased, engine::resolve::Resolution,
-    error::ClaimError, http::StoredAnswer, names, observe::events, operate::Operated,
-    spi::Completion, token::Token,
+    decisions::By,
+    engine::entries::State,
+    engine::erase::Erased,
+    engine::resolve::{Resolution, ResolveOptions},
+    error::StoreError,
+    http::StoredAnswer,
+    names,
+    observe::events,
+    operate::Operated,
+    spi::Completion,
+    token::Token,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
@@ -60,13 +68,21 @@ pub(super) fn resolve(
                 let (head, response) = (&*answer.head, Some(&*answer.response));
                 let replace = Resolution::Replace { head, response };
                 let by = By { actor: &actor, note };
-                return decided(store.resolve_by(key.as_ref(), replace, force, Some(seen), by));
+                return decided(store.resolve_with(
+                    key.as_ref(),
+                    replace,
+                    ResolveOptions::new().force(force).seen(seen).by(by),
+                ));
             }
             let (head, response) = (&answer.head, Some(&*answer.response));
             let completion = Completion { head, response, ..Completion::default() };
             let done = Resolution::Complete { fingerprint: None, completion };
             let by = By { actor: &actor, note };
-            return decided(store.resolve_by(key.as_ref(), done, force, Some(seen), by));
+            return decided(store.resolve_with(
+                key.as_ref(),
+                done,
+                ResolveOptions::new().force(force).seen(seen).by(by),
+            ));
         }
         _ => return Err(Refusal::bad("decision must be complete, replace, free or forget")),
     };
@@ -77,7 +93,11 @@ pub(super) fn resolve(
         Second::Awaited => return Ok(awaited()),
     };
     let by = By { actor: &actor, note };
-    decided(store.resolve_by(key.as_ref(), resolution, force, Some(seen), by))
+    decided(store.resolve_with(
+        key.as_ref(),
+        resolution,
+        ResolveOptions::new().force(force).seen(seen).by(by),
+    ))
 }
 
 fn forced(asked: &Value) -> Result<bool, Refusal> {
@@ -184,26 +204,24 @@ impl Config {
     }
 }
 
-fn decided(result: Result<(), ClaimError>) -> Result<(StatusCode, Value), Refusal> {
+fn decided(result: Result<(), StoreError>) -> Result<(StatusCode, Value), Refusal> {
     let Err(error) = result else {
         return Ok((StatusCode::OK, json!({ "done": true })));
     };
     let status = match &error {
-        ClaimError::NeedsForce { .. }
-        | ClaimError::NotApplicable { .. }
-        | ClaimError::AlreadyCompleted => StatusCode::CONFLICT,
-        ClaimError::ResponseTooLarge { .. } | ClaimError::TooLong { .. } => {
+        StoreError::NeedsForce { .. } | StoreError::NotApplicable { .. } => StatusCode::CONFLICT,
+        StoreError::ResponseTooLarge { .. } | StoreError::TooLong { .. } => {
             StatusCode::PAYLOAD_TOO_LARGE
         }
-        ClaimError::StoreFull(_) => StatusCode::INSUFFICIENT_STORAGE,
-        ClaimError::Poisoned | ClaimError::Closed | ClaimError::Unavailable { .. } => {
+        StoreError::StoreFull(_) => StatusCode::INSUFFICIENT_STORAGE,
+        StoreError::Poisoned | StoreError::Closed | StoreError::Unavailable { .. } => {
             StatusCode::SERVICE_UNAVAILABLE
         }
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let refusal = Refusal::new(status, error.to_string());
     Err(match error {
-        ClaimError::NeedsForce { .. } => refusal.forcible(),
+        StoreError::NeedsForce { .. } => refusal.forcible(),
         _ => refusal,
     })
 }

@@ -4,7 +4,7 @@ use super::{answer::Refusal, query};
 use crate::{
     decisions::{Decision, Outcome, WasState},
     engine::entries::{Entry, Filter, State},
-    error::BeginError,
+    error::StoreError,
     http::StoredAnswer,
     key::{KeyRef, OwnedKey},
     names::{self, escape as text},
@@ -148,12 +148,12 @@ pub(super) fn bytes_of(text: &str, what: &str) -> Result<Vec<u8>, Refusal> {
     text::bytes(text).ok_or_else(why)
 }
 
-pub(super) fn unavailable(error: &BeginError) -> Refusal {
+pub(super) fn unavailable(error: &StoreError) -> Refusal {
     let status = match error {
-        BeginError::Closed
-        | BeginError::Poisoned
-        | BeginError::Forked
-        | BeginError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        StoreError::Closed
+        | StoreError::Poisoned
+        | StoreError::Forked
+        | StoreError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     Refusal::new(status, error.to_string())

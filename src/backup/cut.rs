@@ -8,6 +8,7 @@ use crate::{
     claims::Cells,
     decisions,
     engine::{Engine, snapshot::Moment},
+    error::StoreError,
     inspect::{Inspection, Problem},
     recover::segments::read_until,
     storage::Storage,
@@ -20,14 +21,14 @@ impl Engine {
         dst: &dyn Storage,
         options: &BackupOptions,
     ) -> Result<Backup, BackupError> {
-        self.check_claim()?;
+        self.check_claim().map_err(StoreError::from)?;
         // An unusable destination is found out before anything waits.
         let writer = Writer::new(dst, options)?;
         let (moment, _pins) = self.moment();
         // Everything written before the cut is in the files from here on.
         let committed = self.commit_all();
         self.tell_if_poisoned();
-        committed.map_err(crate::error::ClaimError::from)?;
+        committed.map_err(StoreError::from)?;
         let Moment { superblock, taken_ms, claims, slots } = moment;
         let mut segments = Vec::new();
         for (slot, until) in slots {
@@ -54,7 +55,7 @@ impl Engine {
             salvage: None,
         };
         // Another owner may write to the files of a store that has been closed.
-        writer.write(cut, &mut || Ok(self.check_claim()?))
+        writer.write(cut, &mut || Ok(self.check_claim().map_err(StoreError::from)?))
     }
 }
 

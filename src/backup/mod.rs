@@ -40,7 +40,10 @@ mod write;
 
 pub use restore::restore;
 
-use crate::{error::ClaimError, error::OpenError, inspect::Problem};
+use crate::{
+    error::{OpenError, StoreError},
+    inspect::Problem,
+};
 use std::{io, path::PathBuf, sync::Arc};
 
 /// The file that makes a directory a finished backup.
@@ -112,7 +115,7 @@ pub enum BackupError {
     Open(#[from] OpenError),
     /// The store was closed, or is poisoned.
     #[error("the store to be copied: {0}")]
-    Store(#[from] ClaimError),
+    Store(#[from] StoreError),
     /// The directory is not empty.
     #[error("{place} is not empty: it holds {file}; choose a new directory")]
     NotEmpty {

@@ -53,7 +53,12 @@ mod operators;
 mod time;
 mod words;
 
-use crate::{engine::resolve::Resolution, error::ClaimError, key::KeyRef, spi::IdempotencyStore};
+use crate::{
+    engine::resolve::{Resolution, ResolveOptions},
+    error::StoreError,
+    key::KeyRef,
+    spi::IdempotencyStore,
+};
 use std::{future::Future, time::Duration};
 use words::{Bench, Named};
 
@@ -108,9 +113,9 @@ pub trait Subject {
         &self,
         key: KeyRef<'_>,
         resolution: Resolution<'_>,
-        force: bool,
-    ) -> impl Future<Output = Option<Result<(), ClaimError>>> {
-        let _ = (key, resolution, force);
+        options: ResolveOptions<'_>,
+    ) -> impl Future<Output = Option<Result<(), StoreError>>> {
+        let _ = (key, resolution, options);
         async { None }
     }
 

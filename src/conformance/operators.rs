@@ -2,10 +2,12 @@
 
 use super::{Subject, words::*};
 use crate::{
-    engine::resolve::Resolution,
-    error::ClaimError,
+    engine::resolve::{Resolution, ResolveOptions},
+    error::{ClaimError, StoreError},
     spi::{ClaimOp, Completion},
 };
+
+type Decided = Result<(), StoreError>;
 
 const BY_HAND: Completion<'static> =
     Completion { head: b"", response: Some(b"by hand"), retention: None };
@@ -13,7 +15,7 @@ const BY_HAND: Completion<'static> =
 /// Whether the backend can be asked to.
 pub(super) async fn can<S: Subject>(bench: &Bench<'_, S>) -> bool {
     let key = bench.key();
-    bench.subject.resolve(key.as_ref(), Resolution::Free, false).await.is_some()
+    bench.subject.resolve(key.as_ref(), Resolution::Free, ResolveOptions::new()).await.is_some()
 }
 
 async fn resolve<S: Subject>(
@@ -21,17 +23,20 @@ async fn resolve<S: Subject>(
     request: &crate::spi::Request,
     resolution: Resolution<'_>,
     force: bool,
-) -> Answer {
-    let resolved = bench.subject.resolve(request.key.as_ref(), resolution, force).await;
+) -> Decided {
+    let resolved = bench
+        .subject
+        .resolve(request.key.as_ref(), resolution, ResolveOptions::new().force(force))
+        .await;
     resolved.expect("it could before")
 }
 
-fn needs_force(answer: &Answer) -> bool {
-    matches!(answer, Err(ClaimError::NeedsForce { .. }))
+fn needs_force(answer: &Decided) -> bool {
+    matches!(answer, Err(StoreError::NeedsForce { .. }))
 }
 
-fn not_applicable(answer: &Answer) -> bool {
-    matches!(answer, Err(ClaimError::NotApplicable { .. }))
+fn not_applicable(answer: &Decided) -> bool {
+    matches!(answer, Err(StoreError::NotApplicable { .. }))
 }
 
 pub(super) async fn complete<S: Subject>(bench: &Bench<'_, S>) {
@@ -48,7 +53,7 @@ pub(super) async fn complete<S: Subject>(bench: &Bench<'_, S>) {
         let late = bench.write(&ticket, super::words::complete(RESPONSE)).await;
         assert_eq!(late, Err(ClaimError::Fenced), "{by:?}");
         let again = resolve(bench, &request, by_hand, true).await;
-        assert_eq!(again, Err(ClaimError::AlreadyCompleted), "{by:?}");
+        assert_eq!(again, Err(StoreError::NotApplicable { state: "completed" }), "{by:?}");
         bench.advance(HOUR).await;
         assert_eq!(bench.is(&request).await, Is::Absent, "{by:?}");
     }

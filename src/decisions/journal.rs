@@ -14,7 +14,7 @@ use super::{
     format::{self, Entry},
 };
 use crate::{
-    error::{ClaimError, Full},
+    error::{Full, StoreError},
     poison::Poison,
     storage::{Storage, StorageFile, is_failed_sync, is_no_room, is_zero},
     sync::Mutex,
@@ -73,9 +73,9 @@ pub(crate) struct Pen<'a> {
 }
 
 impl Pen<'_> {
-    fn failed(&self, doing: &str, error: &io::Error) -> ClaimError {
+    fn failed(&self, doing: &str, error: &io::Error) -> StoreError {
         if is_no_room(error) && !is_failed_sync(error) {
-            return ClaimError::StoreFull(Full::Disk);
+            return StoreError::StoreFull(Full::Disk);
         }
         self.poison.trip(doing, error).into()
     }
@@ -83,7 +83,7 @@ impl Pen<'_> {
 
 impl Journal {
     /// Notes a decision durably, before it is carried out. Returns its number.
-    pub fn note(&self, pen: &Pen<'_>, mut decision: Decision) -> Result<u64, ClaimError> {
+    pub fn note(&self, pen: &Pen<'_>, mut decision: Decision) -> Result<u64, StoreError> {
         let (place, number) = {
             let mut tail = self.tail.lock();
             tail.know(pen)?;
@@ -98,7 +98,7 @@ impl Journal {
         }
         let (file, now) = {
             let tail = self.tail.lock();
-            let open = tail.file.as_ref().ok_or(ClaimError::Closed)?;
+            let open = tail.file.as_ref().ok_or(StoreError::Closed)?;
             (open.file.clone(), (tail.last_file, open.at))
         };
         if now.0 == place.0 {
@@ -110,7 +110,7 @@ impl Journal {
     }
 
     /// Takes in a decision of another store, with its outcome and its time.
-    pub fn adopt(&self, pen: &Pen<'_>, decision: Decision) -> Result<(), ClaimError> {
+    pub fn adopt(&self, pen: &Pen<'_>, decision: Decision) -> Result<(), StoreError> {
         let outcome = decision.outcome.clone();
         let number = self.note(pen, decision)?;
         if outcome != Outcome::Unknown {
@@ -130,14 +130,14 @@ impl Journal {
     /// decisions that were. All others are written to new files first, durably, in their order; then
     /// the files of before are overwritten with zeros, and removed. A crash in between leaves some
     /// decisions in two files, and a reader takes each once.
-    pub fn erase(&self, pen: &Pen<'_>, scope: &[u8]) -> Result<u64, ClaimError> {
+    pub fn erase(&self, pen: &Pen<'_>, scope: &[u8]) -> Result<u64, StoreError> {
         let mut synced = self.syncing.lock();
         let mut tail = self.tail.lock();
         if tail.closed {
-            return Err(ClaimError::Closed);
+            return Err(StoreError::Closed);
         }
         tail.know(pen)?;
-        let unavailable = |error: io::Error| ClaimError::Unavailable { what: error.to_string() };
+        let unavailable = |error: io::Error| StoreError::Unavailable { what: error.to_string() };
         let mut old = Vec::new();
         let (mut kept, mut seen, mut erased) = (Vec::new(), HashSet::new(), HashSet::new());
         let mut torn = false;
@@ -210,11 +210,11 @@ impl Journal {
 
 impl Tail {
     /// Looks at what earlier lives have left.
-    fn know(&mut self, pen: &Pen<'_>) -> Result<(), ClaimError> {
+    fn know(&mut self, pen: &Pen<'_>) -> Result<(), StoreError> {
         if self.known {
             return Ok(());
         }
-        let unavailable = |error: io::Error| ClaimError::Unavailable { what: error.to_string() };
+        let unavailable = |error: io::Error| StoreError::Unavailable { what: error.to_string() };
         for (number, name) in files(pen.storage).map_err(unavailable)? {
             let file = pen.storage.open(&name).map_err(unavailable)?;
             let mut youngest_ms = 0;
@@ -261,10 +261,10 @@ impl Tail {
         pen: &Pen<'_>,
         bytes: &[u8],
         at_ms: u64,
-    ) -> Result<(u32, u64), ClaimError> {
+    ) -> Result<(u32, u64), StoreError> {
         pen.poison.check_writer()?;
         if self.closed {
-            return Err(ClaimError::Closed);
+            return Err(StoreError::Closed);
         }
         let len = bytes.len() as u64 + 8;
         let room = |open: &Open| open.at + len <= open.file.size();
@@ -289,7 +289,7 @@ impl Tail {
         &mut self,
         pen: &Pen<'_>,
         entries: &[(u64, Vec<u8>, u64)],
-    ) -> Result<(), ClaimError> {
+    ) -> Result<(), StoreError> {
         if let Some(open) = self.file.take() {
             open.file.sync().map_err(|error| pen.failed("syncing decisions", &error))?;
         }
@@ -303,7 +303,7 @@ impl Tail {
 
     /// Begins a file in which `len` bytes have room, and removes those that have been kept long
     /// enough.
-    fn next_file(&mut self, pen: &Pen<'_>, len: u64) -> Result<(), ClaimError> {
+    fn next_file(&mut self, pen: &Pen<'_>, len: u64) -> Result<(), StoreError> {
         if let Some(open) = &self.file {
             open.file.sync().map_err(|error| pen.failed("syncing decisions", &error))?;
         }
@@ -316,8 +316,8 @@ impl Tail {
             Ok(file)
         });
         let file = made.map_err(|error| match is_no_room(&error) {
-            true => ClaimError::StoreFull(Full::Disk),
-            false => ClaimError::Unavailable { what: format!("creating {name}: {error}") },
+            true => StoreError::StoreFull(Full::Disk),
+            false => StoreError::Unavailable { what: format!("creating {name}: {error}") },
         })?;
         file.sync().map_err(|error| pen.failed("syncing a file of decisions", &error))?;
         if let Some(Open { youngest_ms, .. }) = self.file.take() {

@@ -9,13 +9,13 @@
 //! given, so they are as confidential as the rest of the store.
 //!
 //! ```
-//! use onlyonce::{Fingerprint, KeyRef, Resolution, Scope, Store, decisions::By};
+//! use onlyonce::{Fingerprint, KeyRef, Resolution, ResolveOptions, Scope, Store, decisions::By};
 //!
 //! let (store, scope) = (Store::in_memory()?, Scope::global());
 //! let key = KeyRef::new(&scope, "k")?;
 //! drop(store.begin(key, Fingerprint::of(["book"]))?); // interrupted
 //! let by = By { actor: "kim", note: "INC-7: the provider knows no charge" };
-//! store.resolve_by(key, Resolution::Free, false, None, by)?;
+//! store.resolve_with(key, Resolution::Free, ResolveOptions::new().by(by))?;
 //! let decided = &store.decisions()?[0];
 //! assert_eq!((&*decided.actor, decided.was.attempts), ("kim", 1));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -27,7 +27,7 @@ mod journal;
 pub(crate) use journal::{Journal, Pen, check, files, read_all};
 
 use crate::{
-    error::ClaimError, fingerprint::Fingerprint, key::OwnedKey, record::Reason, token::Token,
+    error::StoreError, fingerprint::Fingerprint, key::OwnedKey, record::Reason, token::Token,
 };
 use std::fmt;
 
@@ -78,22 +78,21 @@ pub(crate) enum Standing {
 impl Verdict {
     /// Why it is refused about a key that stands so: the rules of all backends. `known`: the
     /// fingerprint of the request is given, for the import of an absent key.
-    pub(crate) fn refusal(self, now: Standing, force: bool, known: bool) -> Option<ClaimError> {
+    pub(crate) fn refusal(self, now: Standing, force: bool, known: bool) -> Option<StoreError> {
         use Standing::*;
         let state = match (self, now) {
-            (_, InFlight) if !force => return Some(ClaimError::NeedsForce { state: "in flight" }),
-            (Verdict::Complete, Completed) => return Some(ClaimError::AlreadyCompleted),
+            (_, InFlight) if !force => return Some(StoreError::NeedsForce { state: "in flight" }),
             (Verdict::Complete, Absent) if known => return None,
             (Verdict::Complete, Absent) => "absent, and an import needs the request's fingerprint",
             (_, Absent) => "absent",
             (Verdict::Replace, InFlight | Interrupted) => "not completed",
-            (Verdict::Free, Completed) => "completed",
+            (Verdict::Complete | Verdict::Free, Completed) => "completed",
             (Verdict::Forget, Completed) if !force => {
-                return Some(ClaimError::NeedsForce { state: "completed" });
+                return Some(StoreError::NeedsForce { state: "completed" });
             }
             _ => return None,
         };
-        Some(ClaimError::NotApplicable { state })
+        Some(StoreError::NotApplicable { state })
     }
 
     /// Whether a retry executes again after it.

@@ -282,7 +282,10 @@ impl Engine {
                 Lookup::Here(frame) if frame.header.token == ticket.token.get() => {
                     return Ok(Decided::Ours(frame, location));
                 }
-                Lookup::Damaged => return Err(ClaimError::Damaged),
+                Lookup::Damaged => {
+                    let (segment, offset) = (location.slot(), location.offset());
+                    return Err(ClaimError::Damaged { segment, offset });
+                }
                 _ => {}
             }
         }

@@ -5,8 +5,8 @@ use crate::{
     engine::Engine,
     engine::driver,
     engine::entries::State,
-    engine::resolve::{OTHER_TOKEN, Resolution},
-    error::ClaimError,
+    engine::resolve::{OTHER_TOKEN, Resolution, ResolveOptions},
+    error::StoreError,
     key::KeyRef,
     observe::Call,
     token::Token,
@@ -19,10 +19,8 @@ impl Engine {
         self: &Arc<Self>,
         key: KeyRef<'_>,
         resolution: &Resolution<'_>,
-        force: bool,
-        seen: Option<Token>,
-        by: By<'_>,
-    ) -> Result<(), ClaimError> {
+        ResolveOptions { force, seen, by }: ResolveOptions<'_>,
+    ) -> Result<(), StoreError> {
         // Noted first, about exactly the attempt that was looked at: if that has changed by the time
         // it is carried out, both are repeated (or refused, if the caller named it).
         const TRIES: usize = 16;
@@ -40,7 +38,7 @@ impl Engine {
             self.decisions.ended(&self.pen(), number, &outcome);
             let changed = matches!(
                 done,
-                Err(ClaimError::NotApplicable { state })
+                Err(StoreError::NotApplicable { state })
                     if state == OTHER_TOKEN || state == "absent"
             );
             if !changed || seen.is_some() || again == 0 {
@@ -56,7 +54,7 @@ impl Engine {
         resolution: &Resolution<'_>,
         force: bool,
         seen: Option<Token>,
-    ) -> Result<(), ClaimError> {
+    ) -> Result<(), StoreError> {
         let call = Call::plain(&self.timings, "resolve", self.index.hash(key));
         driver::run(self, call, |engine| engine.resolve(key, resolution, force, seen))?;
         if !self.config.syncs_completions() {
@@ -68,23 +66,23 @@ impl Engine {
     }
 
     /// The decisions that are kept, oldest first. Reads their files.
-    pub fn decisions(&self) -> Result<Vec<Decision>, ClaimError> {
+    pub fn decisions(&self) -> Result<Vec<Decision>, StoreError> {
         if self.is_closed() {
-            return Err(ClaimError::Closed);
+            return Err(StoreError::Closed);
         }
         let since = self.shown(self.now()).saturating_sub(self.config.decisions_ms);
         let since = if self.config.decisions_ms == 0 { u64::MAX } else { since };
         decisions::read_all(&*self.storage, self.id, since)
-            .map_err(|error| ClaimError::Unavailable { what: error.to_string() })
+            .map_err(|error| StoreError::Unavailable { what: error.to_string() })
     }
 
     /// Takes in a decision of another store, behind those of this one.
-    pub fn adopt_decision(&self, decision: Decision) -> Result<(), ClaimError> {
+    pub fn adopt_decision(&self, decision: Decision) -> Result<(), StoreError> {
         self.decisions.adopt(&self.pen(), decision)
     }
 
     /// Erases the decisions about the keys of a scope; returns how many.
-    pub fn erase_decisions(&self, scope: &[u8]) -> Result<u64, ClaimError> {
+    pub fn erase_decisions(&self, scope: &[u8]) -> Result<u64, StoreError> {
         self.decisions.erase(&self.pen(), scope)
     }
 

@@ -4,7 +4,7 @@ use crate::{
     claim::Phase,
     engine::Engine,
     engine::replay::{Lookup, record_of},
-    error::BeginError,
+    error::{BeginError, StoreError},
     fingerprint::Fingerprint,
     index::Undecided,
     key::{KeyRef, OwnedKey},
@@ -239,9 +239,9 @@ impl Engine {
         &self,
         shard: usize,
         filter: &Filter,
-    ) -> Vec<Result<Entry, BeginError>> {
+    ) -> Vec<Result<Entry, StoreError>> {
         if let Err(error) = self.check_open() {
-            return vec![Err(error)];
+            return vec![Err(error.into())];
         }
         let (now, mut entries, locations) = {
             let mut shard = self.index.shard(shard as u64);
@@ -277,7 +277,7 @@ impl Engine {
         shard: usize,
         location: Location,
         epoch: Option<u32>,
-    ) -> Result<Option<Frame>, BeginError> {
+    ) -> Result<Option<Frame>, StoreError> {
         let read = self.log.read(location);
         if self.log.epoch(location.slot()) != epoch {
             return Ok(None);
@@ -297,6 +297,6 @@ impl Engine {
             return Ok(None);
         }
         let (segment, offset) = (location.slot(), location.offset());
-        read.map(Some).ok_or(BeginError::Damaged { segment, offset })
+        read.map(Some).ok_or(StoreError::Damaged { segment, offset })
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     engine::entries::{Filter, State},
     engine::resolve::Resolution,
     engine::{Blocked, Engine},
-    error::{BeginError, ClaimError},
+    error::StoreError,
     key::{KeyRef, Scope},
     limits::SHARDS,
     location::Location,
@@ -78,7 +78,7 @@ struct Plan {
 
 impl Engine {
     /// Forgets all keys of a scope, and overwrites what the files hold of them.
-    pub fn erase_scope(self: &Arc<Self>, scope: &Scope, force: bool) -> Result<Erased, ClaimError> {
+    pub fn erase_scope(self: &Arc<Self>, scope: &Scope, force: bool) -> Result<Erased, StoreError> {
         self.check_claim()?;
         let _one = self.erasing.lock();
         let done = self.erase_one_scope(scope, force);
@@ -86,7 +86,7 @@ impl Engine {
         done
     }
 
-    fn erase_one_scope(self: &Arc<Self>, scope: &Scope, force: bool) -> Result<Erased, ClaimError> {
+    fn erase_one_scope(self: &Arc<Self>, scope: &Scope, force: bool) -> Result<Erased, StoreError> {
         let keys = self.forget_scope(scope, force)?;
         // What has expired stays so from here on, whatever the clock does.
         let now = self.now();
@@ -119,18 +119,16 @@ impl Engine {
 
     /// Forgets the keys of a scope. Returns how many; those that holders may have are left unless
     /// `force`.
-    fn forget_scope(self: &Arc<Self>, scope: &Scope, force: bool) -> Result<u64, ClaimError> {
+    fn forget_scope(self: &Arc<Self>, scope: &Scope, force: bool) -> Result<u64, StoreError> {
         let mut keys = 0;
         for shard in 0..SHARDS {
             for entry in self.entries_of_shard(shard, &Filter::ALL) {
                 let entry = match entry {
                     Ok(entry) => entry,
                     // Nothing says whose key that was. It stays as it is.
-                    Err(BeginError::Damaged { .. }) => continue,
+                    Err(StoreError::Damaged { .. }) => continue,
                     Err(error) => {
-                        return Err(self.check_claim().err().unwrap_or_else(|| {
-                            ClaimError::Unavailable { what: error.to_string() }
-                        }));
+                        return Err(error);
                     }
                 };
                 if entry.key.scope() != scope.as_bytes() {
@@ -148,7 +146,7 @@ impl Engine {
                 match self.forget_now(key, (!force).then_some(entry.token)) {
                     Ok(()) => keys += 1,
                     // Decided, taken over or begun since.
-                    Err(ClaimError::NotApplicable { .. } | ClaimError::NeedsForce { .. }) => {}
+                    Err(StoreError::NotApplicable { .. } | StoreError::NeedsForce { .. }) => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -161,7 +159,7 @@ impl Engine {
         self: &Arc<Self>,
         key: KeyRef<'_>,
         seen: Option<crate::token::Token>,
-    ) -> Result<(), ClaimError> {
+    ) -> Result<(), StoreError> {
         match self.resolve(key, &Resolution::Forget, true, seen) {
             Ok(_) => Ok(()),
             Err(Blocked::Fail(error)) => Err(error),
@@ -179,29 +177,29 @@ impl Engine {
     }
 
     /// Overwrites what the ring has of frames that are in their segments; durable when this returns.
-    fn blank_ring(&self) -> Result<(), ClaimError> {
+    fn blank_ring(&self) -> Result<(), StoreError> {
         let _still = self.hold_still()?;
         let failed = self.trips("overwriting the ring");
         self.log.appender(crate::log::MAIN_CLASS).blank_ring().map_err(&failed)?;
-        let unavailable = |error: io::Error| ClaimError::Unavailable { what: error.to_string() };
+        let unavailable = |error: io::Error| StoreError::Unavailable { what: error.to_string() };
         let file = self.storage.open(RING_FILE).map_err(unavailable)?;
         Ok(file.sync().map_err(failed)?)
     }
 
     /// While it is held no segment is sealed or used again, and nothing is copied.
-    fn hold_still(&self) -> Result<impl Sized + '_, ClaimError> {
+    fn hold_still(&self) -> Result<impl Sized + '_, StoreError> {
         let keeping = self.keeping.lock();
         self.check_claim()?;
         if self.copying.load(Ordering::SeqCst) > 0 {
             let what = "a copy of the store is being made; erase again after it".into();
-            return Err(ClaimError::Unavailable { what });
+            return Err(StoreError::Unavailable { what });
         }
         Ok(keeping)
     }
 
     /// Reads a segment, and adds what is dead in it to the plan.
-    fn find_dead(&self, slot: &Arc<Slot>, scope: &[u8], plan: &mut Plan) -> Result<(), ClaimError> {
-        let unreadable = |error: io::Error| ClaimError::Unavailable {
+    fn find_dead(&self, slot: &Arc<Slot>, scope: &[u8], plan: &mut Plan) -> Result<(), StoreError> {
+        let unreadable = |error: io::Error| StoreError::Unavailable {
             what: format!("reading {}: {error}", crate::log::file_name(slot.number)),
         };
         let (epoch, seed, since, image) = {
@@ -263,7 +261,7 @@ impl Engine {
     }
 
     /// Puts marks in the place of dead frames, and then zeros behind them; durable when this returns.
-    fn overwrite(&self, dead: &Dead, frames: &[(u64, u32)]) -> Result<(), ClaimError> {
+    fn overwrite(&self, dead: &Dead, frames: &[(u64, u32)]) -> Result<(), StoreError> {
         let _still = self.hold_still()?;
         let slot = &dead.slot;
         if frames.is_empty() || slot.used_as() == Use::Free || slot.epoch() != dead.epoch {
@@ -290,7 +288,7 @@ impl Engine {
     }
 
     /// Overwrites what a segment has behind its frames: all of a free one's.
-    fn blank_unused(&self, slot: &Arc<Slot>) -> Result<(), ClaimError> {
+    fn blank_unused(&self, slot: &Arc<Slot>) -> Result<(), StoreError> {
         let mut at = DATA_START;
         let mut changed = false;
         while at < slot.bytes {
@@ -332,7 +330,7 @@ impl Engine {
     }
 
     /// Overwrites what cells hold that means nothing.
-    fn blank_cells(&self) -> Result<(), ClaimError> {
+    fn blank_cells(&self) -> Result<(), StoreError> {
         let mut left = self.cells.unblanked();
         for _ in 0..PASSES {
             // What is replaced or decided is cleared by the first, durably by the second.
@@ -352,7 +350,7 @@ impl Engine {
             }
         }
         let what = "cells of the claims file changed all the time; erase again".into();
-        Err(ClaimError::Unavailable { what })
+        Err(StoreError::Unavailable { what })
     }
 
     /// How many keys of the scope are there.

@@ -8,7 +8,7 @@ use crate::{
     claim::{Held, Phase},
     clock,
     engine::{Engine, Step, StepResult},
-    error::{BeginError, ClaimError, Full},
+    error::{Full, StoreError},
     index::{HeldTerms, Undecided},
     key::{KeyRef, OwnedKey},
     limits::TIME_MAX_MS,
@@ -82,7 +82,7 @@ impl Engine {
         &self,
         shard: usize,
         wants: impl Fn(KeyRef<'_>) -> bool,
-    ) -> Result<Vec<Migrating>, BeginError> {
+    ) -> Result<Vec<Migrating>, StoreError> {
         self.check_open()?;
         let now = self.now();
         let (mut keys, locations) = {
@@ -116,7 +116,7 @@ impl Engine {
     }
 
     /// Stores another store's record for a key that is absent here.
-    pub fn adopt_record(&self, record: &Frame, shift_ms: i64) -> StepResult<(), ClaimError> {
+    pub fn adopt_record(&self, record: &Frame, shift_ms: i64) -> StepResult<(), StoreError> {
         let (key, header) = (record.key(), &record.header);
         let hash = self.index.hash(key);
         let mut wakes = WakeList::default();
@@ -143,7 +143,7 @@ impl Engine {
     }
 
     /// Takes in another store's undecided key that is absent here. Its answer comes after it.
-    pub fn adopt_stray(&self, stray: &MovedClaim, shift_ms: i64) -> StepResult<Taken, ClaimError> {
+    pub fn adopt_stray(&self, stray: &MovedClaim, shift_ms: i64) -> StepResult<Taken, StoreError> {
         let hash = self.index.hash(stray.key.as_ref());
         let mut wakes = WakeList::default();
         let mut shard = self.index.shard(hash);
@@ -178,8 +178,8 @@ impl Engine {
             waiters: Default::default(),
             timer: None,
         };
-        let Some(chain) = self.write_cells(&undecided).map_err(ClaimError::from)? else {
-            return Err(ClaimError::StoreFull(Full::Claims).into());
+        let Some(chain) = self.write_cells(&undecided).map_err(StoreError::from)? else {
+            return Err(StoreError::StoreFull(Full::Claims).into());
         };
         let at = shard.hold(undecided.hash, || Undecided { chain, ..undecided });
         self.rearm(&mut shard, at, now);

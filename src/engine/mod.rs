@@ -47,7 +47,7 @@ use crate::{
     clock::StoreTime,
     decisions::Journal,
     engine::tokens::Tokens,
-    error::{BeginError, ClaimError, Forked},
+    error::{BeginError, ClaimError, Forked, StoreError},
     group_commit::{Commit, WaiterId},
     index::{Index, Shard},
     key::KeyRef,
@@ -282,6 +282,22 @@ pub(crate) enum Blocked<E> {
 impl<E> From<E> for Blocked<E> {
     fn from(error: E) -> Self {
         Blocked::Fail(error)
+    }
+}
+
+// What holders' calls and operators' share.
+impl From<ClaimError> for Blocked<StoreError> {
+    fn from(error: ClaimError) -> Self {
+        Blocked::Fail(error.into())
+    }
+}
+
+impl From<Blocked<ClaimError>> for Blocked<StoreError> {
+    fn from(blocked: Blocked<ClaimError>) -> Self {
+        match blocked {
+            Blocked::Fail(error) => Blocked::Fail(error.into()),
+            Blocked::Wait(wait) => Blocked::Wait(wait),
+        }
     }
 }
 

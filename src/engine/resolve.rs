@@ -3,11 +3,11 @@
 
 use crate::{
     claim::Phase,
-    decisions::{Standing, Verdict},
+    decisions::{By, Standing, Verdict},
     engine::complete::{Reservation, with_frame},
     engine::replay::Lookup,
     engine::{Blocked, CLAIMS, Engine, Step, StepResult, Wait},
-    error::ClaimError,
+    error::StoreError,
     fingerprint::Fingerprint,
     index::{Replacing, Shard},
     key::KeyRef,
@@ -51,6 +51,60 @@ pub enum Resolution<'a> {
     },
 }
 
+/// How a decision is carried out: forced, about which attempt, in whose name. By default it is not
+/// forced, and is about whichever attempt is the key's last, in no name.
+///
+/// ```
+/// use onlyonce::{Fingerprint, KeyRef, ResolveOptions, Resolution, Scope, Store, StoreError};
+///
+/// let (store, scope) = (Store::in_memory()?, Scope::global());
+/// let key = KeyRef::new(&scope, "k")?;
+/// let claim = store.begin(key, Fingerprint::of(["book"]))?;
+/// // A retry could execute beside the holder.
+/// let refused = store.resolve(key, Resolution::Free);
+/// assert_eq!(refused, Err(StoreError::NeedsForce { state: "in flight" }));
+/// store.resolve_with(key, Resolution::Free, ResolveOptions::forced())?;
+/// # drop(claim);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ResolveOptions<'a> {
+    pub(crate) force: bool,
+    pub(crate) seen: Option<Token>,
+    pub(crate) by: By<'a>,
+}
+
+impl<'a> ResolveOptions<'a> {
+    /// Returns the defaults.
+    pub fn new() -> Self {
+        ResolveOptions::default()
+    }
+
+    /// Returns the defaults, forced.
+    pub fn forced() -> Self {
+        ResolveOptions::new().force(true)
+    }
+
+    /// Sets whether the decision is carried out where a retry may execute beside, or after, an
+    /// attempt that had an effect: on a key in flight, and to forget a completed one.
+    pub fn force(self, force: bool) -> Self {
+        ResolveOptions { force, ..self }
+    }
+
+    /// Sets the token that the key's last attempt must still have
+    /// ([`Entry::token`](crate::Entry::token)): between a look at the key and the decision another
+    /// attempt may have had an effect.
+    pub fn seen(self, seen: impl Into<Option<Token>>) -> Self {
+        ResolveOptions { seen: seen.into(), ..self }
+    }
+
+    /// Sets who decides, and why. All decisions about keys that are there are kept, see
+    /// [`decisions`](crate::decisions); this one with a name and a note.
+    pub fn by(self, by: By<'a>) -> Self {
+        ResolveOptions { by, ..self }
+    }
+}
+
 impl Resolution<'_> {
     /// What is decided, without the answer.
     pub(crate) fn verdict(&self) -> Verdict {
@@ -89,7 +143,7 @@ impl Engine {
         resolution: &Resolution<'_>,
         force: bool,
         seen: Option<Token>,
-    ) -> StepResult<(), ClaimError> {
+    ) -> StepResult<(), StoreError> {
         let hash = self.index.hash(key);
         let mut wakes = WakeList::default();
         let mut shard = self.index.shard(hash);
@@ -104,7 +158,7 @@ impl Engine {
                 None => Some("absent"),
             };
             if let Some(state) = state {
-                return Err(ClaimError::NotApplicable { state }.into());
+                return Err(StoreError::NotApplicable { state }.into());
             }
         }
         if let Present::Completed(_, location) = present
@@ -127,7 +181,7 @@ impl Engine {
             // Its state is known when it is durable.
             Present::Completed(_, location) if !self.is_visible(location) => {
                 let state = "being completed; ask again";
-                return Err(ClaimError::NotApplicable { state }.into());
+                return Err(StoreError::NotApplicable { state }.into());
             }
             Present::Completed(..) => (Standing::Completed, true),
             Present::Undecided(at) => {
@@ -186,7 +240,7 @@ impl Engine {
         hash: u64,
         key: KeyRef<'_>,
         now: u64,
-    ) -> Result<Present, ClaimError> {
+    ) -> Result<Present, StoreError> {
         if let Some(at) = shard.find(hash, key) {
             let undecided = shard.undecided.get(at).expect("found under this lock");
             if !undecided.held.expired(now, self.interrupted_ms(undecided.terms.remember_ms)) {
@@ -196,7 +250,10 @@ impl Engine {
         for location in shard.candidates(hash) {
             match self.look_locked(location, key, now) {
                 Lookup::Here(frame) => return Ok(Present::Completed(frame, location)),
-                Lookup::Damaged => return Err(ClaimError::Damaged),
+                Lookup::Damaged => {
+                    let (segment, offset) = (location.slot(), location.offset());
+                    return Err(StoreError::Damaged { segment, offset });
+                }
                 _ => {}
             }
         }
@@ -212,11 +269,11 @@ impl Engine {
         hash: u64,
         key: KeyRef<'_>,
         now: u64,
-    ) -> Result<(), Blocked<ClaimError>> {
+    ) -> Result<(), Blocked<StoreError>> {
         self.end_replacing(shard, Some(hash));
         if !matches!(self.present(shard, hash, key, now)?, Present::Absent) {
             let state = "there already, in the store that it is to be copied to";
-            return Err(ClaimError::NotApplicable { state }.into());
+            return Err(StoreError::NotApplicable { state }.into());
         }
         if let Some(at) = shard.find(hash, key) {
             let expired = shard.undecided.get(at).expect("found under this lock");
@@ -229,7 +286,7 @@ impl Engine {
     }
 
     /// A new token, or the wait for one.
-    pub fn operator_token(&self) -> Result<Token, Blocked<ClaimError>> {
+    pub fn operator_token(&self) -> Result<Token, Blocked<StoreError>> {
         let since = self.resources.count();
         self.tokens.take().ok_or(Blocked::Wait(Wait::Resources { since }))
     }
@@ -240,7 +297,7 @@ impl Engine {
         wakes: &mut WakeList,
         by: ByOperator<'_>,
         at: Option<u32>,
-    ) -> StepResult<(), ClaimError> {
+    ) -> StepResult<(), StoreError> {
         let ByOperator { hash, key, fingerprint, completion } = by;
         let now = self.now();
         let body = completion.response.unwrap_or_default();
@@ -254,7 +311,7 @@ impl Engine {
                 held.map_or(self.config.remember_ms, |u| u.terms.remember_ms),
             ),
         });
-        check_retention(retention, 1).map_err(|what| ClaimError::Terms { what })?;
+        check_retention(retention, 1).map_err(|what| StoreError::Terms { what })?;
         let remember_ms = retention.remember_for.as_millis() as u64;
         let attempt = held.map_or(0, |u| u.held.attempt);
         let token = self.operator_token()?;
@@ -288,7 +345,7 @@ impl Engine {
         draft: &Draft<'_>,
         at: Option<u32>,
         now: u64,
-    ) -> StepResult<(), ClaimError> {
+    ) -> StepResult<(), StoreError> {
         shard.reserve(1);
         let (appended, bytes) = self.append_unpromised(hash, draft, now)?;
         shard.insert(hash, appended.location);
@@ -316,7 +373,7 @@ impl Engine {
         hash: u64,
         draft: &Draft<'_>,
         now: u64,
-    ) -> Result<(Appended, u64), Blocked<ClaimError>> {
+    ) -> Result<(Appended, u64), Blocked<StoreError>> {
         self.check_operator_size(draft.head, draft.body)?;
         let class = class_of(draft.expires_ms.saturating_sub(now), self.config.remember_ms);
         with_frame(|frame| {
@@ -327,7 +384,7 @@ impl Engine {
                 Ok(appended) => Ok((appended, bytes)),
                 Err(halt) => {
                     Reservation { bytes, by_handle: false }.give_back(self);
-                    Err(halt)
+                    Err(halt.into())
                 }
             }
         })
@@ -344,11 +401,11 @@ impl Engine {
         location: Location,
         (head, response): (&[u8], Option<&[u8]>),
         now: u64,
-    ) -> StepResult<(), ClaimError> {
+    ) -> StepResult<(), StoreError> {
         let header = &replaced.header;
         if response.is_some() && header.replay_until_ms <= now {
             let state = "completed, and its answer is not replayed any more";
-            return Err(ClaimError::NotApplicable { state }.into());
+            return Err(StoreError::NotApplicable { state }.into());
         }
         let draft = Draft {
             kind: match response {
@@ -374,14 +431,14 @@ impl Engine {
         Ok(Step { value: (), wait: Some(wait) })
     }
 
-    pub(super) fn check_operator_size(&self, head: &[u8], body: &[u8]) -> Result<(), ClaimError> {
+    pub(super) fn check_operator_size(&self, head: &[u8], body: &[u8]) -> Result<(), StoreError> {
         if head.len() > HEAD_BYTES_MAX {
             let what = "the head";
-            return Err(ClaimError::TooLong { what, len: head.len(), limit: HEAD_BYTES_MAX });
+            return Err(StoreError::TooLong { what, len: head.len(), limit: HEAD_BYTES_MAX });
         }
         let (len, limit) = (head.len() + body.len(), self.config.max_response);
         match len > limit && !body.is_empty() {
-            true => Err(ClaimError::ResponseTooLarge { len, limit }),
+            true => Err(StoreError::ResponseTooLarge { len, limit }),
             false => Ok(()),
         }
     }
@@ -413,7 +470,7 @@ impl Engine {
         killed: &Frame,
         location: Location,
         now: u64,
-    ) -> StepResult<(), ClaimError> {
+    ) -> StepResult<(), StoreError> {
         let token = self.operator_token()?;
         let appended = self.bury(hash, killed, token, now)?;
         let (record, by) = (self.place_of(location), self.place_of(appended.location));
@@ -431,7 +488,7 @@ impl Engine {
         killed: &Frame,
         token: Token,
         now: u64,
-    ) -> Result<Appended, Blocked<ClaimError>> {
+    ) -> Result<Appended, Blocked<StoreError>> {
         let expires_ms = killed.header.expires_ms;
         let draft = Draft {
             kind: Kind::Tombstone,
@@ -454,7 +511,7 @@ impl Engine {
                 Ok(appended) => appended,
                 Err(halt) => {
                     self.log.shared.space.adjust(bytes as i64);
-                    return Err(halt);
+                    return Err(halt.into());
                 }
             };
             self.log.shared.space.adjust(bytes as i64 - appended.used as i64);

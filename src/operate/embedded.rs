@@ -5,16 +5,15 @@ use super::{
     Unanswered, Watched, age,
 };
 use crate::{
-    decisions::{By, Decision},
+    decisions::Decision,
     engine::entries::Entry,
     engine::erase::Erased,
-    engine::resolve::Resolution,
-    error::{BeginError, ClaimError},
+    engine::resolve::{Resolution, ResolveOptions},
+    error::StoreError,
     key::{KeyRef, Scope},
     limits::SHARDS,
     observe::Timings,
     store::{Store, WeakStore},
-    token::Token,
 };
 use std::{cmp::Reverse, time::Duration};
 
@@ -35,8 +34,8 @@ impl Watched for Store {
         self.same_engine().timings()
     }
 
-    fn check(&self) -> Result<(), BeginError> {
-        self.engine().map(drop).map_err(BeginError::from)
+    fn check(&self) -> Result<(), StoreError> {
+        self.engine().map(drop).map_err(StoreError::from)
     }
 
     fn figures_at_hand(&self) -> Figures {
@@ -85,15 +84,15 @@ impl Operated for Store {
         self.same_engine().hash(key)
     }
 
-    fn with_hash(&self, hash: u64) -> Result<Option<Entry>, BeginError> {
+    fn with_hash(&self, hash: u64) -> Result<Option<Entry>, StoreError> {
         Ok(self.engine()?.with_hash(hash).into_iter().next())
     }
 
-    fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, BeginError> {
+    fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, StoreError> {
         Store::get(self, key)
     }
 
-    fn earlier(&self, key: KeyRef<'_>) -> Result<Option<Earlier>, BeginError> {
+    fn earlier(&self, key: KeyRef<'_>) -> Result<Option<Earlier>, StoreError> {
         let before = self.engine()?.before_takeover(key);
         Ok(before.map(|(attempt, reason, at_ms, answer)| Earlier {
             attempt,
@@ -106,7 +105,7 @@ impl Operated for Store {
     fn page(&self, asked: &Asked) -> Result<KeysPage, Unanswered> {
         let cursor = asked.cursor.as_deref().unwrap_or("0");
         let cursor: usize = cursor.parse().map_err(|_| Unanswered::Cursor)?;
-        let engine = self.engine().map_err(BeginError::from)?;
+        let engine = self.engine().map_err(StoreError::from)?;
         let now_ms = self.now_ms();
         if !asked.filter.completed {
             let mut keys: Vec<_> = (0..SHARDS)
@@ -128,7 +127,7 @@ impl Operated for Store {
                 match entry {
                     Ok(entry) if asked.has(&entry, now_ms) => entries.push(entry),
                     Ok(_) => {}
-                    Err(BeginError::Damaged { .. }) => damaged += 1,
+                    Err(StoreError::Damaged { .. }) => damaged += 1,
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -138,24 +137,22 @@ impl Operated for Store {
         Ok(KeysPage { entries, total: None, next, damaged, now_ms })
     }
 
-    fn resolve_by(
+    fn resolve_with(
         &self,
         key: KeyRef<'_>,
         resolution: Resolution<'_>,
-        force: bool,
-        seen: Option<Token>,
-        by: By<'_>,
-    ) -> Result<(), ClaimError> {
-        Store::resolve_by(self, key, resolution, force, seen, by)
+        options: ResolveOptions<'_>,
+    ) -> Result<(), StoreError> {
+        Store::resolve_with(self, key, resolution, options)
     }
 
-    fn decisions(&self, asked: &AskedDecisions) -> Result<Vec<Decision>, ClaimError> {
+    fn decisions(&self, asked: &AskedDecisions) -> Result<Vec<Decision>, StoreError> {
         let kept = Store::decisions(self)?;
         let wanted = kept.into_iter().rev().filter(|one| asked.has(one.number, &one.key));
         Ok(wanted.take(asked.limit).collect())
     }
 
-    fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, ClaimError> {
+    fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, StoreError> {
         Store::erase_scope(self, scope, force)
     }
 

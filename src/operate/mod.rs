@@ -7,16 +7,15 @@ mod embedded;
 pub(crate) mod figures;
 
 use crate::{
-    decisions::{By, Decision},
+    decisions::Decision,
     engine::entries::{Entry, Filter, State},
     engine::erase::Erased,
-    engine::resolve::Resolution,
-    error::{BeginError, ClaimError},
+    engine::resolve::{Resolution, ResolveOptions},
+    error::StoreError,
     key::{KeyRef, OwnedKey, Scope},
     observe::Timings,
     record::Reason,
     stats::{ScopesByUse, Stats},
-    token::Token,
 };
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -89,7 +88,7 @@ pub(crate) trait Watched: Send + Sync {
     fn timings(&self) -> &Timings;
 
     /// An error if there is nothing to be watched: in a forked child.
-    fn check(&self) -> Result<(), BeginError>;
+    fn check(&self) -> Result<(), StoreError>;
 
     /// The figures as they are known without waiting, on any thread.
     fn figures_at_hand(&self) -> Figures;
@@ -114,29 +113,27 @@ pub(crate) trait Operated: Watched {
     /// The hash by which events name a key.
     fn hash(&self, key: KeyRef<'_>) -> u64;
 
-    fn with_hash(&self, hash: u64) -> Result<Option<Entry>, BeginError>;
+    fn with_hash(&self, hash: u64) -> Result<Option<Entry>, StoreError>;
 
-    fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, BeginError>;
+    fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, StoreError>;
 
     /// The attempt before the one that holds a key, as far as it is known.
-    fn earlier(&self, key: KeyRef<'_>) -> Result<Option<Earlier>, BeginError>;
+    fn earlier(&self, key: KeyRef<'_>) -> Result<Option<Earlier>, StoreError>;
 
     fn page(&self, asked: &Asked) -> Result<KeysPage, Unanswered>;
 
-    fn resolve_by(
+    fn resolve_with(
         &self,
         key: KeyRef<'_>,
         resolution: Resolution<'_>,
-        force: bool,
-        seen: Option<Token>,
-        by: By<'_>,
-    ) -> Result<(), ClaimError>;
+        options: ResolveOptions<'_>,
+    ) -> Result<(), StoreError>;
 
     /// The decisions that are wanted, newest first.
-    fn decisions(&self, asked: &AskedDecisions) -> Result<Vec<Decision>, ClaimError>;
+    fn decisions(&self, asked: &AskedDecisions) -> Result<Vec<Decision>, StoreError>;
 
     /// Forgets all keys of a scope, and the decisions about them.
-    fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, ClaimError>;
+    fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, StoreError>;
 
     /// Grants nothing any more, and waits for those that are held; how many are left. `None` where
     /// a store has no such thing.
@@ -248,11 +245,11 @@ pub(crate) struct KeysPage {
 pub(crate) enum Unanswered {
     /// The cursor is none of this store's.
     Cursor,
-    Store(BeginError),
+    Store(StoreError),
 }
 
-impl From<BeginError> for Unanswered {
-    fn from(error: BeginError) -> Self {
+impl From<StoreError> for Unanswered {
+    fn from(error: StoreError) -> Self {
         Unanswered::Store(error)
     }
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     decisions::{Decision, Outcome, Verdict, Was, WasState},
-    error::BeginError,
+    error::StoreError,
     key::{KeyRef, OwnedKey},
     token::Token,
 };
@@ -29,18 +29,18 @@ impl PostgresStore {
     /// kept. Imports of absent keys are not among them.
     ///
     /// # Errors
-    /// [`BeginError::Unavailable`] if no server answers before the deadline.
+    /// [`StoreError::Unavailable`] if no server answers before the deadline.
     pub async fn decisions(
         &self,
         key: Option<KeyRef<'_>>,
         limit: u32,
-    ) -> Result<Vec<Decision>, BeginError> {
+    ) -> Result<Vec<Decision>, StoreError> {
         let of = |name: fn(&KeyRef<'_>) -> Vec<u8>| key.as_ref().map(name);
         let (scope, key) = (of(|key| key.scope().to_vec()), of(|key| key.key().to_vec()));
         self.decided(Wanted { scope, key, limit, ..Wanted::default() }).await
     }
 
-    pub(super) async fn decided(&self, wanted: Wanted) -> Result<Vec<Decision>, BeginError> {
+    pub(super) async fn decided(&self, wanted: Wanted) -> Result<Vec<Decision>, StoreError> {
         let inner = self.inner().clone();
         let read = async move {
             let (mut tries, limit) = (inner.tries(), i64::from(wanted.limit));
@@ -55,7 +55,7 @@ impl PostgresStore {
                         let decisions = rows.iter().map(decision).filter_map(Result::transpose);
                         return decisions
                             .collect::<Result<_, _>>()
-                            .map_err(|error| BeginError::Unavailable { what: error.to_string() });
+                            .map_err(|error| StoreError::Unavailable { what: error.to_string() });
                     }
                     Err(trouble) => tries.again(trouble).await?,
                 }

@@ -1,7 +1,7 @@
 //! Forgetting all keys of a scope, and the decisions about them.
 
 use super::{inner::Inner, store::PostgresStore, tries::Backoff};
-use crate::{engine::erase::Erased, error::BeginError, key::Scope};
+use crate::{engine::erase::Erased, error::StoreError, key::Scope};
 use std::time::Duration;
 
 /// Rows of one statement.
@@ -19,16 +19,16 @@ impl PostgresStore {
     /// log and its backups still have of them, and for how long.
     ///
     /// # Errors
-    /// [`BeginError::Unavailable`] if no server answers before the deadline; part of the scope may
+    /// [`StoreError::Unavailable`] if no server answers before the deadline; part of the scope may
     /// have been erased by then.
-    pub async fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, BeginError> {
+    pub async fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, StoreError> {
         let (inner, scope) = (self.inner().clone(), scope.as_bytes().to_vec());
         self.spawn(async move { inner.erase(&scope, force).await }).await
     }
 }
 
 impl Inner {
-    async fn erase(&self, scope: &[u8], force: bool) -> Result<Erased, BeginError> {
+    async fn erase(&self, scope: &[u8], force: bool) -> Result<Erased, StoreError> {
         let mut erased = Erased::default();
         loop {
             let gone = self.deleted(&self.sql.erase, scope, force).await?;
@@ -57,7 +57,7 @@ impl Inner {
     }
 
     /// One batch. A try whose outcome is unknown is repeated: what it has deleted isn't counted.
-    async fn deleted(&self, sql: &str, scope: &[u8], force: bool) -> Result<u64, BeginError> {
+    async fn deleted(&self, sql: &str, scope: &[u8], force: bool) -> Result<u64, StoreError> {
         let mut tries = Backoff::new(self.options.deadline.max(LIMIT), LIMIT);
         loop {
             match self.execute(&tries, sql, &[&scope, &BATCH, &force]).await {

@@ -8,11 +8,11 @@ use super::{
     survey::{Completed, Undecided},
 };
 use crate::{
-    decisions::{By, Decision},
+    decisions::Decision,
     engine::entries::{Entry, State},
     engine::erase::Erased,
-    engine::resolve::Resolution,
-    error::{BeginError, ClaimError},
+    engine::resolve::{Resolution, ResolveOptions},
+    error::StoreError,
     key::{KeyRef, OwnedKey, Scope},
     observe::Timings,
     operate::{
@@ -21,7 +21,6 @@ use crate::{
     },
     record::Reason,
     stats::Stats,
-    token::Token,
 };
 use std::{
     future::Future,
@@ -59,9 +58,9 @@ impl PostgresStore {
 
     fn ask<T: Send + 'static>(
         &self,
-        call: impl Future<Output = Result<T, BeginError>> + Send + 'static,
-    ) -> Result<T, BeginError> {
-        self.wait(call).unwrap_or(Err(BeginError::Closed))
+        call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.wait(call).unwrap_or(Err(StoreError::Closed))
     }
 
     fn table_figures(&self) -> Figures {
@@ -130,7 +129,7 @@ impl Watched for PostgresStore {
         &self.inner().counting.timings
     }
 
-    fn check(&self) -> Result<(), BeginError> {
+    fn check(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
@@ -186,7 +185,7 @@ impl Operated for PostgresStore {
     }
 
     /// No index knows the hashes: looked for among the undecided keys.
-    fn with_hash(&self, hash: u64) -> Result<Option<Entry>, BeginError> {
+    fn with_hash(&self, hash: u64) -> Result<Option<Entry>, StoreError> {
         const ROWS: u32 = 1000;
         let store = self.clone();
         self.ask(async move {
@@ -206,15 +205,15 @@ impl Operated for PostgresStore {
         })
     }
 
-    fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, BeginError> {
+    fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, StoreError> {
         let (store, key) = (self.clone(), key.owned());
         self.ask(async move { store.get(key.as_ref()).await })
     }
 
-    fn earlier(&self, key: KeyRef<'_>) -> Result<Option<Earlier>, BeginError> {
+    fn earlier(&self, key: KeyRef<'_>) -> Result<Option<Earlier>, StoreError> {
         let (inner, key) = (self.inner().clone(), key.owned());
         let row = self.ask(async move {
-            inner.look(&inner.tries(), key.as_ref()).await.map_err(BeginError::from)
+            inner.look(&inner.tries(), key.as_ref()).await.map_err(StoreError::from)
         })?;
         Ok(row.and_then(|row| row.earlier()))
     }
@@ -243,21 +242,20 @@ impl Operated for PostgresStore {
         Ok(KeysPage { entries, total: None, next, damaged: 0, now_ms: found.now_ms })
     }
 
-    fn resolve_by(
+    fn resolve_with(
         &self,
         key: KeyRef<'_>,
         resolution: Resolution<'_>,
-        force: bool,
-        seen: Option<Token>,
-        by: By<'_>,
-    ) -> Result<(), ClaimError> {
+        options: ResolveOptions<'_>,
+    ) -> Result<(), StoreError> {
+        let ResolveOptions { force, seen, by } = options;
         let decision = Decided::of(resolution, by, self.inner().options.max_response)?;
         let (store, key) = (self.clone(), key.owned());
         let carried = async move { store.carry_out(key, decision, force, seen).await };
-        self.wait(carried).unwrap_or(Err(ClaimError::Closed))
+        self.wait(carried).unwrap_or(Err(StoreError::Closed))
     }
 
-    fn decisions(&self, asked: &AskedDecisions) -> Result<Vec<Decision>, ClaimError> {
+    fn decisions(&self, asked: &AskedDecisions) -> Result<Vec<Decision>, StoreError> {
         let wanted = decided::Wanted {
             scope: asked.scope.as_ref().map(|scope| scope.as_bytes().to_vec()),
             key: asked.key.clone(),
@@ -266,23 +264,16 @@ impl Operated for PostgresStore {
             limit: u32::try_from(asked.limit).unwrap_or(u32::MAX),
         };
         let store = self.clone();
-        self.ask(async move { store.decided(wanted).await }).map_err(refused)
+        self.ask(async move { store.decided(wanted).await })
     }
 
-    fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, ClaimError> {
+    fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, StoreError> {
         let (store, scope) = (self.clone(), scope.clone());
-        self.ask(async move { store.erase_scope(&scope, force).await }).map_err(refused)
+        self.ask(async move { store.erase_scope(&scope, force).await })
     }
 
     fn drain(&self, _: Duration) -> Option<u64> {
         None
-    }
-}
-
-fn refused(error: BeginError) -> ClaimError {
-    match error {
-        BeginError::Closed => ClaimError::Closed,
-        error => ClaimError::Unavailable { what: error.to_string() },
     }
 }
 

@@ -13,8 +13,8 @@ use super::{
 use crate::{
     decisions::{By, Standing, Verdict},
     engine::entries::{Entry, Filter},
-    engine::resolve::{OTHER_TOKEN, Resolution},
-    error::{BeginError, ClaimError},
+    engine::resolve::{OTHER_TOKEN, Resolution, ResolveOptions},
+    error::{BeginError, StoreError},
     inspect::Item,
     key::{KeyRef, OwnedKey},
     options::check_retention,
@@ -57,8 +57,8 @@ impl PostgresStore {
     /// Returns what is known of a key; `None` if it is absent. Claims and changes nothing.
     ///
     /// # Errors
-    /// [`BeginError::Unavailable`] if no server answers before the deadline.
-    pub async fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, BeginError> {
+    /// [`StoreError::Unavailable`] if no server answers before the deadline.
+    pub async fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, StoreError> {
         let (inner, key) = (self.inner().clone(), key.owned());
         let got = async move {
             let mut tries = inner.tries();
@@ -77,13 +77,13 @@ impl PostgresStore {
     /// as it is when its page is read.
     ///
     /// # Errors
-    /// [`BeginError::Unavailable`] if no server answers before the deadline.
+    /// [`StoreError::Unavailable`] if no server answers before the deadline.
     pub async fn entries(
         &self,
         filter: Filter,
         after: Option<OwnedKey>,
         rows: u32,
-    ) -> Result<Page, BeginError> {
+    ) -> Result<Page, StoreError> {
         let inner = self.inner().clone();
         let listed = async move {
             let (mut tries, rows) = (inner.tries(), i64::from(rows.max(1)));
@@ -105,7 +105,7 @@ impl PostgresStore {
         &self,
         after: Option<OwnedKey>,
         rows: u32,
-    ) -> Result<(Vec<Item>, Option<OwnedKey>), BeginError> {
+    ) -> Result<(Vec<Item>, Option<OwnedKey>), StoreError> {
         let inner = self.inner().clone();
         let listed = async move {
             let (mut tries, rows) = (inner.tries(), i64::from(rows.max(1)));
@@ -124,53 +124,35 @@ impl PostgresStore {
     /// Records an operator's decision about a key, under a new token: a holder is fenced, and
     /// waiters are woken. It is committed when this returns.
     ///
-    /// `force` is needed for a key in flight, and to forget a completed one.
+    /// A key in flight, and forgetting a completed one, needs [`ResolveOptions::force`].
     ///
     /// # Errors
-    /// [`ClaimError::NeedsForce`], [`ClaimError::NotApplicable`] or
-    /// [`ClaimError::AlreadyCompleted`] if the decision doesn't fit the key's state;
-    /// [`ClaimError::ResponseTooLarge`] or [`ClaimError::TooLong`] for a response that can't be
-    /// stored; [`ClaimError::Unavailable`] if no server answers before the deadline.
+    /// [`StoreError::NeedsForce`] or [`StoreError::NotApplicable`] if the decision doesn't fit the
+    /// key's state; [`StoreError::ResponseTooLarge`] or [`StoreError::TooLong`] for a response that
+    /// can't be stored; [`StoreError::Unavailable`] if no server answers before the deadline.
     pub async fn resolve(
         &self,
         key: KeyRef<'_>,
         resolution: Resolution<'_>,
-        force: bool,
-    ) -> Result<(), ClaimError> {
-        self.resolve_by(key, resolution, force, None, By::default()).await
+    ) -> Result<(), StoreError> {
+        self.resolve_with(key, resolution, ResolveOptions::new()).await
     }
 
-    /// The same, if the key is still as it was when it was looked at: under the token `seen`, which
-    /// every attempt and every decision changes. So a decision about one attempt is not taken for
-    /// another one, which has begun meanwhile.
+    /// Resolves like [`resolve`](Self::resolve): forced, only if the key still has the token that was
+    /// seen, which every attempt and every decision changes, or with a name and a note. All
+    /// decisions about keys that are there are kept, in the same statement as their effect. See
+    /// [`decisions`](Self::decisions).
     ///
     /// # Errors
-    /// As with [`resolve`](Self::resolve), and [`ClaimError::NotApplicable`] if the key has another
+    /// As with [`resolve`](Self::resolve), and [`StoreError::NotApplicable`] if the key has another
     /// token by now, or is absent.
-    pub async fn resolve_seen(
+    pub async fn resolve_with(
         &self,
         key: KeyRef<'_>,
         resolution: Resolution<'_>,
-        force: bool,
-        seen: Token,
-    ) -> Result<(), ClaimError> {
-        self.resolve_by(key, resolution, force, Some(seen), By::default()).await
-    }
-
-    /// Resolves like [`resolve`](Self::resolve) or [`resolve_seen`](Self::resolve_seen), and keeps who
-    /// decided and why. All decisions about keys that are there are kept, in the same statement as
-    /// their effect; this one with a name and a note. See [`decisions`](Self::decisions).
-    ///
-    /// # Errors
-    /// As with [`resolve_seen`](Self::resolve_seen).
-    pub async fn resolve_by(
-        &self,
-        key: KeyRef<'_>,
-        resolution: Resolution<'_>,
-        force: bool,
-        seen: Option<Token>,
-        by: By<'_>,
-    ) -> Result<(), ClaimError> {
+        options: ResolveOptions<'_>,
+    ) -> Result<(), StoreError> {
+        let ResolveOptions { force, seen, by } = options;
         let decision = Decision::of(resolution, by, self.inner().options.max_response)?;
         self.carry_out(key.owned(), decision, force, seen).await
     }
@@ -182,7 +164,7 @@ impl PostgresStore {
         decision: Decision,
         force: bool,
         seen: Option<Token>,
-    ) -> Result<(), ClaimError> {
+    ) -> Result<(), StoreError> {
         let inner = self.inner().clone();
         let decided = async move {
             let (owner, mut tries) = (Owner::new(), inner.tries());
@@ -219,10 +201,10 @@ impl Decision {
         resolution: Resolution<'_>,
         by: By<'_>,
         limit: usize,
-    ) -> Result<Self, ClaimError> {
+    ) -> Result<Self, StoreError> {
         let checked = |head: &[u8], response: Option<&[u8]>| {
             check_lengths(head, response.unwrap_or_default(), limit)?;
-            Ok::<_, ClaimError>((head.to_vec(), response.map(<[u8]>::to_vec)))
+            Ok::<_, StoreError>((head.to_vec(), response.map(<[u8]>::to_vec)))
         };
         let mut fingerprint = None;
         let verdict = match resolution {
@@ -261,7 +243,7 @@ impl Inner {
         tries: &Backoff,
         case: &Case<'_>,
         force: bool,
-    ) -> Result<Result<(), ClaimError>, DbError> {
+    ) -> Result<Result<(), StoreError>, DbError> {
         let row = self.look(tries, case.key.as_ref()).await?;
         if row.as_ref().is_some_and(|row| row.is_by(case.owner)) {
             // An earlier try of this call did it.
@@ -276,7 +258,7 @@ impl Inner {
                 _ => Some(OTHER_TOKEN),
             };
             if let Some(state) = state {
-                return refused(ClaimError::NotApplicable { state });
+                return refused(StoreError::NotApplicable { state });
             }
         }
         let (standing, known) = match &says {
@@ -295,7 +277,7 @@ impl Inner {
                 });
                 let retention = retention.or(own).unwrap_or(self.options.retention);
                 if let Err(what) = check_retention(retention, 1) {
-                    return refused(ClaimError::Terms { what });
+                    return refused(StoreError::Terms { what });
                 }
                 let (replay, remember) =
                     (millis(retention.replay_for), millis(retention.remember_for));
@@ -308,7 +290,7 @@ impl Inner {
             (What::Replace { head, response }, Some(row)) => {
                 if response.is_some() && row.replay_until <= row.now {
                     let state = "completed, and its answer is not replayed any more";
-                    return refused(ClaimError::NotApplicable { state });
+                    return refused(StoreError::NotApplicable { state });
                 }
                 self.decide(tries, case, &row, &self.sql.replace, &[head, response]).await
             }
@@ -326,7 +308,7 @@ impl Inner {
         tries: &Backoff,
         case: &Case<'_>,
         more: &[&(dyn ToSql + Sync); 4],
-    ) -> Result<Result<(), ClaimError>, DbError> {
+    ) -> Result<Result<(), StoreError>, DbError> {
         let (scope, key) = (case.key.scope(), case.key.key());
         let (owner, slot) = (case.owner.0.to_vec(), slot_of(case.key.as_ref()) as i16);
         let print = &case.decision.fingerprint;
@@ -344,7 +326,7 @@ impl Inner {
         row: &Row,
         sql: &str,
         more: &[&(dyn ToSql + Sync)],
-    ) -> Result<Result<(), ClaimError>, DbError> {
+    ) -> Result<Result<(), StoreError>, DbError> {
         let (scope, key, owner) = (case.key.scope(), case.key.key(), case.owner.0.to_vec());
         let Decision { actor, note, .. } = case.decision;
         let mut params: Vec<&(dyn ToSql + Sync)> =
@@ -373,14 +355,14 @@ impl Inner {
 }
 
 /// A statement that changed nothing found another key than was read.
-fn changed(rows: u64) -> Result<Result<(), ClaimError>, DbError> {
+fn changed(rows: u64) -> Result<Result<(), StoreError>, DbError> {
     match rows {
         0 => Err(DbError::Again("the key changed while it was decided".into())),
         _ => Ok(Ok(())),
     }
 }
 
-fn page(rows: &[tokio_postgres::Row], filter: &Filter, most: i64) -> Result<Page, BeginError> {
+fn page(rows: &[tokio_postgres::Row], filter: &Filter, most: i64) -> Result<Page, StoreError> {
     let mut entries = Vec::new();
     let mut last = None;
     for listed in rows {
@@ -395,7 +377,7 @@ fn page(rows: &[tokio_postgres::Row], filter: &Filter, most: i64) -> Result<Page
 fn items(
     rows: &[tokio_postgres::Row],
     most: i64,
-) -> Result<(Vec<Item>, Option<OwnedKey>), BeginError> {
+) -> Result<(Vec<Item>, Option<OwnedKey>), StoreError> {
     let mut items = Vec::new();
     let mut last = None;
     for listed in rows {

@@ -1,7 +1,7 @@
 //! Slots of a [`ShardedStore`](crate::ShardedStore) move from one table to another.
 
 use super::{in_order::in_order, inner::Inner, store::PostgresStore, trouble::DbError};
-use crate::error::BeginError;
+use crate::error::StoreError;
 use std::ops::RangeInclusive;
 use tokio_postgres::{
     Error, Row,
@@ -35,13 +35,13 @@ impl PostgresStore {
     /// each statement reads the whole table.
     ///
     /// # Errors
-    /// [`BeginError::Unavailable`] if a server gives no answer before the deadline; then a part of
+    /// [`StoreError::Unavailable`] if a server gives no answer before the deadline; then a part of
     /// the rows is copied.
     pub async fn copy_slots(
         &self,
         to: &PostgresStore,
         slots: RangeInclusive<u16>,
-    ) -> Result<u64, BeginError> {
+    ) -> Result<u64, StoreError> {
         self.copy_slots_telling(to, slots, |_| {}).await
     }
 
@@ -54,7 +54,7 @@ impl PostgresStore {
         to: &PostgresStore,
         slots: RangeInclusive<u16>,
         tell: impl FnMut(SlotsMoved) + Send + 'static,
-    ) -> Result<u64, BeginError> {
+    ) -> Result<u64, StoreError> {
         let (from, to) = (self.inner().clone(), to.inner().clone());
         self.spawn(async move { copy(&from, &to, slots, tell).await }).await
     }
@@ -63,8 +63,8 @@ impl PostgresStore {
     /// bounded statements, as [`copy_slots`](Self::copy_slots).
     ///
     /// # Errors
-    /// [`BeginError::Unavailable`] as with [`copy_slots`](Self::copy_slots).
-    pub async fn delete_slots(&self, slots: RangeInclusive<u16>) -> Result<u64, BeginError> {
+    /// [`StoreError::Unavailable`] as with [`copy_slots`](Self::copy_slots).
+    pub async fn delete_slots(&self, slots: RangeInclusive<u16>) -> Result<u64, StoreError> {
         self.delete_slots_telling(slots, |_| {}).await
     }
 
@@ -76,7 +76,7 @@ impl PostgresStore {
         &self,
         slots: RangeInclusive<u16>,
         tell: impl FnMut(SlotsMoved) + Send + 'static,
-    ) -> Result<u64, BeginError> {
+    ) -> Result<u64, StoreError> {
         let inner = self.inner().clone();
         self.spawn(async move { delete(&inner, slots, tell).await }).await
     }
@@ -131,7 +131,7 @@ fn column(rows: &[Row], n: usize) -> Result<Column<'_>, DbError> {
 }
 
 /// The rows of the next step.
-async fn read(from: &Inner, place: &Place) -> Result<Vec<Row>, BeginError> {
+async fn read(from: &Inner, place: &Place) -> Result<Vec<Row>, StoreError> {
     let Place { slot, last, scope, key } = place;
     let after: [&(dyn ToSql + Sync); 6] = [slot, last, scope, key, &ROWS, &BYTES];
     let mut tries = from.tries();
@@ -143,7 +143,7 @@ async fn read(from: &Inner, place: &Place) -> Result<Vec<Row>, BeginError> {
     }
 }
 
-async fn put(to: &Inner, rows: &[Row]) -> Result<(), BeginError> {
+async fn put(to: &Inner, rows: &[Row]) -> Result<(), StoreError> {
     let columns: Result<Vec<Column<'_>>, DbError> =
         (0..rows[0].columns().len()).map(|n| column(rows, n)).collect();
     let columns = columns?;
@@ -161,7 +161,7 @@ async fn copy(
     to: &Inner,
     slots: RangeInclusive<u16>,
     mut tell: impl FnMut(SlotsMoved),
-) -> Result<u64, BeginError> {
+) -> Result<u64, StoreError> {
     let (mut place, mut copied) = (Place::before(&slots), 0);
     let mut rows = read(from, &place).await?;
     while let Some(end) = rows.last() {
@@ -180,7 +180,7 @@ async fn delete(
     inner: &Inner,
     slots: RangeInclusive<u16>,
     mut tell: impl FnMut(SlotsMoved),
-) -> Result<u64, BeginError> {
+) -> Result<u64, StoreError> {
     let (mut place, mut deleted) = (Place::before(&slots), 0);
     loop {
         let mut tries = inner.tries();

@@ -13,7 +13,7 @@ use super::{
     tries::Backoff,
     trouble::DbError,
 };
-use crate::{engine::entries::Entry, error::BeginError, key::OwnedKey};
+use crate::{engine::entries::Entry, error::StoreError, key::OwnedKey};
 use parking_lot::Mutex;
 use std::{
     sync::{
@@ -207,7 +207,7 @@ pub(super) struct Found {
 }
 
 impl PostgresStore {
-    pub(super) async fn undecided(&self, wanted: Undecided) -> Result<Found, BeginError> {
+    pub(super) async fn undecided(&self, wanted: Undecided) -> Result<Found, StoreError> {
         let inner = self.inner().clone();
         let found = async move {
             let (w, asked) = (&wanted, format!("{wanted:?}"));
@@ -225,10 +225,10 @@ impl PostgresStore {
             inner.surveyed.keep(asked, start.elapsed(), &found);
             Ok(found)
         };
-        self.spawn(found).await.map_err(BeginError::from)
+        self.spawn(found).await.map_err(StoreError::from)
     }
 
-    pub(super) async fn completed(&self, wanted: Completed) -> Result<Found, BeginError> {
+    pub(super) async fn completed(&self, wanted: Completed) -> Result<Found, StoreError> {
         let inner = self.inner().clone();
         let found = async move {
             let Completed { scope, prefix, older_than, limit, after } = wanted;
@@ -247,7 +247,7 @@ impl PostgresStore {
             let rows = inner.query(&Backoff::new(LIMIT, LIMIT), sql, &params).await?;
             inner.listed(&rows, 0)
         };
-        self.spawn(found).await.map_err(BeginError::from)
+        self.spawn(found).await.map_err(StoreError::from)
     }
 }
 

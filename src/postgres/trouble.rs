@@ -1,6 +1,6 @@
 //! Errors between this process and the server, and the meaning of each error of the server.
 
-use crate::error::{BeginError, ClaimError, Full, OpenError};
+use crate::error::{BeginError, ClaimError, Full, OpenError, StoreError};
 use tokio_postgres::error::SqlState;
 
 /// Why a try had no answer.
@@ -144,6 +144,12 @@ pub(super) fn spelled(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+impl From<DbError> for StoreError {
+    fn from(error: DbError) -> Self {
+        BeginError::from(error).into()
+    }
 }
 
 impl From<DbError> for BeginError {

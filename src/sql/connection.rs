@@ -1,6 +1,6 @@
 //! A connection of the caller's own: one statement at a time, in whatever transaction it is.
 
-use crate::error::{BeginError, ClaimError, Full, OpenError};
+use crate::error::{BeginError, ClaimError, Full, OpenError, StoreError};
 use std::{borrow::Cow, fmt, future::Future};
 
 /// A parameter, or a cell of an answer, with its type.
@@ -229,6 +229,12 @@ impl fmt::Display for SqlError {
 }
 
 impl std::error::Error for SqlError {}
+
+impl From<SqlError> for StoreError {
+    fn from(error: SqlError) -> Self {
+        BeginError::from(error).into()
+    }
+}
 
 impl From<SqlError> for BeginError {
     fn from(error: SqlError) -> Self {

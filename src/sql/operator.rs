@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     engine::entries::{Entry, State},
-    engine::resolve::Resolution,
-    error::{BeginError, ClaimError},
+    engine::resolve::{Resolution, ResolveOptions},
+    error::{BeginError, StoreError},
     key::{KeyRef, OwnedKey},
     options::check_retention,
     record::Retention,
@@ -39,7 +39,7 @@ enum Decision {
 }
 
 impl Decision {
-    fn of(resolution: Resolution<'_>, limit: usize) -> Result<Self, ClaimError> {
+    fn of(resolution: Resolution<'_>, limit: usize) -> Result<Self, StoreError> {
         Ok(match resolution {
             Resolution::Complete { fingerprint, completion } => {
                 let Completion { head, response, retention } = completion;
@@ -66,8 +66,8 @@ impl<P: Pool> SqlStore<P> {
     /// Returns what is known of a key; `None` if it is absent. Claims and changes nothing.
     ///
     /// # Errors
-    /// [`BeginError::Unavailable`] if the database doesn't answer before the deadline.
-    pub async fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, BeginError> {
+    /// [`StoreError::Unavailable`] if the database doesn't answer before the deadline.
+    pub async fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, StoreError> {
         let (inner, key) = (self.0.clone(), key.owned());
         let got = async move {
             let row = inner.look(&key).await?;
@@ -80,22 +80,33 @@ impl<P: Pool> SqlStore<P> {
     /// committed when this returns. (It is not among the decisions that
     /// `PostgresStore` keeps for the operators: only it writes them.)
     ///
-    /// `force` is needed for a key in flight, and to forget a completed one. With `seen` the key
-    /// must still have that token, which every attempt and every decision changes: so a decision
-    /// about one attempt is not taken for another one.
+    /// A key in flight, and forgetting a completed one, needs [`ResolveOptions::force`].
     ///
     /// # Errors
-    /// [`ClaimError::NeedsForce`], [`ClaimError::NotApplicable`] or
-    /// [`ClaimError::AlreadyCompleted`] if the decision doesn't fit the key's state;
-    /// [`ClaimError::ResponseTooLarge`] or [`ClaimError::TooLong`] for a response that can't be
-    /// stored; [`ClaimError::Unavailable`] if the database doesn't answer before the deadline.
+    /// [`StoreError::NeedsForce`] or [`StoreError::NotApplicable`] if the decision doesn't fit the
+    /// key's state; [`StoreError::ResponseTooLarge`] or [`StoreError::TooLong`] for a response that
+    /// can't be stored; [`StoreError::Unavailable`] if the database doesn't answer before the
+    /// deadline.
     pub async fn resolve(
         &self,
         key: KeyRef<'_>,
         resolution: Resolution<'_>,
-        force: bool,
-        seen: Option<Token>,
-    ) -> Result<(), ClaimError> {
+    ) -> Result<(), StoreError> {
+        self.resolve_with(key, resolution, ResolveOptions::new()).await
+    }
+
+    /// Resolves like [`resolve`](Self::resolve), forced or only if the key still has the token that
+    /// was seen, which every attempt and every decision changes. Who decides is not kept.
+    ///
+    /// # Errors
+    /// As with [`resolve`](Self::resolve), and [`StoreError::NotApplicable`] if the key has another
+    /// token by now, or is absent.
+    pub async fn resolve_with(
+        &self,
+        key: KeyRef<'_>,
+        resolution: Resolution<'_>,
+        ResolveOptions { force, seen, .. }: ResolveOptions<'_>,
+    ) -> Result<(), StoreError> {
         let decision = Decision::of(resolution, self.0.keys.bounds().max_response)?;
         let (inner, key) = (self.0.clone(), key.owned());
         let decided = async move {
@@ -141,7 +152,7 @@ struct Case {
     seen: Option<Token>,
 }
 
-type Answer = Result<(), ClaimError>;
+type Answer = Result<(), StoreError>;
 
 impl Case {
     /// One try: reads the key, decides, and writes what was decided if the key is still the same.
@@ -177,7 +188,7 @@ impl Case {
                 });
                 let retention = retention.or(own).unwrap_or(keys.bounds().retention);
                 if let Err(what) = check_retention(retention, 1) {
-                    return Ok(Err(ClaimError::Terms { what }));
+                    return Ok(Err(StoreError::Terms { what }));
                 }
                 let windows = [
                     head[..].into(),
@@ -215,7 +226,7 @@ impl Case {
 
     /// Whether the decision fits the key's state.
     fn fits(&self, row: Option<&Row>, says: &RowState) -> Answer {
-        let not = |state| Err(ClaimError::NotApplicable { state });
+        let not = |state| Err(StoreError::NotApplicable { state });
         if let Some(seen) = self.seen {
             match (says, row.and_then(Row::token)) {
                 (RowState::Absent, _) | (_, None) => return not("absent"),
@@ -225,9 +236,9 @@ impl Case {
         }
         match (&self.decision, says) {
             (_, RowState::Held) if !self.force => {
-                Err(ClaimError::NeedsForce { state: "in flight" })
+                Err(StoreError::NeedsForce { state: "in flight" })
             }
-            (Decision::Complete { .. }, RowState::Completed) => Err(ClaimError::AlreadyCompleted),
+            (Decision::Complete { .. }, RowState::Completed) => not("completed"),
             (Decision::Complete { fingerprint: None, .. }, RowState::Absent) => {
                 not("absent, and an import needs the request's fingerprint")
             }
@@ -242,7 +253,7 @@ impl Case {
             (Decision::Replace { .. }, _) => not("not completed"),
             (Decision::Free, RowState::Completed) => not("completed"),
             (Decision::Forget, RowState::Completed) if !self.force => {
-                Err(ClaimError::NeedsForce { state: "completed" })
+                Err(StoreError::NeedsForce { state: "completed" })
             }
             _ => Ok(()),
         }

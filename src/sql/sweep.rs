@@ -6,7 +6,7 @@ use super::{
     store::{SqlStore, silent},
     tries::Lent,
 };
-use crate::error::BeginError;
+use crate::error::StoreError;
 use tokio::time::{Instant, timeout_at};
 
 /// Rows of one statement.
@@ -27,8 +27,8 @@ impl Keys {
     /// locked; those that others have locked are left for the next time.
     ///
     /// # Errors
-    /// [`BeginError::Unavailable`] if the connection or the server fails.
-    pub async fn sweep_in(&self, connection: &mut impl Connection) -> Result<u64, BeginError> {
+    /// [`StoreError::Unavailable`] if the connection or the server fails.
+    pub async fn sweep_in(&self, connection: &mut impl Connection) -> Result<u64, StoreError> {
         let mut removed = 0;
         loop {
             let part = self.sweep_part(connection).await?;
@@ -80,8 +80,8 @@ impl<P: Pool> SqlStore<P> {
     /// at intervals, in any process; nothing depends on it but the table's size.
     ///
     /// # Errors
-    /// [`BeginError::Unavailable`] if there is no connection, or the server fails.
-    pub async fn sweep(&self) -> Result<u64, BeginError> {
+    /// [`StoreError::Unavailable`] if there is no connection, or the server fails.
+    pub async fn sweep(&self) -> Result<u64, StoreError> {
         let inner = self.0.clone();
         let sweeping = async move {
             let mut removed = 0;

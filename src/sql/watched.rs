@@ -6,7 +6,7 @@ use super::{
     store::{Inner, SqlStore},
 };
 use crate::{
-    error::BeginError,
+    error::StoreError,
     observe::Timings,
     operate::{Figures, Source, TableFigures, Watched},
     stats::Stats,
@@ -30,7 +30,7 @@ impl<P: Pool> Watched for Open<P> {
         &self.0.counting.timings
     }
 
-    fn check(&self) -> Result<(), BeginError> {
+    fn check(&self) -> Result<(), StoreError> {
         Ok(())
     }
 

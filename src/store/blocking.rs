@@ -2,14 +2,13 @@
 //! operator's.
 
 use crate::{
-    decisions::{By, Decision},
-    engine::resolve::Resolution,
-    error::{BeginError, ClaimError},
+    decisions::Decision,
+    engine::resolve::{Resolution, ResolveOptions},
+    error::{BeginError, ClaimError, StoreError},
     key::KeyRef,
     spi::{ClaimOp, Completion, IdempotencyStore},
     store::Store,
     store::claim::{Begin, Claim, Interrupted, Pending},
-    token::Token,
 };
 use std::time::Duration;
 
@@ -18,66 +17,42 @@ impl Store {
     /// waiters are woken. It is durable when this returns, whatever the store's
     /// [`Durability`](crate::Durability). Blocks for one or more syncs.
     ///
-    /// `force` is needed for a key in flight, and to forget a completed one.
-    /// [`Resolution::Replace`] is for completed keys only.
+    /// [`Resolution::Replace`] is for completed keys only. A key in flight, and forgetting a
+    /// completed one, needs [`ResolveOptions::force`].
     ///
     /// # Errors
-    /// [`ClaimError::NeedsForce`], [`ClaimError::NotApplicable`] or
-    /// [`ClaimError::AlreadyCompleted`] if the decision doesn't fit the key's state;
-    /// [`ClaimError::ResponseTooLarge`], [`ClaimError::TooLong`] or [`ClaimError::Terms`] for a
-    /// completion that can't be stored; [`ClaimError::StoreFull`], [`ClaimError::Damaged`],
-    /// [`ClaimError::Poisoned`], [`ClaimError::Closed`] or [`ClaimError::Forked`] from the store.
-    pub fn resolve(
-        &self,
-        key: KeyRef<'_>,
-        resolution: Resolution<'_>,
-        force: bool,
-    ) -> Result<(), ClaimError> {
-        self.resolve_by(key, resolution, force, None, By::default())
+    /// [`StoreError::NeedsForce`] or [`StoreError::NotApplicable`] if the decision doesn't fit the
+    /// key's state; [`StoreError::ResponseTooLarge`], [`StoreError::TooLong`] or
+    /// [`StoreError::Terms`] for a completion that can't be stored; [`StoreError::StoreFull`],
+    /// [`StoreError::Damaged`], [`StoreError::Poisoned`], [`StoreError::Closed`] or
+    /// [`StoreError::Forked`] from the store. A refusal changes nothing.
+    pub fn resolve(&self, key: KeyRef<'_>, resolution: Resolution<'_>) -> Result<(), StoreError> {
+        self.resolve_with(key, resolution, ResolveOptions::new())
     }
 
-    /// Resolves like [`resolve`](Self::resolve), if the key's last attempt is still the one with
-    /// the token `seen` ([`Entry::token`](crate::Entry::token)): between a look at the key and the
-    /// decision another attempt may have had an effect.
+    /// Resolves like [`resolve`](Self::resolve): forced, only if the key's last attempt is still the
+    /// one that was looked at, or with a name and a note for the [`decisions`](Self::decisions).
     ///
     /// # Errors
-    /// As with [`resolve`](Self::resolve), and [`ClaimError::NotApplicable`] if the key has become
-    /// something else since.
-    pub fn resolve_seen(
+    /// As with [`resolve`](Self::resolve). [`StoreError::NotApplicable`] also if the key has become
+    /// something else since it was looked at; [`StoreError::StoreFull`] also, before anything is
+    /// decided, if the disk has no room for the record of the decision.
+    pub fn resolve_with(
         &self,
         key: KeyRef<'_>,
         resolution: Resolution<'_>,
-        force: bool,
-        seen: Token,
-    ) -> Result<(), ClaimError> {
-        self.resolve_by(key, resolution, force, Some(seen), By::default())
-    }
-
-    /// Resolves like [`resolve`](Self::resolve) or [`resolve_seen`](Self::resolve_seen), and keeps
-    /// who decided and why. All decisions about keys that are there are kept, see
-    /// [`decisions`](crate::decisions); this one with a name and a note.
-    ///
-    /// # Errors
-    /// As with [`resolve_seen`](Self::resolve_seen). Also, before anything is decided,
-    /// [`ClaimError::StoreFull`] if the disk has no room for the record of the decision.
-    pub fn resolve_by(
-        &self,
-        key: KeyRef<'_>,
-        resolution: Resolution<'_>,
-        force: bool,
-        seen: Option<Token>,
-        by: By<'_>,
-    ) -> Result<(), ClaimError> {
-        self.engine()?.decide(key, &resolution, force, seen, by)
+        options: ResolveOptions<'_>,
+    ) -> Result<(), StoreError> {
+        self.engine()?.decide(key, &resolution, options)
     }
 
     /// Returns the decisions that operators have taken, oldest first, as far as they are kept. Reads
     /// their files. Imports of absent keys are not among them.
     ///
     /// # Errors
-    /// [`ClaimError::Unavailable`] if a file can't be read; [`ClaimError::Closed`] or
-    /// [`ClaimError::Forked`] from the store.
-    pub fn decisions(&self) -> Result<Vec<Decision>, ClaimError> {
+    /// [`StoreError::Unavailable`] if a file can't be read; [`StoreError::Closed`] or
+    /// [`StoreError::Forked`] from the store.
+    pub fn decisions(&self) -> Result<Vec<Decision>, StoreError> {
         self.engine()?.decisions()
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     engine::migrate::Migrating,
     engine::resolve::Resolution,
     engine::{Engine, Step},
-    error::ClaimError,
+    error::StoreError,
     key::KeyRef,
     limits::SHARDS,
     observe::Call,
@@ -31,22 +31,22 @@ impl Store {
     /// broken off, is forgotten first. This store is not changed, whatever happens.
     ///
     /// # Errors
-    /// [`ClaimError::NotApplicable`] as long as a claim on one of the keys is held, silent or not:
+    /// [`StoreError::NotApplicable`] as long as a claim on one of the keys is held, silent or not:
     /// a holder can't follow its key into another embedded store. The same if the other store is
-    /// this one. [`ClaimError::Damaged`] if a record of this store can't be read. Other errors are
+    /// this one. [`StoreError::Damaged`] if a record of this store can't be read. Other errors are
     /// the other store's: it is full, its `max_response` is too small, it is poisoned.
-    pub fn copy_slots(&self, to: &Store, slots: RangeInclusive<u16>) -> Result<u64, ClaimError> {
+    pub fn copy_slots(&self, to: &Store, slots: RangeInclusive<u16>) -> Result<u64, StoreError> {
         let (from, into) = (self.engine()?, to.engine()?);
         // Before anything is deleted.
-        from.check_open().map_err(unread)?;
+        from.check_open()?;
         if Arc::ptr_eq(from, into) {
             let state = "in the store that it is to be copied to";
-            return Err(ClaimError::NotApplicable { state });
+            return Err(StoreError::NotApplicable { state });
         }
         let wanted = |key: KeyRef<'_>| slots.contains(&slot_of(key));
         if from.is_any_held(wanted) {
             let state = "held, so that its slot can't be moved yet";
-            return Err(ClaimError::NotApplicable { state });
+            return Err(StoreError::NotApplicable { state });
         }
         to.delete_slots(slots.clone())?;
         self.copy_keys(to, &wanted)
@@ -62,22 +62,22 @@ impl Store {
         &self,
         to: &Store,
         wanted: &dyn Fn(KeyRef<'_>) -> bool,
-    ) -> Result<u64, ClaimError> {
+    ) -> Result<u64, StoreError> {
         let (from, into) = (self.engine()?, to.engine()?);
-        from.check_open().map_err(unread)?;
+        from.check_open()?;
         if Arc::ptr_eq(from, into) {
             let state = "in the store that it is to be copied to";
-            return Err(ClaimError::NotApplicable { state });
+            return Err(StoreError::NotApplicable { state });
         }
         if from.is_any_held(wanted) {
             let state = "held, so that it can't be copied yet";
-            return Err(ClaimError::NotApplicable { state });
+            return Err(StoreError::NotApplicable { state });
         }
         into.follow_tokens_of(from);
         let shift_ms = into.now() as i64 - from.now() as i64;
         let mut copied = 0;
         for shard in 0..SHARDS {
-            for moving in from.moving_of_shard(shard, wanted).map_err(unread)? {
+            for moving in from.moving_of_shard(shard, wanted)? {
                 copied += 1;
                 adopt(to, &moving, shift_ms)?;
             }
@@ -90,12 +90,12 @@ impl Store {
     /// it has; returns how many.
     ///
     /// # Errors
-    /// As with [`decisions`](Self::decisions) and [`resolve_by`](Self::resolve_by).
+    /// As with [`decisions`](Self::decisions) and [`resolve_with`](Self::resolve_with).
     pub fn copy_decisions(
         &self,
         to: &Store,
         wanted: &dyn Fn(KeyRef<'_>) -> bool,
-    ) -> Result<u64, ClaimError> {
+    ) -> Result<u64, StoreError> {
         let (mut decisions, into) = (self.decisions()?, to.engine()?);
         decisions.retain(|decision| wanted(decision.key.as_ref()));
         let copied = decisions.len() as u64;
@@ -107,18 +107,18 @@ impl Store {
     /// durable when this returns.
     ///
     /// # Errors
-    /// [`ClaimError::NotApplicable`] as long as a claim on one of the keys is held, and errors of
+    /// [`StoreError::NotApplicable`] as long as a claim on one of the keys is held, and errors of
     /// the store.
-    pub fn delete_slots(&self, slots: RangeInclusive<u16>) -> Result<u64, ClaimError> {
+    pub fn delete_slots(&self, slots: RangeInclusive<u16>) -> Result<u64, StoreError> {
         let engine = self.engine()?;
         let wanted = |key: KeyRef<'_>| slots.contains(&slot_of(key));
         if engine.is_any_held(wanted) {
             let state = "held, so that its slot can't be deleted yet";
-            return Err(ClaimError::NotApplicable { state });
+            return Err(StoreError::NotApplicable { state });
         }
         let mut deleted = 0;
         for shard in 0..SHARDS {
-            for moving in engine.moving_of_shard(shard, wanted).map_err(unread)? {
+            for moving in engine.moving_of_shard(shard, wanted)? {
                 deleted += 1;
                 run(self, |engine| {
                     let forgotten = engine.resolve(moving.key(), &Resolution::Forget, true, None);
@@ -134,13 +134,13 @@ impl Store {
 
 fn run<T>(
     store: &Store,
-    step: impl FnMut(&Engine) -> crate::engine::StepResult<T, ClaimError>,
-) -> Result<T, ClaimError> {
+    step: impl FnMut(&Engine) -> crate::engine::StepResult<T, StoreError>,
+) -> Result<T, StoreError> {
     let engine = store.engine()?;
     drive::run(engine, Call::plain(engine.timings(), "move", 0), step)
 }
 
-fn adopt(to: &Store, moving: &Migrating, shift_ms: i64) -> Result<(), ClaimError> {
+fn adopt(to: &Store, moving: &Migrating, shift_ms: i64) -> Result<(), StoreError> {
     let stray = match moving {
         Migrating::Record(frame) => return run(to, |engine| engine.adopt_record(frame, shift_ms)),
         Migrating::Undecided(stray) => stray,
@@ -160,15 +160,5 @@ fn adopt(to: &Store, moving: &Migrating, shift_ms: i64) -> Result<(), ClaimError
         reserve: to.engine()?.config().max_response as u32,
         note: [taken.hash, u64::from(taken.at)],
     };
-    run(to, |engine| engine.fail(&ticket, answer))
-}
-
-fn unread(error: crate::BeginError) -> ClaimError {
-    match error {
-        crate::BeginError::Damaged { .. } => ClaimError::Damaged,
-        crate::BeginError::Poisoned => ClaimError::Poisoned,
-        crate::BeginError::Closed => ClaimError::Closed,
-        crate::BeginError::Forked => ClaimError::Forked,
-        error => ClaimError::Unavailable { what: error.to_string() },
-    }
+    run(to, |engine| Ok(engine.fail(&ticket, answer)?))
 }

@@ -24,7 +24,7 @@ use crate::{
     engine::watch::Changed,
     engine::workers as threads,
     engine::{Blocked, Engine, StepResult},
-    error::{BeginError, ClaimError, Forked, OpenError},
+    error::{BeginError, ClaimError, Forked, OpenError, StoreError},
     fingerprint::Fingerprint,
     inspect::{Inspection, Progress, Report},
     key::{KeyRef, OwnedKey, Scope},
@@ -291,10 +291,10 @@ impl Store {
     /// decide by this whether to execute: another caller may claim the key in between.
     ///
     /// # Errors
-    /// [`BeginError::Damaged`] if the key's record doesn't read back; [`BeginError::Closed`] or
-    /// [`BeginError::Forked`] from the store.
-    pub fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, BeginError> {
-        self.engine()?.get(key)
+    /// [`StoreError::Damaged`] if the key's record doesn't read back; [`StoreError::Closed`] or
+    /// [`StoreError::Forked`] from the store.
+    pub fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>, StoreError> {
+        Ok(self.engine()?.get(key)?)
     }
 
     /// Lists the keys that `filter` wants. A key that exists throughout is listed exactly once; a
@@ -302,12 +302,12 @@ impl Store {
     /// large store. The iterator keeps the store open.
     ///
     /// # Errors
-    /// Of single items: [`BeginError::Damaged`] for a record that doesn't read back, after which
-    /// the list continues; [`BeginError::Closed`] or [`BeginError::Forked`] from the store.
+    /// Of single items: [`StoreError::Damaged`] for a record that doesn't read back, after which
+    /// the list continues; [`StoreError::Closed`] or [`StoreError::Forked`] from the store.
     pub fn entries(
         &self,
         filter: Filter,
-    ) -> impl Iterator<Item = Result<Entry, BeginError>> + use<> {
+    ) -> impl Iterator<Item = Result<Entry, StoreError>> + use<> {
         let store = self.clone();
         (0..SHARDS).flat_map(move |shard| match store.engine() {
             Ok(engine) => engine.entries_of_shard(shard, &filter),
@@ -356,7 +356,7 @@ impl Store {
         dst: impl AsRef<Path>,
         options: &BackupOptions,
     ) -> Result<Backup, BackupError> {
-        let engine = self.engine().map_err(ClaimError::from)?;
+        let engine = self.engine().map_err(StoreError::from)?;
         let path = dst.as_ref();
         let doing = format!("opening the directory {}", path.display());
         let dst = DiskStorage::open(path).map_err(OpenError::io(doing))?;
@@ -366,7 +366,7 @@ impl Store {
     /// Copies the store like [`backup`](Self::backup), to any storage.
     #[doc(hidden)]
     pub fn backup_on(&self, dst: &dyn Storage) -> Result<Backup, BackupError> {
-        self.engine().map_err(ClaimError::from)?.backup(dst, &BackupOptions::new())
+        self.engine().map_err(StoreError::from)?.backup(dst, &BackupOptions::new())
     }
 
     /// Reads the store's directory as an outside reader does.
@@ -388,11 +388,11 @@ impl Store {
     /// or a disk keeps of overwritten blocks, and backups of before, `docs/operations.md` speaks of.
     ///
     /// # Errors
-    /// [`ClaimError::StoreFull`] if there is no room for the notes that keys are forgotten (of about
+    /// [`StoreError::StoreFull`] if there is no room for the notes that keys are forgotten (of about
     /// 128 bytes and the key each; the room comes back when the keys would have expired);
-    /// [`ClaimError::Unavailable`] while a backup is taken, or if something doesn't read;
-    /// [`ClaimError::Poisoned`], [`ClaimError::Closed`] and [`ClaimError::Forked`].
-    pub fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, ClaimError> {
+    /// [`StoreError::Unavailable`] while a backup is taken, or if something doesn't read;
+    /// [`StoreError::Poisoned`], [`StoreError::Closed`] and [`StoreError::Forked`].
+    pub fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, StoreError> {
         self.engine()?.erase_scope(scope, force)
     }
 
@@ -400,12 +400,12 @@ impl Store {
     /// [`Durability`](crate::Durability). Blocks for syncs.
     ///
     /// # Errors
-    /// [`ClaimError::Poisoned`] if a sync failed, now or earlier; [`ClaimError::Closed`] and
-    /// [`ClaimError::Forked`].
-    pub fn flush(&self) -> Result<(), ClaimError> {
+    /// [`StoreError::Poisoned`] if a sync failed, now or earlier; [`StoreError::Closed`] and
+    /// [`StoreError::Forked`].
+    pub fn flush(&self) -> Result<(), StoreError> {
         let engine = self.engine()?;
         engine.check_claim()?;
-        engine.made_durable()
+        Ok(engine.made_durable()?)
     }
 
     /// Stops granting claims, and waits, for `at_most`, until no handle of a claim exists; returns
@@ -434,15 +434,15 @@ impl Store {
     /// `Closed`, are counted ([`Stats::late_calls`]), and change nothing.
     ///
     /// # Errors
-    /// [`ClaimError::Poisoned`] if not everything could be made durable. The directory is free even
-    /// then. [`ClaimError::Forked`] in a child, which closes nothing.
-    pub fn close(self) -> Result<Closed, ClaimError> {
+    /// [`StoreError::Poisoned`] if not everything could be made durable. The directory is free even
+    /// then. [`StoreError::Forked`] in a child, which closes nothing.
+    pub fn close(self) -> Result<Closed, StoreError> {
         self.0.close()
     }
 
     /// Does the housekeeping of a store without threads.
     #[doc(hidden)]
-    pub fn housekeep(&self) -> Result<(), ClaimError> {
+    pub fn housekeep(&self) -> Result<(), StoreError> {
         let engine = self.engine()?;
         engine.check_claim()?;
         let kept = engine.housekeep();

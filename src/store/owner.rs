@@ -5,7 +5,7 @@ use super::Closed;
 use crate::{
     engine::Engine,
     engine::open::DirectoryLock,
-    error::ClaimError,
+    error::StoreError,
     sync::wait::{Event, block},
     sync::{
         Mutex,
@@ -71,7 +71,7 @@ impl Owner {
     }
 
     /// No lock of the store's is held while it is closed: wakers are called, which may call this.
-    pub(super) fn close(&self) -> Result<Closed, ClaimError> {
+    pub(super) fn close(&self) -> Result<Closed, StoreError> {
         self.engine.check_process()?;
         let Some(running) = self.begin_closing() else {
             return Ok(Closed::now(&self.engine));
@@ -111,7 +111,7 @@ impl Owner {
         })
     }
 
-    fn close_running(&self, running: Running) -> Result<Closed, ClaimError> {
+    fn close_running(&self, running: Running) -> Result<Closed, StoreError> {
         let Running { threads, _lock } = running;
         self.engine.close(threads)?;
         Ok(Closed::now(&self.engine))

@@ -349,7 +349,9 @@ fn a_moment_is_one() {
         }
         met += u64::from(newest.is_some_and(|newest| newest + 64 < end));
         for number in (first..end).filter(|number| step(*number) == Step::Dropped) {
-            store.resolve(key(&number.to_string()), Resolution::Free, true).unwrap();
+            store
+                .resolve_with(key(&number.to_string()), Resolution::Free, ResolveOptions::forced())
+                .unwrap();
         }
     }
     oracle.stop.store(true, Ordering::Release);

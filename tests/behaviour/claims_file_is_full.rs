@@ -88,7 +88,7 @@ fn a_key_that_comes_from_another_store_leaves_the_spare_cells() {
     let (_sim, store, mut claims) = full(Durability::Synced);
     let gone = drop_last(&mut claims, 30);
     let refused = from.copy_slots(&store, MOVE).unwrap_err();
-    assert_eq!(refused, ClaimError::StoreFull(Full::Claims));
+    assert_eq!(refused, StoreError::StoreFull(Full::Claims));
     for name in &gone {
         granted(store.stuck(name).take_over().unwrap()).complete(b"in the end").unwrap();
     }

@@ -215,7 +215,7 @@ fn a_full_ring_costs_no_space() {
             }
             let completion = Completion { response: Some(&[2; 4000]), ..Completion::default() };
             let import = Resolution::Complete { fingerprint: Some(print()), completion };
-            if store.resolve(key(&name), import, false).is_err() {
+            if store.resolve(key(&name), import).is_err() {
                 return n;
             }
         }
@@ -242,7 +242,7 @@ fn who_waited_for_room_in_the_ring_has_taken_no_more_space() {
             let response = Some(&[n; LARGEST][..]);
             let completion = Completion { response, ..Completion::default() };
             let import = Resolution::Complete { fingerprint: Some(print()), completion };
-            store.resolve(key(&format!("imported {n}")), import, false).unwrap();
+            store.resolve(key(&format!("imported {n}")), import).unwrap();
         }
         store.flush().unwrap();
         store.stats().space_free

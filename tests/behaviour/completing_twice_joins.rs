@@ -148,7 +148,8 @@ fn an_operator_is_told_to_ask_again() {
         let completion = Completion { response: Some(b"mine"), ..Completion::default() };
         let complete = Resolution::Complete { fingerprint: None, completion };
         for resolution in [complete, Resolution::Free, Resolution::Forget] {
-            let refused = store.resolve(key("k"), resolution, true).unwrap_err();
+            let refused =
+                store.resolve_with(key("k"), resolution, ResolveOptions::forced()).unwrap_err();
             assert!(refused.to_string().contains("ask again"), "{resolution:?}: {refused}");
         }
         assert!(store.is_in_flight("k"));
@@ -170,10 +171,11 @@ fn a_damaged_record_is_no_other_answer() {
     let segments = files.iter().filter(|(name, _)| name.starts_with("segment-"));
     let (name, at) = segments.filter_map(|(n, b)| Some((n, place(b)?))).next().unwrap();
     sim.disk.flip_bit(name, at as u64 * 8);
-    assert_eq!(claim.complete(b"order number one"), Err(ClaimError::Damaged));
-    assert_eq!(claim.renew(), Err(ClaimError::Damaged));
-    let resolved = store.resolve(key("k"), Resolution::Free, true);
-    assert_eq!(resolved, Err(ClaimError::Damaged));
+    let is_damaged = |error| matches!(error, Err(ClaimError::Damaged { .. }));
+    assert!(is_damaged(claim.complete(b"order number one")));
+    assert!(is_damaged(claim.renew()));
+    let resolved = store.resolve_with(key("k"), Resolution::Free, ResolveOptions::forced());
+    assert!(matches!(resolved, Err(StoreError::Damaged { .. })), "{resolved:?}");
 }
 
 /// An operator is not told of a record that a loss of power could still take back.
@@ -193,10 +195,11 @@ fn an_operator_waits_for_what_is_being_completed() {
         Resolution::Replace { head: b"", response: None },
     ] {
         let state = "being completed; ask again";
-        let refused = store.resolve(key("k"), resolution, true).unwrap_err();
-        assert_eq!(refused, ClaimError::NotApplicable { state });
+        let refused =
+            store.resolve_with(key("k"), resolution, ResolveOptions::forced()).unwrap_err();
+        assert_eq!(refused, StoreError::NotApplicable { state });
     }
     drop(shut);
     holder.join().unwrap().unwrap();
-    store.resolve(key("k"), Resolution::Forget, true).unwrap();
+    store.resolve_with(key("k"), Resolution::Forget, ResolveOptions::forced()).unwrap();
 }

@@ -29,9 +29,9 @@ impl Subject for Embedded {
         &self,
         key: KeyRef<'_>,
         resolution: Resolution<'_>,
-        force: bool,
-    ) -> Option<Result<(), ClaimError>> {
-        Some(self.store.resolve(key, resolution, force))
+        options: ResolveOptions<'_>,
+    ) -> Option<Result<(), StoreError>> {
+        Some(self.store.resolve_with(key, resolution, options))
     }
 
     fn facts(&self) -> Facts {

@@ -23,12 +23,16 @@ fn decide_all(store: &Store) {
     stuck.save_checkpoint(b"charged?").unwrap();
     stuck.fail(b"504").unwrap();
     drop(stuck);
-    store.resolve_by(key("completed"), completed(b"wrong"), false, None, KIM).unwrap();
+    store
+        .resolve_with(key("completed"), completed(b"wrong"), ResolveOptions::new().by(KIM))
+        .unwrap();
     let replace = Resolution::Replace { head: b"h", response: Some(b"right") };
-    store.resolve_by(key("completed"), replace, false, None, KIM).unwrap();
-    store.resolve_by(key("completed"), Resolution::Forget, true, None, KIM).unwrap();
+    store.resolve_with(key("completed"), replace, ResolveOptions::new().by(KIM)).unwrap();
+    store
+        .resolve_with(key("completed"), Resolution::Forget, ResolveOptions::forced().by(KIM))
+        .unwrap();
     let _held = store.claim("freed");
-    store.resolve(key("freed"), Resolution::Free, true).unwrap();
+    store.resolve_with(key("freed"), Resolution::Free, ResolveOptions::forced()).unwrap();
 }
 
 fn check(decisions: &[Decision]) {
@@ -64,7 +68,7 @@ fn each_kind_with_what_was_there_before() {
         check(&store.decisions().unwrap());
         // The next ones follow.
         drop(store.claim("more"));
-        store.resolve(key("more"), Resolution::Free, false).unwrap();
+        store.resolve(key("more"), Resolution::Free).unwrap();
         let store = sim.kill_and_open();
         check(&store.decisions().unwrap()[..4]);
         assert_eq!(store.decisions().unwrap().len(), 5);
@@ -93,7 +97,7 @@ fn they_have_a_time_of_their_own() {
             let name = n.to_string();
             store.finish(&name, &large);
             let replace = Resolution::Replace { head: b"", response: Some(&large) };
-            store.resolve(key(&name), replace, false).unwrap();
+            store.resolve(key(&name), replace).unwrap();
         }
     };
     replace_many(0);
@@ -113,17 +117,25 @@ fn what_is_refused_is_not_noted() {
     store.finish("done", b"x");
     let _held = store.claim("held");
     let seen = store.get(key("done")).unwrap().unwrap().token;
-    assert!(store.resolve(key("done"), Resolution::Forget, false).is_err());
-    assert!(store.resolve(key("done"), completed(b"y"), true).is_err());
-    assert!(store.resolve(key("held"), Resolution::Free, false).is_err());
-    assert!(store.resolve(key("never"), Resolution::Free, true).is_err());
-    assert!(store.resolve_by(key("held"), Resolution::Free, true, Some(seen), KIM).is_err());
+    assert!(store.resolve(key("done"), Resolution::Forget).is_err());
+    assert!(store.resolve_with(key("done"), completed(b"y"), ResolveOptions::forced()).is_err());
+    assert!(store.resolve(key("held"), Resolution::Free).is_err());
+    assert!(store.resolve_with(key("never"), Resolution::Free, ResolveOptions::forced()).is_err());
+    assert!(
+        store
+            .resolve_with(
+                key("held"),
+                Resolution::Free,
+                ResolveOptions::forced().seen(seen).by(KIM)
+            )
+            .is_err()
+    );
     // An import is no decision about a key that is there.
     let import = Resolution::Complete {
         fingerprint: Some(print()),
         completion: Completion { response: Some(b"x"), ..Completion::default() },
     };
-    store.resolve(key("imported"), import, false).unwrap();
+    store.resolve(key("imported"), import).unwrap();
     assert_eq!(store.decisions(), Ok(vec![]));
 }
 
@@ -147,7 +159,7 @@ fn a_torn_entry_ends_the_file_and_the_next_ones_follow() {
     let store = sim.kill_and_open();
     assert_eq!(store.decisions().unwrap().len(), 2);
     drop(store.claim("more"));
-    store.resolve_by(key("more"), Resolution::Free, false, None, KIM).unwrap();
+    store.resolve_with(key("more"), Resolution::Free, ResolveOptions::new().by(KIM)).unwrap();
     let decisions = sim.power_cut_and_open().decisions().unwrap();
     assert_eq!(decisions.len(), 3);
     assert_eq!(decisions[2].key.key(), b"more");
@@ -197,7 +209,9 @@ fn many_at_once_are_each_kept() {
                 for n in 0..50 {
                     let name = format!("{thread}-{n}");
                     drop(store.claim(&name));
-                    store.resolve_by(key(&name), Resolution::Free, false, None, KIM).unwrap();
+                    store
+                        .resolve_with(key(&name), Resolution::Free, ResolveOptions::new().by(KIM))
+                        .unwrap();
                 }
             });
         }
@@ -228,10 +242,10 @@ fn without_room_for_its_record_nothing_is_decided() {
     let store = sim.open();
     drop(store.claim("stuck"));
     sim.disk.set_capacity(Some(sim.disk.len_total()));
-    let refused = store.resolve(key("stuck"), Resolution::Free, false);
-    assert_eq!(refused, Err(ClaimError::StoreFull(Full::Disk)));
+    let refused = store.resolve(key("stuck"), Resolution::Free);
+    assert_eq!(refused, Err(StoreError::StoreFull(Full::Disk)));
     assert_eq!(store.stuck("stuck").reason(), Reason::Dropped);
     sim.disk.set_capacity(None);
-    store.resolve(key("stuck"), Resolution::Free, false).unwrap();
+    store.resolve(key("stuck"), Resolution::Free).unwrap();
     assert_eq!(store.decisions().unwrap().len(), 1);
 }

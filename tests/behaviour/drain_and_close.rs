@@ -82,12 +82,15 @@ fn other_handles_are_told_that_it_is_closed() {
     store.close().unwrap();
 
     assert_eq!(other.begin(key("done"), print()).unwrap_err(), BeginError::Closed);
-    assert_eq!(other.get(key("done")).unwrap_err(), BeginError::Closed);
-    assert_eq!(other.entries(Filter::ALL).next().unwrap().unwrap_err(), BeginError::Closed);
+    assert_eq!(other.get(key("done")).unwrap_err(), StoreError::Closed);
+    assert_eq!(other.entries(Filter::ALL).next().unwrap().unwrap_err(), StoreError::Closed);
     assert_eq!(waiting.wait(Duration::ZERO).unwrap_err(), BeginError::Closed);
     assert_eq!(stuck.take_over().unwrap_err(), BeginError::Closed);
-    assert_eq!(other.flush(), Err(ClaimError::Closed));
-    assert_eq!(other.resolve(key("done"), Resolution::Forget, true), Err(ClaimError::Closed));
+    assert_eq!(other.flush(), Err(StoreError::Closed));
+    assert_eq!(
+        other.resolve_with(key("done"), Resolution::Forget, ResolveOptions::forced()),
+        Err(StoreError::Closed)
+    );
     let error = claim.complete(b"late").unwrap_err();
     assert_eq!((error.clone(), error.retry()), (ClaimError::Closed, Retry::AfterReopen));
     for error in [

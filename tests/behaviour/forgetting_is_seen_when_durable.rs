@@ -12,8 +12,8 @@ use std::{collections::BTreeMap, sync::Arc, thread};
 const SETTINGS: [Durability; 3] =
     [Durability::Synced, Durability::SyncedCompletions, Durability::Buffered { max_delay: SECOND }];
 
-fn forget(store: &Store) -> Result<(), ClaimError> {
-    store.resolve(key("k"), Resolution::Forget, true)
+fn forget(store: &Store) -> Result<(), StoreError> {
+    store.resolve_with(key("k"), Resolution::Forget, ResolveOptions::forced())
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn until_its_tombstone_is_durable_a_record_is_there() {
         drop(shut);
         let forgotten = operators.into_iter().map(|operator| operator.join().unwrap());
         // Whoever comes second joins, or finds it absent.
-        let absent = Err(ClaimError::NotApplicable { state: "absent" });
+        let absent = Err(StoreError::NotApplicable { state: "absent" });
         let forgotten: Vec<_> = forgotten.collect();
         assert!(forgotten.iter().all(|f| f.is_ok() || *f == absent), "{forgotten:?}");
         assert!(forgotten.iter().any(|forgotten| forgotten.is_ok()));
@@ -70,7 +70,7 @@ fn until_the_new_answer_is_durable_the_earlier_one_is_there() {
         let replace = |response| Resolution::Replace { head: b"", response: Some(response) };
         let first = {
             let store = store.clone();
-            thread::spawn(move || store.resolve(key("k"), replace(b"second"), false))
+            thread::spawn(move || store.resolve(key("k"), replace(b"second")))
         };
         shut.until_reached();
         assert_eq!(store.answer("k"), b"first", "{durability:?}");
@@ -79,7 +79,7 @@ fn until_the_new_answer_is_durable_the_earlier_one_is_there() {
         // Another decision is about what is there then.
         let second = {
             let store = store.clone();
-            thread::spawn(move || store.resolve(key("k"), replace(b"third"), false))
+            thread::spawn(move || store.resolve(key("k"), replace(b"third")))
         };
         drop(shut);
         assert_eq!(first.join().unwrap(), Ok(()));
@@ -148,7 +148,7 @@ fn a_later_claim_beats_a_record_and_the_record_stays_away() {
     assert_eq!(inspect_on(&sim), Vec::<String>::new());
     // The claim goes, and the record must not come back for that.
     let store = sim.open();
-    store.resolve(key("k"), Resolution::Free, false).unwrap();
+    store.resolve(key("k"), Resolution::Free).unwrap();
     assert!(store.is_absent("k"));
     for _ in 0..3 {
         let store = sim.power_cut_and_open();

@@ -25,7 +25,7 @@ fn every_poll(at: impl Fn(&Store, &Async, u64) -> bool + Send + 'static) {
                 return;
             }
             if store.get(key("k")).unwrap().is_some() {
-                store.resolve(key("k"), Resolution::Forget, true).unwrap();
+                store.resolve_with(key("k"), Resolution::Forget, ResolveOptions::forced()).unwrap();
             }
         }
     });

@@ -93,7 +93,7 @@ fn forgetting_one_leaves_the_others() {
     let mut sim = colliding();
     let store = sim.open();
     names().for_each(|name| store.finish(&name, name.as_bytes()));
-    store.resolve(key("key 5"), Resolution::Forget, true).unwrap();
+    store.resolve_with(key("key 5"), Resolution::Forget, ResolveOptions::forced()).unwrap();
     let check = |store: &Store| {
         for name in names() {
             match name.as_str() {

@@ -148,7 +148,7 @@ fn an_operator_may_decide_meanwhile() {
     store.close().unwrap();
     let store = sim.open();
     let space = store.stats().space_free;
-    store.resolve(key("k"), Resolution::Free, false).unwrap();
+    store.resolve(key("k"), Resolution::Free).unwrap();
     let next = store.claim("k");
     assert_eq!(store.stats().holders, 2);
     drop(claim);
@@ -183,7 +183,7 @@ fn the_guide_to_a_failed_sync() {
         sim.disk.fault_at(sim.disk.calls() + call, Fault::Error(ErrorKind::Other));
     }
     assert_eq!(store.begin(key("other"), print()).unwrap_err(), BeginError::Poisoned);
-    assert_eq!(store.close().unwrap_err(), ClaimError::Poisoned);
+    assert_eq!(store.close().unwrap_err(), StoreError::Poisoned);
     let sim = Sim { disk: sim.disk.kill(), ..sim };
     let store = sim.open();
     assert!(!store.stuck("k").holder_gone());

@@ -142,8 +142,8 @@ fn the_listing_is_the_owner_s() {
     let mut failed = store.claim("failed");
     failed.fail(b"500").unwrap();
     store.finish("forgotten", b"x");
-    store.resolve(key("forgotten"), Resolution::Forget, true).unwrap();
-    store.resolve(key("failed"), Resolution::Free, true).unwrap();
+    store.resolve_with(key("forgotten"), Resolution::Forget, ResolveOptions::forced()).unwrap();
+    store.resolve_with(key("failed"), Resolution::Free, ResolveOptions::forced()).unwrap();
     store.finish("failed", b"after all");
     let inspection = Inspection::open(dir.path()).unwrap();
     for name in ["done", "held", "failed", "forgotten", "never"] {

@@ -94,7 +94,7 @@ fn dropping_the_late_holder_does_not_touch_the_taker() {
 fn a_holder_of_an_earlier_life_of_the_key_is_fenced() {
     let (store, clock) = store();
     let mut late = store.claim("k");
-    store.resolve(key("k"), Resolution::Free, true).unwrap();
+    store.resolve_with(key("k"), Resolution::Free, ResolveOptions::forced()).unwrap();
     assert_eq!(late.complete(b"late"), Err(ClaimError::Fenced), "absent");
     let mut fresh = store.claim("k");
     assert_eq!(late.complete(b"late"), Err(ClaimError::Fenced), "somebody else's");

@@ -84,7 +84,9 @@ fn while_writing(options: Options, rounds: usize) {
                     let name = format!("{writer} {}", n % 500);
                     match store.ask(&name) {
                         Begin::Execute(mut claim) => claim.complete(name.as_bytes()).unwrap(),
-                        _ => store.resolve(key(&name), Resolution::Forget, true).unwrap(),
+                        _ => store
+                            .resolve_with(key(&name), Resolution::Forget, ResolveOptions::forced())
+                            .unwrap(),
                     }
                 }
             });

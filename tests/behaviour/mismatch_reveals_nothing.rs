@@ -71,7 +71,7 @@ fn a_taker_under_another_fingerprint_is_refused_too() {
     let (store, _) = store();
     drop(store.claim("k"));
     let stuck = store.stuck("k");
-    store.resolve(key("k"), Resolution::Free, false).unwrap();
+    store.resolve(key("k"), Resolution::Free).unwrap();
     let _other = granted(store.begin(key("k"), other_print()).unwrap());
     assert!(matches!(stuck.take_over().unwrap(), Begin::Mismatch { scheme: 0 }));
 }

@@ -63,7 +63,7 @@ fn it_settles() {
             let once = once(store).settle(async |_: &Claim<Async>| settled);
             let answer: Answer = block_on(once.run(work));
             let after = store.get(key("k")).unwrap().unwrap().state;
-            store.resolve(key("k"), Resolution::Forget, true).unwrap();
+            store.resolve_with(key("k"), Resolution::Forget, ResolveOptions::forced()).unwrap();
             (answer, after)
         };
         let (answer, after) = settle(&store, Settled::Happened(b"found".to_vec()));
@@ -140,7 +140,9 @@ fn dropped_at_every_poll_it_is_free_only_if_nothing_ran() {
                 (false, None) => {}
                 (true, Some(State::Completed(record))) => {
                     assert_eq!(record.response(), Some(&b"order 1"[..]));
-                    store.resolve(key("k"), Resolution::Forget, true).unwrap();
+                    store
+                        .resolve_with(key("k"), Resolution::Forget, ResolveOptions::forced())
+                        .unwrap();
                 }
                 other => panic!("after {polls} polls: {other:?}"),
             }

@@ -190,7 +190,7 @@ fn of_three_that_race_one_executes_and_two_replay() {
             assert!(answers.iter().all(|answer| answer.response() == Some(&b"order 1"[..])));
             let first = answers.iter().filter(|answer| matches!(answer, Outcome::Executed(_)));
             assert_eq!(first.count(), 1);
-            store.resolve(key(&name), Resolution::Forget, true).unwrap();
+            store.resolve_with(key(&name), Resolution::Forget, ResolveOptions::forced()).unwrap();
         }
     });
 }

@@ -78,11 +78,11 @@ fn in_between<T>(judge: impl FnOnce(&Store, Claim) -> T) -> (Option<Reason>, T) 
 #[test]
 fn an_operator_s_decision() {
     let (seen, judged) = in_between(|store, claim| {
-        let judged = store.resolve(key("k"), Resolution::Free, false);
+        let judged = store.resolve(key("k"), Resolution::Free);
         drop(claim);
         judged
     });
-    let needs_force = Err(ClaimError::NeedsForce { state: "in flight" });
+    let needs_force = Err(StoreError::NeedsForce { state: "in flight" });
     assert!(seen.is_none() || judged != needs_force, "{seen:?} before {judged:?}");
 }
 

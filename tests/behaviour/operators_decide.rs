@@ -16,23 +16,33 @@ fn complete(response: &[u8]) -> Resolution<'_> {
 fn an_absent_key_is_imported_under_its_request_s_fingerprint() {
     let mut sim = Sim::new();
     let store = sim.open();
-    let error = store.resolve(key("k"), complete(b"imported"), true).unwrap_err();
-    assert!(matches!(error, ClaimError::NotApplicable { .. }), "{error:?}");
+    let error =
+        store.resolve_with(key("k"), complete(b"imported"), ResolveOptions::forced()).unwrap_err();
+    assert!(matches!(error, StoreError::NotApplicable { .. }), "{error:?}");
     let fingerprint = Some(print());
     let import = Resolution::Complete { fingerprint, completion: by_hand(b"imported") };
-    store.resolve(key("k"), import, false).unwrap();
+    store.resolve(key("k"), import).unwrap();
     assert_eq!(store.answer("k"), b"imported");
     assert_mismatch(&store, "k");
     assert_eq!(store.get(key("k")).unwrap().unwrap().attempts, 0);
     let store = sim.power_cut_and_open();
     assert_eq!(store.answer("k"), b"imported");
-    assert_eq!(store.resolve(key("k"), import, true), Err(ClaimError::AlreadyCompleted));
-    assert_eq!(store.resolve(key("l"), Resolution::Free, true), Err(absent()));
-    assert_eq!(store.resolve(key("l"), Resolution::Forget, true), Err(absent()));
+    assert_eq!(
+        store.resolve_with(key("k"), import, ResolveOptions::forced()),
+        Err(StoreError::NotApplicable { state: "completed" })
+    );
+    assert_eq!(
+        store.resolve_with(key("l"), Resolution::Free, ResolveOptions::forced()),
+        Err(absent())
+    );
+    assert_eq!(
+        store.resolve_with(key("l"), Resolution::Forget, ResolveOptions::forced()),
+        Err(absent())
+    );
 }
 
-fn absent() -> ClaimError {
-    ClaimError::NotApplicable { state: "absent" }
+fn absent() -> StoreError {
+    StoreError::NotApplicable { state: "absent" }
 }
 
 #[test]
@@ -41,7 +51,7 @@ fn an_interrupted_key_is_completed_without_force() {
     let store = sim.open();
     drop(store.claim("k"));
     let stuck = store.stuck("k");
-    store.resolve(key("k"), complete(b"it happened"), false).unwrap();
+    store.resolve(key("k"), complete(b"it happened")).unwrap();
     assert_eq!(replayed(stuck.take_over().unwrap()).response(), Some(&b"it happened"[..]));
     assert_eq!(sim.power_cut_and_open().answer("k"), b"it happened");
 }
@@ -59,18 +69,29 @@ fn a_decision_about_an_attempt_that_is_not_the_last_one_changes_nothing() {
     let print = Some(print());
     let import = Resolution::Complete { fingerprint: print, completion: by_hand(b"imported") };
     for resolution in [complete(b"it happened"), import, Resolution::Free, Resolution::Forget] {
-        let error = store.resolve_seen(key("k"), resolution, true, first).unwrap_err();
-        assert!(matches!(error, ClaimError::NotApplicable { .. }), "{error:?}");
+        let error = store
+            .resolve_with(key("k"), resolution, ResolveOptions::forced().seen(first))
+            .unwrap_err();
+        assert!(matches!(error, StoreError::NotApplicable { .. }), "{error:?}");
     }
     // An opening is no attempt.
     let store = sim.power_cut_and_open();
-    store.resolve_seen(key("k"), complete(b"it happened"), false, second).unwrap();
-    assert!(store.resolve_seen(key("k"), Resolution::Forget, true, second).is_err());
+    store
+        .resolve_with(key("k"), complete(b"it happened"), ResolveOptions::new().seen(second))
+        .unwrap();
+    assert!(
+        store
+            .resolve_with(key("k"), Resolution::Forget, ResolveOptions::forced().seen(second))
+            .is_err()
+    );
     assert_eq!(store.answer("k"), b"it happened");
     let third = token(&store);
-    store.resolve_seen(key("k"), Resolution::Forget, true, third).unwrap();
+    store.resolve_with(key("k"), Resolution::Forget, ResolveOptions::forced().seen(third)).unwrap();
     // Nothing is imported where something was seen.
-    assert_eq!(store.resolve_seen(key("k"), import, true, third), Err(absent()));
+    assert_eq!(
+        store.resolve_with(key("k"), import, ResolveOptions::forced().seen(third)),
+        Err(absent())
+    );
 }
 
 #[test]
@@ -81,7 +102,7 @@ fn an_interrupted_key_is_freed_or_forgotten_without_force() {
         let mut claim = store.claim(name);
         claim.save_checkpoint(b"charged?").unwrap();
         drop(claim);
-        store.resolve(key(name), resolution, false).unwrap();
+        store.resolve(key(name), resolution).unwrap();
         assert!(store.is_absent(name));
     }
     let store = sim.power_cut_and_open();
@@ -100,11 +121,11 @@ fn a_key_in_flight_needs_force_and_its_holder_is_fenced() {
         [("c", complete(b"by hand")), ("f", Resolution::Free), ("g", Resolution::Forget)]
     {
         let mut late = store.claim(name);
-        let refused = store.resolve(key(name), resolution, false).unwrap_err();
-        assert_eq!(refused, ClaimError::NeedsForce { state: "in flight" });
+        let refused = store.resolve(key(name), resolution).unwrap_err();
+        assert_eq!(refused, StoreError::NeedsForce { state: "in flight" });
         assert_eq!(refused.key_state(), KeyState::Unchanged);
         assert!(store.is_in_flight(name));
-        store.resolve(key(name), resolution, true).unwrap();
+        store.resolve_with(key(name), resolution, ResolveOptions::forced()).unwrap();
         assert_eq!(late.complete(b"late"), Err(ClaimError::Fenced));
         assert_eq!(late.save_checkpoint(b"late"), Err(ClaimError::Fenced));
         assert_eq!(late.release(), Err(ClaimError::Fenced));
@@ -123,7 +144,7 @@ fn a_silent_holder_is_no_longer_in_flight() {
     let (store, clock) = store();
     let mut late = store.claim("k");
     clock.advance(MINUTE);
-    store.resolve(key("k"), complete(b"by hand"), false).unwrap();
+    store.resolve(key("k"), complete(b"by hand")).unwrap();
     assert_eq!(late.complete(b"late"), Err(ClaimError::Fenced));
     assert_eq!(store.answer("k"), b"by hand");
 }
@@ -133,12 +154,12 @@ fn forgetting_a_completed_key_needs_force_and_lasts() {
     let mut sim = Sim::new();
     let store = sim.open();
     store.finish("k", b"order 1");
-    let free = store.resolve(key("k"), Resolution::Free, true);
-    assert_eq!(free, Err(ClaimError::NotApplicable { state: "completed" }));
-    let refused = store.resolve(key("k"), Resolution::Forget, false);
-    assert_eq!(refused, Err(ClaimError::NeedsForce { state: "completed" }));
+    let free = store.resolve_with(key("k"), Resolution::Free, ResolveOptions::forced());
+    assert_eq!(free, Err(StoreError::NotApplicable { state: "completed" }));
+    let refused = store.resolve(key("k"), Resolution::Forget);
+    assert_eq!(refused, Err(StoreError::NeedsForce { state: "completed" }));
     assert_eq!(store.answer("k"), b"order 1");
-    store.resolve(key("k"), Resolution::Forget, true).unwrap();
+    store.resolve_with(key("k"), Resolution::Forget, ResolveOptions::forced()).unwrap();
     assert!(store.is_absent("k"));
     let store = sim.power_cut_and_open();
     assert!(store.is_absent("k"));
@@ -146,7 +167,7 @@ fn forgetting_a_completed_key_needs_force_and_lasts() {
     assert_eq!(store.answer("k"), b"order 2");
     let store = sim.power_cut_and_open();
     assert_eq!(store.answer("k"), b"order 2", "the tombstone kills only what was before it");
-    store.resolve(key("k"), Resolution::Forget, true).unwrap();
+    store.resolve_with(key("k"), Resolution::Forget, ResolveOptions::forced()).unwrap();
     assert!(sim.power_cut_and_open().is_absent("k"));
 }
 
@@ -155,7 +176,7 @@ fn a_claim_after_forgetting_survives_the_tombstone() {
     let mut sim = Sim::new();
     let store = sim.open();
     store.finish("k", b"order 1");
-    store.resolve(key("k"), Resolution::Forget, true).unwrap();
+    store.resolve_with(key("k"), Resolution::Forget, ResolveOptions::forced()).unwrap();
     let claim = store.claim("k");
     let store = sim.power_cut_and_open();
     assert_eq!((store.stuck("k").reason(), store.stuck("k").attempts()), (Reason::Crashed, 1));
@@ -171,9 +192,9 @@ fn it_is_durable_whatever_the_store_s_durability() {
         drop(store.claim("completed"));
         drop(store.claim("freed"));
         store.flush().unwrap();
-        store.resolve(key("forgotten"), Resolution::Forget, true).unwrap();
-        store.resolve(key("completed"), complete(b"by hand"), false).unwrap();
-        store.resolve(key("freed"), Resolution::Free, false).unwrap();
+        store.resolve_with(key("forgotten"), Resolution::Forget, ResolveOptions::forced()).unwrap();
+        store.resolve(key("completed"), complete(b"by hand")).unwrap();
+        store.resolve(key("freed"), Resolution::Free).unwrap();
         let store = sim.power_cut_and_open();
         assert!(store.is_absent("forgotten"), "{durability:?}");
         assert_eq!(store.answer("completed"), b"by hand");
@@ -185,24 +206,24 @@ fn it_is_durable_whatever_the_store_s_durability() {
 fn a_completion_that_cannot_be_kept_is_refused() {
     let (store, _) = store();
     drop(store.claim("k"));
-    let too_large = store.resolve(key("k"), complete(&[0; 4097]), false);
-    assert_eq!(too_large, Err(ClaimError::ResponseTooLarge { len: 4097, limit: 4096 }));
+    let too_large = store.resolve(key("k"), complete(&[0; 4097]));
+    assert_eq!(too_large, Err(StoreError::ResponseTooLarge { len: 4097, limit: 4096 }));
     let fingerprint = Some(print());
     let largest = Resolution::Complete { fingerprint, completion: by_hand(&[7; 4096]) };
-    store.resolve(key("the largest"), largest, false).unwrap();
+    store.resolve(key("the largest"), largest).unwrap();
     assert_eq!(store.answer("the largest"), [7; 4096]);
     let completion = Completion { head: &[7; 4096], ..Completion::default() };
     let longest = Resolution::Complete { fingerprint, completion };
-    store.resolve(key("the longest head"), longest, false).unwrap();
+    store.resolve(key("the longest head"), longest).unwrap();
     assert_eq!(replayed(store.ask("the longest head")).head(), [7; 4096]);
     let completion = Completion { head: &[0; 4097], ..Completion::default() };
     let resolution = Resolution::Complete { fingerprint: None, completion };
-    let refused = store.resolve(key("k"), resolution, false);
-    assert!(matches!(refused, Err(ClaimError::TooLong { .. })));
+    let refused = store.resolve(key("k"), resolution);
+    assert!(matches!(refused, Err(StoreError::TooLong { .. })));
     let completion = Completion { retention: Some((3661 * DAY).into()), ..by_hand(b"x") };
     let resolution = Resolution::Complete { fingerprint: None, completion };
-    let refused = store.resolve(key("k"), resolution, false);
-    assert!(matches!(refused, Err(ClaimError::Terms { .. })));
+    let refused = store.resolve(key("k"), resolution);
+    assert!(matches!(refused, Err(StoreError::Terms { .. })));
     assert_eq!(store.stuck("k").reason(), Reason::Dropped);
 }
 
@@ -224,10 +245,14 @@ fn a_wrong_answer_is_replaced_and_keeps_its_key_s_end() {
         let before = replayed(store.ask("k"));
         sim.clock.advance(HOUR);
         let seen = store.get(key("k")).unwrap().unwrap().token;
-        store.resolve(key("k"), replace(b"head", b"right"), false).unwrap();
-        let again = store.resolve_seen(key("k"), replace(b"", b"late"), true, seen);
+        store.resolve(key("k"), replace(b"head", b"right")).unwrap();
+        let again = store.resolve_with(
+            key("k"),
+            replace(b"", b"late"),
+            ResolveOptions::forced().seen(seen),
+        );
         let state = "not what it was when it was looked at";
-        assert_eq!(again, Err(ClaimError::NotApplicable { state }));
+        assert_eq!(again, Err(StoreError::NotApplicable { state }));
         assert_eq!(claim.complete(b"wrong"), Err(ClaimError::Fenced));
         let check = |store: &Store| {
             let record = replayed(store.ask("k"));
@@ -243,7 +268,7 @@ fn a_wrong_answer_is_replaced_and_keeps_its_key_s_end() {
         let store = sim.power_cut_and_open();
         check(&store);
         // Both are forgotten by one decision.
-        store.resolve(key("k"), Resolution::Forget, true).unwrap();
+        store.resolve_with(key("k"), Resolution::Forget, ResolveOptions::forced()).unwrap();
         assert!(store.is_absent("k"));
         assert!(sim.power_cut_and_open().is_absent("k"));
     }
@@ -252,29 +277,40 @@ fn a_wrong_answer_is_replaced_and_keeps_its_key_s_end() {
 #[test]
 fn only_an_answer_that_is_there_is_replaced() {
     let (store, clock) = store();
-    let not_completed = Err(ClaimError::NotApplicable { state: "not completed" });
+    let not_completed = Err(StoreError::NotApplicable { state: "not completed" });
     drop(store.claim("stuck"));
-    assert_eq!(store.resolve(key("stuck"), replace(b"", b"x"), true), not_completed);
+    assert_eq!(
+        store.resolve_with(key("stuck"), replace(b"", b"x"), ResolveOptions::forced()),
+        not_completed
+    );
     let held = store.claim("held");
-    let refused = store.resolve(key("held"), replace(b"", b"x"), false);
-    assert_eq!(refused, Err(ClaimError::NeedsForce { state: "in flight" }));
-    assert_eq!(store.resolve(key("held"), replace(b"", b"x"), true), not_completed);
+    let refused = store.resolve(key("held"), replace(b"", b"x"));
+    assert_eq!(refused, Err(StoreError::NeedsForce { state: "in flight" }));
+    assert_eq!(
+        store.resolve_with(key("held"), replace(b"", b"x"), ResolveOptions::forced()),
+        not_completed
+    );
     drop(held);
-    let absent = Err(ClaimError::NotApplicable { state: "absent" });
-    assert_eq!(store.resolve(key("never"), replace(b"", b"x"), true), absent);
+    let absent = Err(StoreError::NotApplicable { state: "absent" });
+    assert_eq!(
+        store.resolve_with(key("never"), replace(b"", b"x"), ResolveOptions::forced()),
+        absent
+    );
     store.finish("k", b"x");
-    let too_large = store.resolve(key("k"), replace(b"", &[0; 4097]), false);
-    assert!(matches!(too_large, Err(ClaimError::ResponseTooLarge { .. })));
-    let too_long = store.resolve(key("k"), replace(&[0; 4097], b""), false);
-    assert!(matches!(too_long, Err(ClaimError::TooLong { .. })));
+    let too_large = store.resolve(key("k"), replace(b"", &[0; 4097]));
+    assert!(matches!(too_large, Err(StoreError::ResponseTooLarge { .. })));
+    let too_long = store.resolve(key("k"), replace(&[0; 4097], b""));
+    assert!(matches!(too_long, Err(StoreError::TooLong { .. })));
     // What retries would never get is not taken.
     let retention = Some(Retention { replay_for: MINUTE, remember_for: HOUR });
     let completion = Completion { retention, ..by_hand(b"for a minute") };
     store.claim("brief").complete_with(completion).unwrap();
     clock.advance(MINUTE);
-    assert!(store.resolve(key("brief"), replace(b"", b"x"), true).is_err());
+    assert!(
+        store.resolve_with(key("brief"), replace(b"", b"x"), ResolveOptions::forced()).is_err()
+    );
     let gone = Resolution::Replace { head: b"done otherwise", response: None };
-    store.resolve(key("brief"), gone, false).unwrap();
+    store.resolve(key("brief"), gone).unwrap();
     let record = replayed(store.ask("brief"));
     assert_eq!((record.head(), record.response()), (&b"done otherwise"[..], None));
     assert_eq!(store.answer("k"), b"x");

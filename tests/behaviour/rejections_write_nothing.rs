@@ -92,8 +92,8 @@ fn a_refused_operator_and_a_full_store() {
     let others: Vec<_> =
         (0..store.stats().cells_free).map(|n| store.claim(&n.to_string())).collect();
     writes_nothing(&sim, || {
-        let refused = store.resolve(key("k"), Resolution::Free, false);
-        assert_eq!(refused, Err(ClaimError::NeedsForce { state: "in flight" }));
+        let refused = store.resolve(key("k"), Resolution::Free);
+        assert_eq!(refused, Err(StoreError::NeedsForce { state: "in flight" }));
         let full = store.begin(key("l"), print()).unwrap_err();
         assert_eq!(full, BeginError::StoreFull(Full::Claims));
     });

@@ -86,7 +86,7 @@ fn only_a_completion_or_an_operator_ends_it() {
     let mut taker = granted(store.stuck("completed").take_over().unwrap());
     taker.complete(b"order 1").unwrap();
     assert_eq!(store.answer("completed"), b"order 1");
-    store.resolve(key("freed"), Resolution::Free, false).unwrap();
+    store.resolve(key("freed"), Resolution::Free).unwrap();
     assert_eq!(store.claim("freed").attempt(), 1);
 }
 

@@ -48,7 +48,7 @@ fn a_derived_key_depends_on_scope_key_request_and_step_alone() {
     second.release().unwrap();
 
     let k = KeyRef::new(&scope, "k").unwrap();
-    store.resolve(k, Resolution::Free, false).unwrap();
+    store.resolve(k, Resolution::Free).unwrap();
     let other = granted(store.begin(k, other_print()).unwrap());
     assert_ne!(other.derive_key("charge"), derived);
 }

@@ -56,7 +56,7 @@ fn interrupted_keys_leave_room() {
     // One that is decided makes room for one.
     let scope = Scope::of(["fails"]);
     let free = |name: &str| {
-        store.resolve(KeyRef::new(&scope, name).unwrap(), Resolution::Free, false).unwrap();
+        store.resolve(KeyRef::new(&scope, name).unwrap(), Resolution::Free).unwrap();
     };
     (0..40).for_each(|n| free(&format!("1 {n}")));
     assert_eq!(fill(&store, "fails", SHARED, |mut claim| claim.fail(b"500").unwrap()), 40);
@@ -73,7 +73,11 @@ fn many_scopes_leave_room() {
         finds_room(&store, "new");
         let scope = Scope::of(["new"]);
         store
-            .resolve(KeyRef::new(&scope, "found room").unwrap(), Resolution::Forget, true)
+            .resolve_with(
+                KeyRef::new(&scope, "found room").unwrap(),
+                Resolution::Forget,
+                ResolveOptions::forced(),
+            )
             .unwrap();
     }
     assert!(taken.windows(2).all(|pair| pair[1] <= pair[0]) && taken[19] > 0, "{taken:?}");

@@ -46,9 +46,9 @@ impl Subject for Shards {
         &self,
         key: KeyRef<'_>,
         resolution: Resolution<'_>,
-        force: bool,
-    ) -> Option<Result<(), ClaimError>> {
-        Some(self.store.store_of(key).resolve(key, resolution, force))
+        options: ResolveOptions<'_>,
+    ) -> Option<Result<(), StoreError>> {
+        Some(self.store.store_of(key).resolve_with(key, resolution, options))
     }
 
     fn facts(&self) -> Facts {
@@ -128,7 +128,7 @@ fn a_moving_slot_is_refused_and_then_elsewhere() {
         let State::Completed(record) = entry.state else { panic!("{entry:?}") };
         let completion = Completion { response: record.response(), ..Completion::default() };
         let import = Resolution::Complete { fingerprint: Some(print()), completion };
-        stores[usize::from(1 - home)].resolve(key("k"), import, false).unwrap();
+        stores[usize::from(1 - home)].resolve(key("k"), import).unwrap();
         put(1 - home, Phase::Open);
         assert_eq!(replayed(begin("k").unwrap()).response(), Some(&b"done"[..]));
     });

@@ -25,8 +25,8 @@ fn two() -> (Sim, Sim) {
     (first, second)
 }
 
-fn is_held(error: &ClaimError) -> bool {
-    matches!(error, ClaimError::NotApplicable { .. })
+fn is_held(error: &StoreError) -> bool {
+    matches!(error, StoreError::NotApplicable { .. })
 }
 
 /// Everything a key can be that nobody holds.
@@ -197,7 +197,7 @@ fn a_store_that_has_no_room_refuses_and_nothing_is_lost() {
     let small = Sim::with(|options| options.max_response(16).clock(first.clock.clone())).open();
     a.finish("large", &[7; 1000]);
     let refused = a.copy_slots(&small, ALL).unwrap_err();
-    assert!(matches!(refused, ClaimError::ResponseTooLarge { .. }), "{refused:?}");
+    assert!(matches!(refused, StoreError::ResponseTooLarge { .. }), "{refused:?}");
     assert_eq!(a.answer("large"), [7; 1000]);
     a.close().unwrap();
 }
@@ -347,7 +347,7 @@ fn a_store_is_not_copied_onto_itself() {
     let old = store.clone();
     store.close().unwrap();
     let store = sim.open();
-    assert_eq!(old.copy_slots(&store, ALL), Err(ClaimError::Closed));
+    assert_eq!(old.copy_slots(&store, ALL), Err(StoreError::Closed));
     assert_eq!(store.answer("done"), b"1");
 }
 

@@ -73,7 +73,7 @@ fn one_fresh_claim_or_the_old_answer() {
             } else {
                 assert_eq!(store.stuck(&name).reason(), Reason::Dropped);
             }
-            store.resolve(key(&name), Resolution::Free, false).unwrap();
+            store.resolve(key(&name), Resolution::Free).unwrap();
         }
         assert_eq!(fresh + all_replayed, 400);
         assert!(store.stats().segment_bytes <= 3 << 20, "swept segments are used again");

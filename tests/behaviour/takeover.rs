@@ -47,7 +47,7 @@ fn of_racing_takers_one_gets_it() {
             let waiting = begins.iter().filter(|b| matches!(b, Begin::InFlight(_))).count();
             assert_eq!((taken, waiting), (1, 3));
             drop(begins);
-            store.resolve(key(&name), Resolution::Free, false).unwrap();
+            store.resolve(key(&name), Resolution::Free).unwrap();
         }
         assert_eq!(store.stats().taken_over, 200);
     });
@@ -76,7 +76,7 @@ fn taking_over_what_has_become_free_is_a_first_attempt() {
     let (store, _) = store();
     drop(store.claim("k"));
     let stuck = store.stuck("k");
-    store.resolve(key("k"), Resolution::Free, false).unwrap();
+    store.resolve(key("k"), Resolution::Free).unwrap();
     let claim = granted(stuck.take_over().unwrap());
     assert_eq!((claim.attempt(), claim.after()), (1, None));
 }
@@ -170,7 +170,7 @@ fn after_max_attempts_only_an_operator_goes_on() {
     assert_eq!(exhausted.retry(), Retry::Never);
     let store = sim.kill_and_open();
     assert_eq!(store.stuck("k").take_over().unwrap_err(), exhausted);
-    store.resolve(key("k"), Resolution::Free, false).unwrap();
+    store.resolve(key("k"), Resolution::Free).unwrap();
     assert_eq!(store.claim("k").attempt(), 1);
 }
 

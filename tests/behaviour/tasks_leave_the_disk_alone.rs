@@ -148,7 +148,7 @@ fn tasks_that_wait_for_room_learn_that_the_store_is_closed() {
             let face = AsyncStore::new(store.clone());
             let (shut, tasks) = waiting(&face, &disk, None);
             let closing = std::thread::spawn(move || store.close());
-            until(|| matches!(face.get_ref().get(key("k")), Err(BeginError::Closed)));
+            until(|| matches!(face.get_ref().get(key("k")), Err(StoreError::Closed)));
             drop(shut);
             closing.join().unwrap().unwrap();
             let ended: Vec<_> = tasks.into_iter().map(block_on).collect();

@@ -36,7 +36,7 @@ fn within_a_life() {
 
     let claim = store.claim("k");
     rising.next(&claim);
-    store.resolve(key("k"), Resolution::Free, true).unwrap();
+    store.resolve_with(key("k"), Resolution::Free, ResolveOptions::forced()).unwrap();
     rising.next(&store.claim("k"));
 }
 
@@ -46,7 +46,7 @@ fn an_operator_s_record_has_a_token_of_its_own() {
     let claim = store.claim("k");
     let completion = Completion { response: Some(b"by hand"), ..Completion::default() };
     let resolution = Resolution::Complete { fingerprint: None, completion };
-    store.resolve(key("k"), resolution, true).unwrap();
+    store.resolve_with(key("k"), resolution, ResolveOptions::forced()).unwrap();
     assert!(replayed(store.ask("k")).token() > claim.token());
 }
 

@@ -88,7 +88,7 @@ fn of_an_operator_s_decision() {
     let begins = told_after(|store, _, claim| {
         let completion = Completion { response: Some(b"by hand"), ..Completion::default() };
         let resolution = Resolution::Complete { fingerprint: None, completion };
-        store.resolve(key("k"), resolution, true).unwrap();
+        store.resolve_with(key("k"), resolution, ResolveOptions::forced()).unwrap();
         drop(claim);
     });
     assert_eq!(begins.len(), 3);

@@ -108,7 +108,7 @@ fn one_may_close_the_store() {
                 }
                 until(|| closed.lock().unwrap().is_some());
                 assert!(matches!(closed.lock().unwrap().take(), Some(Ok(_))));
-                assert!(matches!(store.get(key("k")), Err(BeginError::Closed)));
+                assert!(matches!(store.get(key("k")), Err(StoreError::Closed)));
                 drop((store, claim));
                 let again = sim.open();
                 if !lease_passes {

@@ -227,18 +227,20 @@ impl Caller {
             1 => (What::Decide(response), Resolution::Complete { fingerprint: None, completion }),
             _ => (What::Forget, Resolution::Forget),
         };
-        self.story.call(self.number, key, what, || match store.resolve(name, resolution, true) {
-            Ok(()) => {
-                site("an operator decided");
-                ((), Some(Answer::Done))
+        self.story.call(self.number, key, what, || {
+            match store.resolve_with(name, resolution, ResolveOptions::forced()) {
+                Ok(()) => {
+                    site("an operator decided");
+                    ((), Some(Answer::Done))
+                }
+                Err(StoreError::NotApplicable { state: "completed" }) => {
+                    ((), Some(Answer::Completed))
+                }
+                Err(StoreError::NotApplicable { .. } | StoreError::NeedsForce { .. }) => {
+                    ((), Some(Answer::Refused))
+                }
+                Err(_) => ((), None),
             }
-            Err(
-                ClaimError::AlreadyCompleted | ClaimError::NotApplicable { state: "completed" },
-            ) => ((), Some(Answer::Completed)),
-            Err(ClaimError::NotApplicable { .. } | ClaimError::NeedsForce { .. }) => {
-                ((), Some(Answer::Refused))
-            }
-            Err(_) => ((), None),
         });
     }
 }

@@ -6,8 +6,8 @@
 
 use crate::reference::{Rng, begin, claim, complete, look, open, response, small};
 use onlyonce::{
-    Begin, BeginError, Completion, Fingerprint, ManualClock, OpenError, Options, Recovery, State,
-    Store, storage::SimStorage,
+    Begin, BeginError, Completion, Fingerprint, ManualClock, OpenError, Options, Recovery,
+    ResolveOptions, State, Store, StoreError, storage::SimStorage,
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -48,7 +48,9 @@ fn finished(
             complete(&store, "tombstone", b"forgotten");
             let scope = crate::reference::scope();
             let key = onlyonce::KeyRef::new(&scope, "tombstone").unwrap();
-            store.resolve(key, onlyonce::Resolution::Forget, true).unwrap();
+            store
+                .resolve_with(key, onlyonce::Resolution::Forget, ResolveOptions::forced())
+                .unwrap();
             store.close().unwrap();
             continue;
         }
@@ -79,7 +81,7 @@ fn finished(
 }
 
 /// What a key answers; `None`: a claim was granted.
-fn answer(store: &Store, key: &str) -> Result<Option<Answer>, BeginError> {
+fn answer(store: &Store, key: &str) -> Result<Option<Answer>, StoreError> {
     Ok(match begin(store, key)? {
         Begin::Execute(claim) => {
             claim.release().unwrap();
@@ -154,7 +156,7 @@ fn judge(
                 assert!(!wrong, "{what}: {key:.20} answers other bytes");
                 harmed |= !same;
             }
-            Err(BeginError::Damaged { .. }) => {
+            Err(StoreError::Damaged { .. }) => {
                 tally.damaged_keys += 1;
                 harmed = true;
             }

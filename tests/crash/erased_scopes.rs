@@ -65,7 +65,13 @@ fn fill(store: &Store, scope: &Scope, first: usize) {
         let name = name(scope, n);
         let by = By { actor: "kim", note: "was asked to" };
         let forget = Resolution::Forget;
-        store.resolve_by(KeyRef::new(scope, &name).unwrap(), forget, true, None, by).unwrap();
+        store
+            .resolve_with(
+                KeyRef::new(scope, &name).unwrap(),
+                forget,
+                ResolveOptions::forced().by(by),
+            )
+            .unwrap();
     };
     for n in first..first + KEYS {
         finish(store, scope, n, Terms::default());
@@ -81,7 +87,13 @@ fn fill(store: &Store, scope: &Scope, first: usize) {
     }
     let other = answer(scope, 3);
     let replaced = Resolution::Replace { head: b"head", response: Some(&other) };
-    store.resolve(KeyRef::new(scope, &name(scope, first + 3)).unwrap(), replaced, true).unwrap();
+    store
+        .resolve_with(
+            KeyRef::new(scope, &name(scope, first + 3)).unwrap(),
+            replaced,
+            ResolveOptions::forced(),
+        )
+        .unwrap();
     // Undecided, with a checkpoint, which has been replaced; failed; given back.
     let mut claim = begin(store, scope, &name(scope, first + 100), Terms::default());
     claim.save_checkpoint(&answer(scope, 20)).unwrap();

@@ -5,6 +5,7 @@
 use crate::reference::{begin, claim, complete, look, open, replays, response, small};
 use onlyonce::{
     Begin, BeginError, ClaimError, Durability, KeyState, ManualClock, Options, Retry, State, Store,
+    StoreError,
     storage::{Fault, SimStorage},
 };
 use std::{io::ErrorKind, time::Duration};
@@ -40,9 +41,10 @@ fn strike(store: &Store, disk: &SimStorage, strike: u64, fault: Fault) -> Option
             Err(BeginError::Poisoned) => return Some(number),
             other => panic!("{other:?}"),
         };
-        match claim.complete(&response(number, 1000)).and_then(|()| store.flush()) {
+        let completed = claim.complete(&response(number, 1000)).map_err(StoreError::from);
+        match completed.and_then(|()| store.flush()) {
             Ok(()) => {}
-            Err(error @ ClaimError::Poisoned) => {
+            Err(error @ StoreError::Poisoned) => {
                 assert_eq!(error.key_state(), KeyState::Unknown);
                 assert_eq!(error.retry(), Retry::AfterReopen);
                 return Some(number);
@@ -72,7 +74,7 @@ fn nothing_is_acknowledged_after_it_and_nothing_acknowledged_is_lost() {
                 replays(&store, &key(number), &response(number, 1000));
             }
             // Refused from now on.
-            assert_eq!(store.flush(), Err(ClaimError::Poisoned));
+            assert_eq!(store.flush(), Err(StoreError::Poisoned));
             assert!(matches!(begin(&store, "new"), Err(BeginError::Poisoned)));
             assert!(store.close().is_err());
 

@@ -79,7 +79,7 @@ fn fill(store: &Store, clock: &ManualClock, life: usize) {
     let forgotten = name("forgotten");
     claim(store, &forgotten).complete(b"1").unwrap();
     let key = KeyRef::new(&scope, &forgotten).unwrap();
-    store.resolve(key, Resolution::Forget, true).unwrap();
+    store.resolve_with(key, Resolution::Forget, ResolveOptions::forced()).unwrap();
     claim(store, &name("released")).release().unwrap();
     claim(store, &name("half way")).save_checkpoint(&[life as u8; 300]).unwrap();
     claim(store, &name("failed")).fail(b"500").unwrap();

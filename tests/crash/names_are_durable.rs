@@ -222,14 +222,14 @@ fn a_file_of_decisions() {
             let store = sim.open();
             drop((store.claim("k"), store.claim("l")));
             sim.disk.fault_at(sim.disk.calls() + strike, fault);
-            let decided = store.resolve(key("k"), Resolution::Free, false);
+            let decided = store.resolve(key("k"), Resolution::Free);
             drop(store);
             if decided.is_ok() {
                 break;
             }
             struck += 1;
             let store = sim.kill_and_open();
-            store.resolve(key("l"), Resolution::Free, false).unwrap();
+            store.resolve(key("l"), Resolution::Free).unwrap();
             drop(store);
             after_cuts(&mut sim, |store| {
                 let decisions = store.decisions().unwrap();

@@ -2,7 +2,8 @@
 
 use crate::reference::{begin, claim, complete, interrupted, open, response, small};
 use onlyonce::{
-    Begin, Completion, Durability, Filter, ManualClock, OpenError, Options, Recovery, State, Store,
+    Begin, Completion, Durability, Filter, ManualClock, OpenError, Options, Recovery,
+    ResolveOptions, State, Store,
     storage::{Fault, SimStorage},
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -160,7 +161,7 @@ fn a_failure_to_read_a_decision_is_not_taken_for_damage() {
     complete(&store, "forgotten", b"wrong");
     let scope = crate::reference::scope();
     let key = onlyonce::KeyRef::new(&scope, "forgotten").unwrap();
-    store.resolve(key, onlyonce::Resolution::Forget, true).unwrap();
+    store.resolve_with(key, onlyonce::Resolution::Forget, ResolveOptions::forced()).unwrap();
     store.close().unwrap();
     let mut refused = 0;
     for at in 1.. {
@@ -213,7 +214,7 @@ fn salvage_passes_over_a_decision_that_cannot_be_read() {
     complete(&store, "forgotten", b"wrong");
     let scope = crate::reference::scope();
     let key = onlyonce::KeyRef::new(&scope, "forgotten").unwrap();
-    store.resolve(key, onlyonce::Resolution::Forget, true).unwrap();
+    store.resolve_with(key, onlyonce::Resolution::Forget, ResolveOptions::forced()).unwrap();
     store.close().unwrap();
     let mut passed_over = 0;
     for at in 1.. {

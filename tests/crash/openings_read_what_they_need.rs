@@ -113,7 +113,9 @@ fn failures_of_decided_keys_are_not_read() {
             _ => claim.release().unwrap(),
         }
         if n % 3 == 1 {
-            store.resolve(key(&n.to_string()), Resolution::Free, true).unwrap();
+            store
+                .resolve_with(key(&n.to_string()), Resolution::Free, ResolveOptions::forced())
+                .unwrap();
         }
     }
     drop(undecided);
@@ -148,9 +150,9 @@ fn a_tombstone_without_a_record_is_not_read() {
     (0..40).for_each(|n| keep_for(&format!("filling {n}"), 70, &[1; 4000]));
     sim.clock.advance(SECOND);
     keep_for("kept", 120, b"right");
-    store.resolve(key("forgotten"), Resolution::Forget, true).unwrap();
+    store.resolve_with(key("forgotten"), Resolution::Forget, ResolveOptions::forced()).unwrap();
     keep_for("wrong as well", 120, b"wrong");
-    store.resolve(key("wrong as well"), Resolution::Forget, true).unwrap();
+    store.resolve_with(key("wrong as well"), Resolution::Forget, ResolveOptions::forced()).unwrap();
     sim.clock.advance(80 * SECOND);
     (0..3).for_each(|_| store.housekeep().unwrap());
     store.close().unwrap();

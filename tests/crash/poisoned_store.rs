@@ -37,9 +37,12 @@ fn nothing_more_is_acknowledged() {
     assert_eq!(held.release(), Err(ClaimError::Poisoned));
     let refused = store.begin(key("new"), print()).unwrap_err();
     assert_eq!((refused.clone(), refused.retry()), (BeginError::Poisoned, Retry::AfterReopen));
-    assert_eq!(store.resolve(key("held"), Resolution::Free, true), Err(ClaimError::Poisoned));
-    assert_eq!(store.flush(), Err(ClaimError::Poisoned));
-    assert_eq!(store.close().unwrap_err(), ClaimError::Poisoned);
+    assert_eq!(
+        store.resolve_with(key("held"), Resolution::Free, ResolveOptions::forced()),
+        Err(StoreError::Poisoned)
+    );
+    assert_eq!(store.flush(), Err(StoreError::Poisoned));
+    assert_eq!(store.close().unwrap_err(), StoreError::Poisoned);
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn a_claim_that_an_operator_completes_meanwhile() {
         let operator = thread::spawn(move || {
             let response = Completion { response: Some(b"by hand"), ..Completion::default() };
             let decision = Resolution::Complete { fingerprint: None, completion: response };
-            store.resolve(key("k"), decision, true)
+            store.resolve_with(key("k"), decision, ResolveOptions::forced())
         });
         log.until_reached();
         drop(claims);

@@ -183,7 +183,7 @@ fn a_key_given_free_does_not_come_back_as_what_was_completed_before() {
         let resolution = if seed % 2 == 0 { Resolution::Free } else { Resolution::Forget };
         let scope = crate::reference::scope();
         let key = crate::reference::KeyRef::new(&scope, "k").unwrap();
-        store.resolve(key, resolution, false).unwrap();
+        store.resolve(key, resolution).unwrap();
         let next = disk.power_cut();
         drop(store);
         let store = open(&options, &next).unwrap();

@@ -100,7 +100,7 @@ fn one_for_each_decision_of_an_operator() {
     let mut files = files(true, |store| {
         for name in ["first key", "second key", "third key"] {
             store.finish(name, b"wrong");
-            store.resolve(key(name), Resolution::Forget, true).unwrap();
+            store.resolve_with(key(name), Resolution::Forget, ResolveOptions::forced()).unwrap();
         }
     });
     for name in [&b"first key"[..], b"third key"] {
@@ -125,7 +125,7 @@ fn of_two_answers_the_later_one_stays_when_a_decision_is_lost() {
     let store = open();
     for name in &names {
         store.finish(name, b"the first answer");
-        store.resolve(key(name), Resolution::Forget, true).unwrap();
+        store.resolve_with(key(name), Resolution::Forget, ResolveOptions::forced()).unwrap();
     }
     store.close().unwrap();
     // The second answers follow in the same segment: where the decisions lie is known before.

@@ -326,7 +326,7 @@ impl Life {
     }
 
     fn resolve(&self, name: &str, resolution: Resolution<'_>) {
-        self.store().resolve(key(name), resolution, true).unwrap();
+        self.store().resolve_with(key(name), resolution, ResolveOptions::forced()).unwrap();
         self.notes.look();
         self.marks.say("decided");
     }

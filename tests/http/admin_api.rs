@@ -665,7 +665,7 @@ fn decisions_come_page_by_page() {
     for n in 0..7 {
         let name = format!("key-{n}");
         drop(store.claim(&name));
-        store.resolve(key(&name), Resolution::Free, false).unwrap();
+        store.resolve(key(&name), Resolution::Free).unwrap();
     }
     let address = serve(Admin::new(&store));
     let (mut seen, mut before) = (Vec::new(), String::new());

@@ -284,7 +284,7 @@ fn a_key_s_own_address_shows_its_history() {
     store.finish("done", b"wrong");
     let by = decisions::By { actor: "kim", note: "<b>INC-7</b>" };
     let replace = Resolution::Replace { head: b"", response: Some(b"right") };
-    store.resolve_by(key("done"), replace, false, None, by).unwrap();
+    store.resolve_with(key("done"), replace, ResolveOptions::new().by(by)).unwrap();
     let address = serve(Admin::new(&store));
     let url = format!("http://{address}/#scope=tenant%2Forders&key=done");
     let mut page = browser.open(&url);

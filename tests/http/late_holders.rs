@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use onlyonce::{Completion, KeyRef, Resolution, Scope, http::BoxError};
+use onlyonce::{Completion, KeyRef, Resolution, ResolveOptions, Scope, http::BoxError};
 use std::{
     pin::Pin,
     sync::{
@@ -89,7 +89,7 @@ async fn an_operator_was_quicker() {
         let call = tokio::spawn(send(&behind(&layer, &slow), post("k")));
         until(|| slow.runs() == 1).await;
         let resolving = store.clone();
-        resolving.resolve(key, resolution, true).unwrap();
+        resolving.resolve_with(key, resolution, ResolveOptions::forced()).unwrap();
         gate.add_permits(1);
         assert_eq!(call.await.unwrap().problem(), problem);
         assert_eq!(layer.double_executions(), 1);

@@ -2,7 +2,10 @@
 
 use crate::service::*;
 
-use onlyonce::storage::{Fault, SimStorage};
+use onlyonce::{
+    ResolveOptions,
+    storage::{Fault, SimStorage},
+};
 use std::{io::ErrorKind, sync::Arc};
 use tokio::sync::Semaphore;
 
@@ -83,7 +86,7 @@ async fn foreign_records_are_not_misread() {
     let completion =
         onlyonce::Completion { response: Some(b"garbage"), ..onlyonce::Completion::default() };
     let garbage = onlyonce::Resolution::Complete { fingerprint: None, completion };
-    store.resolve(key, garbage, true).unwrap();
+    store.resolve_with(key, garbage, ResolveOptions::forced()).unwrap();
     assert_eq!(send(&service, post("k")).await.problem(), "failed");
     assert_eq!(never.runs(), 1);
     call.abort();

@@ -132,7 +132,10 @@ fn a_table_is_shown_and_decided_about() {
         assert_eq!(post(address, "/api/drain", &drain).status, 409);
         // A fenced holder is an alarm, with its key.
         let seen = plain.get(key("silent")).await.unwrap().unwrap().token;
-        plain.resolve_seen(key("silent"), Resolution::Free, true, seen).await.unwrap();
+        plain
+            .resolve_with(key("silent"), Resolution::Free, ResolveOptions::forced().seen(seen))
+            .await
+            .unwrap();
         assert_eq!(silent.release().await, Err(ClaimError::Fenced));
         let alarms = get(address, "/api/stats").json()["alarms"].clone();
         assert_eq!((&alarms[0]["what"], &alarms[0]["key"]), (&json!("fenced"), &json!("silent")));
@@ -157,11 +160,11 @@ fn decisions_are_kept_for_a_time_of_their_own() {
         let by = decisions::By { actor: "kim\0", note: "wrong total" };
         claim(&plain, "k").await.complete(b"wrong").await.unwrap();
         let replace = Resolution::Replace { head: b"h", response: Some(b"right") };
-        plain.resolve_by(key("k"), replace, false, None, by).await.unwrap();
-        plain.resolve(key("k"), Resolution::Forget, true).await.unwrap();
+        plain.resolve_with(key("k"), replace, ResolveOptions::new().by(by)).await.unwrap();
+        plain.resolve_with(key("k"), Resolution::Forget, ResolveOptions::forced()).await.unwrap();
         // What was refused has decided nothing.
-        let refused = plain.resolve(key("k"), Resolution::Free, false).await;
-        assert!(matches!(refused, Err(ClaimError::NotApplicable { .. })), "{refused:?}");
+        let refused = plain.resolve(key("k"), Resolution::Free).await;
+        assert!(matches!(refused, Err(StoreError::NotApplicable { .. })), "{refused:?}");
         let kept = plain.decisions(Some(key("k")), 10).await.unwrap();
         let [forgotten, replaced] = &kept[..] else { panic!("{kept:?}") };
         assert_eq!((&*replaced.actor, &*replaced.note), ("kim\u{fffd}", "wrong total"));
@@ -201,13 +204,14 @@ fn a_completion_is_not_decided_away() {
             AND datname = current_database()";
         let patient = clock.options().lock_timeout(PATIENCE).statement_limit(2 * PATIENCE);
         let patient = patient.deadline(3 * PATIENCE).connect().await.unwrap();
-        let deciding =
-            tokio::spawn(async move { patient.resolve(key("k"), Resolution::Free, true).await });
+        let deciding = tokio::spawn(async move {
+            patient.resolve_with(key("k"), Resolution::Free, ResolveOptions::forced()).await
+        });
         until(async || server.sql(clock.database(), waits).await.is_some_and(|count| count != "0"))
             .await;
         holder.batch_execute("COMMIT").await.unwrap();
         let decided = deciding.await.unwrap();
-        let is = matches!(decided, Err(ClaimError::NotApplicable { state: "completed" }));
+        let is = matches!(decided, Err(StoreError::NotApplicable { state: "completed" }));
         assert!(is, "{decided:?}");
         let entry = plain.get(key("k")).await.unwrap().unwrap();
         assert!(matches!(entry.state, State::Completed(_)), "{entry:?}");
@@ -274,7 +278,7 @@ fn a_scope_is_erased() {
         assert_eq!(plain.drain(PATIENCE).await, 0);
         let key = KeyRef::new(&gone, "MARKGONE-stuck").unwrap();
         let by = decisions::By { actor: "kim", note: "MARKGONE" };
-        plain.resolve_by(key, Resolution::Free, false, None, by).await.unwrap();
+        plain.resolve_with(key, Resolution::Free, ResolveOptions::new().by(by)).await.unwrap();
         let held = claim(&gone, "MARKGONE-held").await;
 
         let erased = plain.erase_scope(&gone, false).await.unwrap();

@@ -34,9 +34,9 @@ impl Subject for OnServer {
         &self,
         key: KeyRef<'_>,
         resolution: Resolution<'_>,
-        force: bool,
-    ) -> Option<Result<(), ClaimError>> {
-        Some(self.store.resolve(key, resolution, force).await)
+        options: ResolveOptions<'_>,
+    ) -> Option<Result<(), StoreError>> {
+        Some(self.store.resolve_with(key, resolution, options).await)
     }
 
     fn facts(&self) -> Facts {

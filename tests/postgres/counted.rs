@@ -24,7 +24,7 @@ fn outcomes_and_alarms_are_counted() {
         assert!(matches!(mismatch, Begin::Mismatch { .. }));
         let held = granted("held").await;
         assert!(matches!(begin("held").await, Begin::InFlight(_)));
-        other.resolve(key("held"), Resolution::Free, true).await.unwrap();
+        other.resolve_with(key("held"), Resolution::Free, ResolveOptions::forced()).await.unwrap();
         assert_eq!(held.release().await, Err(ClaimError::Fenced));
         let mut failed = granted("failed").await;
         failed.fail(b"500").await.unwrap();

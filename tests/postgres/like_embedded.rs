@@ -154,7 +154,7 @@ trait Backend: IdempotencyStore {
         key: KeyRef<'_>,
         how: Resolution<'_>,
         force: bool,
-    ) -> Result<(), ClaimError>;
+    ) -> Result<(), StoreError>;
     async fn entry(&self, key: KeyRef<'_>) -> Option<Entry>;
     async fn list(&self) -> Vec<Entry>;
     async fn told(&self);
@@ -167,8 +167,8 @@ impl Backend for Store {
         key: KeyRef<'_>,
         how: Resolution<'_>,
         force: bool,
-    ) -> Result<(), ClaimError> {
-        self.resolve(key, how, force)
+    ) -> Result<(), StoreError> {
+        self.resolve_with(key, how, ResolveOptions::new().force(force))
     }
 
     async fn entry(&self, key: KeyRef<'_>) -> Option<Entry> {
@@ -192,8 +192,8 @@ impl Backend for PostgresStore {
         key: KeyRef<'_>,
         how: Resolution<'_>,
         force: bool,
-    ) -> Result<(), ClaimError> {
-        self.resolve(key, how, force).await
+    ) -> Result<(), StoreError> {
+        self.resolve_with(key, how, ResolveOptions::new().force(force)).await
     }
 
     async fn entry(&self, key: KeyRef<'_>) -> Option<Entry> {

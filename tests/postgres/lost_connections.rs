@@ -58,7 +58,8 @@ async fn program(store: &Store, prefix: &str) {
     claim(store, &free).await.release().await.unwrap();
     assert!(store.get_ref().get(key(&free)).await.unwrap().is_none());
     let held = claim(store, &free).await;
-    let forced = store.get_ref().resolve(key(&free), Resolution::Free, true).await;
+    let forced =
+        store.get_ref().resolve_with(key(&free), Resolution::Free, ResolveOptions::forced()).await;
     assert_eq!(forced, Ok(()));
     assert_eq!(held.release().await, Err(ClaimError::Fenced));
     let page = store.get_ref().entries(Filter::COMPLETED, None, 10_000).await.unwrap();

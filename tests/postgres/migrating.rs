@@ -111,6 +111,6 @@ fn a_role_that_only_uses_the_tables() {
             assert!(matches!(found, Begin::Replay(_)), "{found:?}");
         }
         assert!(store.sweep().await.unwrap().is_some());
-        store.resolve(key("a"), Resolution::Forget, true).await.unwrap();
+        store.resolve_with(key("a"), Resolution::Forget, ResolveOptions::forced()).await.unwrap();
     });
 }

@@ -25,13 +25,22 @@ fn a_decision_is_about_what_was_seen() {
         let Begin::Execute(second) = stuck.take_over().await.unwrap() else { panic!("not taken") };
         std::mem::forget(second);
         clock.advance(Duration::from_secs(3600)).await;
-        let late = plain.resolve_seen(key("k"), Resolution::Free, true, seen).await;
-        assert!(matches!(late, Err(ClaimError::NotApplicable { .. })), "{late:?}");
+        let late = plain
+            .resolve_with(key("k"), Resolution::Free, ResolveOptions::forced().seen(seen))
+            .await;
+        assert!(matches!(late, Err(StoreError::NotApplicable { .. })), "{late:?}");
         let now = plain.get(key("k")).await.unwrap().unwrap();
         assert_eq!(now.attempts, 2);
-        assert_eq!(plain.resolve_seen(key("k"), Resolution::Free, false, now.token).await, Ok(()));
-        let gone = plain.resolve_seen(key("k"), Resolution::Free, true, now.token).await;
-        assert!(matches!(gone, Err(ClaimError::NotApplicable { state: "absent" })), "{gone:?}");
+        assert_eq!(
+            plain
+                .resolve_with(key("k"), Resolution::Free, ResolveOptions::new().seen(now.token))
+                .await,
+            Ok(())
+        );
+        let gone = plain
+            .resolve_with(key("k"), Resolution::Free, ResolveOptions::forced().seen(now.token))
+            .await;
+        assert!(matches!(gone, Err(StoreError::NotApplicable { state: "absent" })), "{gone:?}");
     });
 }
 

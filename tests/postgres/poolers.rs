@@ -101,7 +101,7 @@ fn a_pooler_that_changes_is_noticed() {
             let (a, b, c) =
                 tokio::join!(store.get(key("a")), store.get(key("b")), store.get(key("c")));
             [a, b, c].iter().any(|got| {
-                matches!(got, Err(BeginError::Unavailable { what }) if what.contains("pooler"))
+                matches!(got, Err(StoreError::Unavailable { what }) if what.contains("pooler"))
             })
         })
         .await;

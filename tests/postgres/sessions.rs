@@ -171,7 +171,7 @@ fn a_silent_holder_lives() {
         assert!(!gone(&asker, "held").await && !gone(&asker, "failed").await);
         let import =
             Resolution::Complete { fingerprint: Some(print()), completion: Completion::default() };
-        assert_eq!(asker.get_ref().resolve(key("failed"), import, false).await, Ok(()));
+        assert_eq!(asker.get_ref().resolve(key("failed"), import).await, Ok(()));
         held.complete(b"at last").await.unwrap();
         let replayed = asker.begin(key("held"), print()).await.unwrap();
         assert!(matches!(replayed, Begin::Replay(_)), "{replayed:?}");

@@ -362,8 +362,9 @@ fn rejections_write_nothing() {
         assert_eq!(done.renew().await, Err(ClaimError::AlreadyCompleted));
         assert!(plain.get(key("held")).await.unwrap().is_some());
         plain.entries(Filter::ALL, None, 10).await.unwrap();
-        let free = plain.resolve(key("done"), Resolution::Free, true).await;
-        assert!(matches!(free, Err(ClaimError::NotApplicable { .. })), "{free:?}");
+        let free =
+            plain.resolve_with(key("done"), Resolution::Free, ResolveOptions::forced()).await;
+        assert!(matches!(free, Err(StoreError::NotApplicable { .. })), "{free:?}");
         assert_eq!(next().await, before);
         held.release().await.unwrap();
         assert_ne!(next().await, before, "and this would have been seen");

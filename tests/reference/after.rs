@@ -12,7 +12,7 @@ impl World {
         let before = self.now();
         let result = self.store.take().expect("open").close().map(drop);
         self.forget_handles();
-        if self.dead() || (self.faulty() && result == Err(ClaimError::Poisoned)) {
+        if self.dead() || (self.faulty() && result == Err(StoreError::Poisoned)) {
             return Err(Struck);
         }
         assert_eq!(result, Ok(()));

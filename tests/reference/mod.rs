@@ -23,7 +23,7 @@ pub use world::*;
 pub use onlyonce::{
     Begin, BeginError, Claim, ClaimError, Completion, Durability, Entry, Filter, Fingerprint,
     Interrupted, KeyRef, ManualClock, OpenError, Options, Reason, Record, Recovery, Resolution,
-    Retention, Scope, State, Store, Terms,
+    ResolveOptions, Retention, Scope, State, Store, StoreError, Terms,
     inspect::Inspection,
     storage::{SimStorage, Storage},
 };

@@ -37,21 +37,22 @@ impl World {
             }
             Is::Done(_) => is.clone(),
         };
-        let result = self.store().resolve(key_ref, resolution, force);
+        let result =
+            self.store().resolve_with(key_ref, resolution, ResolveOptions::new().force(force));
         self.heard(key, &result, post.clone())?;
         match &is {
             Is::Done(_) => {
-                assert_eq!(result, Err(ClaimError::AlreadyCompleted));
+                assert_eq!(result, Err(StoreError::NotApplicable { state: "completed" }));
                 return Ok(());
             }
             Is::Held(held) if in_flight(held, now) && !force => {
-                assert!(matches!(result, Err(ClaimError::NeedsForce { .. })));
+                assert!(matches!(result, Err(StoreError::NeedsForce { .. })));
                 return Ok(());
             }
             _ => {}
         }
         if body.len() > MAX_RESPONSE {
-            assert!(matches!(result, Err(ClaimError::ResponseTooLarge { .. })));
+            assert!(matches!(result, Err(StoreError::ResponseTooLarge { .. })));
             return Ok(());
         }
         if self.refused(&result) {
@@ -72,23 +73,24 @@ impl World {
         let resolution = if free { Resolution::Free } else { Resolution::Forget };
         let (scope, bytes) = (scope(), name(key));
         let key_ref = KeyRef::new(&scope, &bytes).unwrap();
-        let result = self.store().resolve(key_ref, resolution, force);
+        let result =
+            self.store().resolve_with(key_ref, resolution, ResolveOptions::new().force(force));
         self.heard(key, &result, Is::Absent)?;
         match &is {
             Is::Absent => {
-                assert!(matches!(result, Err(ClaimError::NotApplicable { .. })));
+                assert!(matches!(result, Err(StoreError::NotApplicable { .. })));
                 return Ok(());
             }
             Is::Done(_) if free => {
-                assert!(matches!(result, Err(ClaimError::NotApplicable { .. })));
+                assert!(matches!(result, Err(StoreError::NotApplicable { .. })));
                 return Ok(());
             }
             Is::Done(_) if !force => {
-                assert!(matches!(result, Err(ClaimError::NeedsForce { .. })));
+                assert!(matches!(result, Err(StoreError::NeedsForce { .. })));
                 return Ok(());
             }
             Is::Held(held) if in_flight(held, now) && !force => {
-                assert!(matches!(result, Err(ClaimError::NeedsForce { .. })));
+                assert!(matches!(result, Err(StoreError::NeedsForce { .. })));
                 return Ok(());
             }
             _ => {}
@@ -113,21 +115,21 @@ impl World {
             done.token = 0;
             (done.head, done.body) = (Bytes(HEAD.to_vec()), Some(Bytes(body.clone())));
         }
-        let result = self.store().resolve(key_ref, resolution, false);
+        let result = self.store().resolve(key_ref, resolution);
         self.heard(key, &result, post.clone())?;
         let Is::Done(mut done) = post else {
             assert!(matches!(
                 result,
-                Err(ClaimError::NotApplicable { .. } | ClaimError::NeedsForce { .. })
+                Err(StoreError::NotApplicable { .. } | StoreError::NeedsForce { .. })
             ));
             return Ok(());
         };
         if done.replay_until <= now {
-            assert!(matches!(result, Err(ClaimError::NotApplicable { .. })));
+            assert!(matches!(result, Err(StoreError::NotApplicable { .. })));
             return Ok(());
         }
         if HEAD.len() + body.len() > MAX_RESPONSE {
-            assert!(matches!(result, Err(ClaimError::ResponseTooLarge { .. })));
+            assert!(matches!(result, Err(StoreError::ResponseTooLarge { .. })));
             return Ok(());
         }
         if self.refused(&result) {
@@ -233,6 +235,6 @@ impl World {
             assert!(handle.claim.save_checkpoint(b"after").is_err());
             assert!(handle.claim.ensure_durable().is_err());
         }
-        assert_eq!(self.store().flush(), Err(ClaimError::Poisoned));
+        assert_eq!(self.store().flush(), Err(StoreError::Poisoned));
     }
 }

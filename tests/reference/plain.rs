@@ -21,7 +21,7 @@ pub fn begin(store: &Store, key: &str) -> Result<Begin, BeginError> {
     store.begin(KeyRef::new(&scope, key).unwrap(), fingerprint())
 }
 
-pub fn look(store: &Store, key: &str) -> Result<Option<Entry>, BeginError> {
+pub fn look(store: &Store, key: &str) -> Result<Option<Entry>, StoreError> {
     let scope = scope();
     store.get(KeyRef::new(&scope, key).unwrap())
 }

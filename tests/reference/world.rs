@@ -62,6 +62,16 @@ impl Refusal for ClaimError {
     }
 }
 
+impl Refusal for StoreError {
+    fn poisoned(&self) -> bool {
+        *self == StoreError::Poisoned
+    }
+
+    fn full(&self) -> bool {
+        matches!(self, StoreError::StoreFull(_) | StoreError::Unavailable { .. })
+    }
+}
+
 impl World {
     pub fn new(setting: Setting, seed: u64) -> Self {
         let mut world = World::unopened(setting, seed);
@@ -203,8 +213,8 @@ impl World {
         }
     }
 
-    pub fn kept(&mut self, result: Result<(), ClaimError>, durable: bool) -> Outcome {
-        if self.dead() || (self.faulty() && result == Err(ClaimError::Poisoned)) {
+    pub fn kept(&mut self, result: Result<(), StoreError>, durable: bool) -> Outcome {
+        if self.dead() || (self.faulty() && result == Err(StoreError::Poisoned)) {
             return Err(Struck);
         }
         assert_eq!(result, Ok(()));

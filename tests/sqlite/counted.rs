@@ -35,7 +35,7 @@ pub async fn outcomes_and_alarms_are_counted<P: Pool>(
     assert!(matches!(mismatch, Begin::Mismatch { .. }));
     let held = granted("held").await;
     assert!(matches!(begin("held").await, Begin::InFlight(_)));
-    other.resolve(key("held"), Resolution::Free, true, None).await.unwrap();
+    other.resolve_with(key("held"), Resolution::Free, ResolveOptions::forced()).await.unwrap();
     assert_eq!(held.release().await, Err(ClaimError::Fenced));
     let mut failed = granted("failed").await;
     failed.fail(b"500").await.unwrap();

@@ -115,9 +115,9 @@ impl<P: Pool> Subject for InFile<P> {
         &self,
         key: KeyRef<'_>,
         resolution: Resolution<'_>,
-        force: bool,
-    ) -> Option<Result<(), ClaimError>> {
-        Some(self.store.resolve(key, resolution, force, None).await)
+        options: ResolveOptions<'_>,
+    ) -> Option<Result<(), StoreError>> {
+        Some(self.store.resolve_with(key, resolution, options).await)
     }
 
     fn facts(&self) -> Facts {

@@ -8,7 +8,7 @@ use super::{
     owner, resolve,
     units::{many, size},
 };
-use onlyonce::{ClaimError, Durability, Full, KeyRef, Options, inspect::Info};
+use onlyonce::{Durability, Full, KeyRef, Options, StoreError, inspect::Info};
 use serde_json::json;
 use std::{fs, io, time::Duration};
 
@@ -84,15 +84,15 @@ fn options(args: &Compact, before: &Info) -> Options {
     options
 }
 
-fn failed(error: ClaimError, args: &Compact) -> Failure {
+fn failed(error: StoreError, args: &Compact) -> Failure {
     let to = args.to.display();
     let line = match &error {
-        ClaimError::StoreFull(Full::Claims) => {
+        StoreError::StoreFull(Full::Claims) => {
             format!(
                 "more keys are undecided than --max-claims allows; decide some, and remove {to}"
             )
         }
-        ClaimError::ResponseTooLarge { .. } => format!(
+        StoreError::ResponseTooLarge { .. } => format!(
             "an answer is larger than the new store has room for: {error}; remove {to}, and try again \
              with larger --ring and --max-response"
         ),

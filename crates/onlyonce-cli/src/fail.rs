@@ -1,7 +1,9 @@
 //! How a command fails: one line that says what to do next, and an exit code.
 
 use super::out::escaped;
-use onlyonce::{BeginError, ClaimError, Full, OpenError, backup::BackupError, inspect::Problem};
+use onlyonce::{
+    BeginError, ClaimError, Full, OpenError, StoreError, backup::BackupError, inspect::Problem,
+};
 use serde_json::json;
 use std::{fmt::Display, io, process::ExitCode};
 
@@ -148,18 +150,13 @@ impl From<BackupError> for Failure {
     }
 }
 
-impl From<ClaimError> for Failure {
-    fn from(error: ClaimError) -> Self {
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
         let code = match &error {
-            ClaimError::NeedsForce { state } => {
+            StoreError::NeedsForce { state } => {
                 return Failure::new(Code::Refused, format!("the key is {state}; add --force"));
             }
-            ClaimError::AlreadyCompleted => {
-                let line = "the key is already completed: see `onlyonce get`; `resolve ... replace` \
-                            changes its answer";
-                return Failure::new(Code::Refused, line);
-            }
-            ClaimError::StoreFull(full) => {
+            StoreError::StoreFull(full) => {
                 let next = match full {
                     Full::Disk => "free some, or let records expire",
                     Full::Claims => "decide some, or open it with larger max_claims",
@@ -167,17 +164,23 @@ impl From<ClaimError> for Failure {
                 };
                 return Failure::new(Code::NoRoom, format!("{error}; {next}"));
             }
-            ClaimError::Damaged => {
+            StoreError::Damaged { .. } => {
                 let line = "the key's record is damaged; `onlyonce verify` says where, and `onlyonce \
                             restore` brings back a backup";
                 return Failure::new(Code::Damaged, line);
             }
-            ClaimError::NotApplicable { .. }
-            | ClaimError::ResponseTooLarge { .. }
-            | ClaimError::TooLong { .. } => Code::Refused,
+            StoreError::NotApplicable { .. }
+            | StoreError::ResponseTooLarge { .. }
+            | StoreError::TooLong { .. } => Code::Refused,
             _ => Code::Failed,
         };
         Failure::new(code, error.to_string())
+    }
+}
+
+impl From<ClaimError> for Failure {
+    fn from(error: ClaimError) -> Self {
+        StoreError::from(error).into()
     }
 }
 

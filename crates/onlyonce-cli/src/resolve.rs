@@ -10,8 +10,8 @@ use super::{
     transfer::read_input,
 };
 use onlyonce::{
-    ClaimError, Completion, Durability, Entry, KeyRef, Resolution, State, decisions::By,
-    http::StoredAnswer,
+    Completion, Durability, Entry, KeyRef, Resolution, ResolveOptions, State, StoreError,
+    decisions::By, http::StoredAnswer,
 };
 use serde_json::{Value, json};
 
@@ -129,10 +129,14 @@ pub fn run(args: &Resolve, out: &mut Out) -> Result<(), Failure> {
     let (resolution, force) = (decision.resolution(), args.how.force());
     let actor = args.by.actor();
     let by = By { actor: &actor, note: &args.by.note };
-    let decided = store.resolve_by(key_ref, resolution, force, args.seen, by);
+    let decided = store.resolve_with(
+        key_ref,
+        resolution,
+        ResolveOptions::new().force(force).seen(args.seen).by(by),
+    );
     let closed = store.close();
     match decided {
-        Err(ClaimError::NotApplicable { state }) if state.starts_with("absent") => {
+        Err(StoreError::NotApplicable { state }) if state.starts_with("absent") => {
             return Err(absent(args));
         }
         decided => decided.map_err(refused)?,
@@ -149,18 +153,18 @@ pub fn is_http(entry: &Entry) -> bool {
 }
 
 /// Why it is not decided so.
-pub fn refused(error: ClaimError) -> Failure {
+pub fn refused(error: StoreError) -> Failure {
     match error {
-        ClaimError::NotApplicable { state: "completed" } => {
+        StoreError::NotApplicable { state: "completed" } => {
             let line =
                 "the key is completed; `forget --force` forgets it, and a retry executes again";
             Failure::new(Code::Refused, line)
         }
-        ClaimError::NotApplicable { state: "not completed" } => {
+        StoreError::NotApplicable { state: "not completed" } => {
             let line = "the key has no answer to replace: `complete` gives it one";
             Failure::new(Code::Refused, line)
         }
-        ClaimError::NotApplicable { state } if state.starts_with("not what it was") => another(),
+        StoreError::NotApplicable { state } if state.starts_with("not what it was") => another(),
         error => error.into(),
     }
 }

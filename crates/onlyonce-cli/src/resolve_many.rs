@@ -14,7 +14,7 @@ use super::{
     units::{count, many, span},
 };
 use onlyonce::{
-    Durability, KeyRef, Reason, State, Token,
+    Durability, KeyRef, Reason, ResolveOptions, State, Token,
     decisions::By,
     inspect::{Inspection, Item},
 };
@@ -274,7 +274,11 @@ pub fn run(args: &ResolveMany, out: &mut Out) -> Result<(), Failure> {
         let key = KeyRef::new(&scope, &key).expect("it was listed");
         let seen = Token::new(target.token).expect("it was listed");
         store
-            .resolve_by(key, decision.resolution(), args.how.force(), Some(seen), by)
+            .resolve_with(
+                key,
+                decision.resolution(),
+                ResolveOptions::new().force(args.how.force()).seen(seen).by(by),
+            )
             .map_err(resolve::refused)
     });
     let closed = store.close();

@@ -53,7 +53,7 @@ mod with {
     use http::{Method, Request, StatusCode};
     use http_body::Body;
     use onlyonce::{
-        BeginError, KeyRef, OpenError, State,
+        KeyRef, OpenError, State, StoreError,
         admin::{Admin, AdminBody},
         inspect::Item,
         postgres::{PostgresOptions, PostgresStore, Replication},
@@ -174,7 +174,7 @@ mod with {
         ) -> Result<(), Failure> {
             let mut after = None;
             loop {
-                let page: Result<_, BeginError> =
+                let page: Result<_, StoreError> =
                     self.runtime.block_on(self.store.items(after, ROWS));
                 let (items, next) = page?;
                 items.iter().try_for_each(&mut each)?;

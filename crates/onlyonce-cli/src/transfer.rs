@@ -200,7 +200,7 @@ fn take_in(store: &Store, line: Line, counts: &mut Counts) -> Result<(), Failure
             let response = response.as_deref();
             let completion = Completion { response, head: &head, retention };
             let resolution = Resolution::Complete { fingerprint: None, completion };
-            store.resolve(key, resolution, false)?;
+            store.resolve(key, resolution)?;
             counts.imported += 1;
         }
         _ => counts.known += 1,

@@ -3,7 +3,7 @@
 
 use crate::{
     engine::{Engine, Step, driver as drive},
-    error::ClaimError,
+    error::StoreError,
     key::OwnedKey,
     observe::Call,
     poison::Poisoned,
@@ -29,7 +29,7 @@ impl Engine {
                 let _shard = engine.index.shard(hash);
                 engine.bury(hash, &record, token, engine.now()).map(|_| Step::now(()))
             });
-            if buried == Err(ClaimError::Poisoned) {
+            if buried == Err(StoreError::Poisoned) {
                 return Err(Poisoned);
             }
         }

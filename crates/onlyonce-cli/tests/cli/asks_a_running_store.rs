@@ -213,7 +213,7 @@ fn decisions_are_listed_page_by_page() {
     for name in &names {
         let key = KeyRef::new(&scope, name).unwrap();
         drop(running.store.begin(key, print()).unwrap());
-        running.store.resolve(key, onlyonce::Resolution::Free, false).unwrap();
+        running.store.resolve(key, onlyonce::Resolution::Free).unwrap();
     }
     let listed = running.run(&["decisions", "--json", "--prefix", "free-"]).lines();
     let listed: Vec<_> = listed.iter().map(|line| line["key"].as_str().unwrap()).collect();

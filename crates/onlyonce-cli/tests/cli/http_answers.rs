@@ -223,7 +223,7 @@ fn an_answer_that_makes_every_retry_fail_is_replaced() {
     let key = KeyRef::new(&scope, "k-1").unwrap();
     let completion = onlyonce::Completion { response: Some(b"{}"), ..Default::default() };
     let by_hand = onlyonce::Resolution::Complete { fingerprint: None, completion };
-    store.resolve(key, by_hand, false).unwrap();
+    store.resolve(key, by_hand).unwrap();
     assert_eq!(retried(&store).0, 500);
     let admin = onlyonce::admin::Admin::new(&store);
     let url = format!("http://{}/", crate::admin_client::serve(admin));

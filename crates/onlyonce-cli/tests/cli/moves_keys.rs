@@ -2,7 +2,7 @@
 //! elsewhere.
 
 use crate::command::*;
-use onlyonce::{Begin, KeyRef};
+use onlyonce::{Begin, KeyRef, ResolveOptions};
 
 fn import(dir: &std::path::Path, lines: &str) -> Outcome {
     run_with(&["import", path(dir), "--create", "--json"], lines)
@@ -114,7 +114,9 @@ fn a_store_is_compacted_and_has_other_sizes() {
     store.close().unwrap();
     let (store, _held) = fill(&old);
     let (scope, forget) = (scope(), onlyonce::Resolution::Forget);
-    store.resolve(KeyRef::new(&scope, "order-9").unwrap(), forget, true).unwrap();
+    store
+        .resolve_with(KeyRef::new(&scope, "order-9").unwrap(), forget, ResolveOptions::forced())
+        .unwrap();
     store.close().unwrap();
     let get =
         |dir: &std::path::Path, key: &str| run(&["get", path(dir), SCOPE, key, "--json"]).json();
@@ -174,7 +176,9 @@ fn one_customer_is_left_out() {
             _ => {}
         }
     }
-    store.resolve(key("secret-key-1"), onlyonce::Resolution::Forget, true).unwrap();
+    store
+        .resolve_with(key("secret-key-1"), onlyonce::Resolution::Forget, ResolveOptions::forced())
+        .unwrap();
     store.close().unwrap();
     let secrets = ["customer-4711", "secret-key-", "secret checkpoint", "secret "];
     let before = all_bytes(&old);

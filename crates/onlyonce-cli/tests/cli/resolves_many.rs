@@ -117,7 +117,7 @@ fn keys_are_named_as_they_were_listed() {
         Begin::Interrupted(stuck) => drop(stuck.take_over().unwrap()),
         other => panic!("{other:?}"),
     }
-    store.resolve(key("key-00002"), onlyonce::Resolution::Free, false).unwrap();
+    store.resolve(key("key-00002"), onlyonce::Resolution::Free).unwrap();
     store.close().unwrap();
     let args = ["resolve-many", path(dir.path()), "--keys", "-", "free"];
     // A line that isn't understood comes before any decision.
