@@ -98,6 +98,24 @@ fn run(setting: Setting, seed: u64, ops: &[Op]) {
     world.wind_down();
 }
 
+#[test]
+fn a_failure_s_answer_ends_while_its_holder_lives() {
+    let setting = Setting { durability: 0, hash_bits: 64, tight: false };
+    let nothing = Body { seed: 0, size: 0 };
+    let ops = [
+        Op::Begin { key: 0, other: false, terms: 0 },
+        Op::Kill,
+        Op::Begin { key: 1, other: false, terms: 0 },
+        Op::Checkpoint { handle: 0, body: nothing },
+        Op::Fail { handle: 0, body: nothing },
+        Op::Advance { ms: 3 * 3_600_000 },
+        Op::Release { handle: 0 },
+        Op::Housekeep,
+        Op::Housekeep,
+    ];
+    run(setting, 0, &ops);
+}
+
 proptest! {
     #![proptest_config(cases(250))]
 

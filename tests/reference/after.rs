@@ -68,11 +68,12 @@ impl World {
         self.store = None;
     }
 
-    /// The same moment of the model, on another disk.
+    /// The same moment of the model, on another disk. Time passes for each by itself: what one lives
+    /// through does not make the other's claims expire.
     pub fn again(&self, disk: SimStorage) -> World {
         World {
             model: self.model.clone(),
-            clock: self.clock.clone(),
+            clock: ManualClock::at(self.clock.wall_ms()),
             disk,
             store: None,
             handles: vec![],

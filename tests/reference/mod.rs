@@ -21,9 +21,9 @@ pub use plain::*;
 pub use world::*;
 
 pub use onlyonce::{
-    Begin, BeginError, Claim, ClaimError, Completion, Durability, Entry, Filter, Fingerprint,
-    Interrupted, KeyRef, ManualClock, OpenError, Options, Reason, Record, Recovery, Resolution,
-    ResolveOptions, Retention, Scope, State, Store, StoreError, Terms,
+    Begin, BeginError, Claim, ClaimError, Clock, Completion, Durability, Entry, Filter,
+    Fingerprint, Interrupted, KeyRef, ManualClock, OpenError, Options, Reason, Record, Recovery,
+    Resolution, ResolveOptions, Retention, Scope, State, Store, StoreError, Terms,
     inspect::Inspection,
     storage::{SimStorage, Storage},
 };

@@ -67,6 +67,13 @@ impl Held {
         }
     }
 
+    /// The answer of its failure. It is kept as long as an interrupted key is, counted from the
+    /// failure: of a key that a holder has kept, or given back later, it may be gone before the key.
+    pub fn answer_as_far_as(&self, found: Option<&[u8]>, now: u64) -> Option<&[u8]> {
+        let may_be_gone = self.failed_at + INTERRUPTED_MS <= now;
+        self.answer.as_deref().filter(|_| found.is_some() || !may_be_gone)
+    }
+
     pub fn renew(&mut self, now: u64) {
         let until = match self.phase_at(now) {
             Phase::InFlight { until } => until.max(now + self.lease_ms),
@@ -209,7 +216,8 @@ pub fn check_interrupted(held: &Held, found: &Interrupted, now: u64) {
     assert_eq!(found.holder_gone(), !held.lives, "{held:?}");
     assert_eq!(found.attempts(), held.attempt, "{held:?}");
     assert_eq!(found.checkpoint(), held.checkpoint.as_deref());
-    assert_eq!(found.answer().map(|a| &a[..]), held.answer.as_deref());
+    let answer = found.answer().map(|answer| &answer[..]);
+    assert_eq!(answer, held.answer_as_far_as(answer, now));
 }
 
 /// Whether a living store says of a key what the model does.
@@ -233,7 +241,8 @@ pub fn same(is: &Is, found: Option<&Entry>, now: u64) -> Result<(), String> {
                 ) => {
                     let says = (reason, at, holder_gone, checkpoint.as_deref(), answer.as_deref());
                     let gone = !held.lives;
-                    let is = (&r, &a, &gone, held.checkpoint.as_deref(), held.answer.as_deref());
+                    let kept = held.answer_as_far_as(answer.as_deref(), now);
+                    let is = (&r, &a, &gone, held.checkpoint.as_deref(), kept);
                     if says != is {
                         return Err(format!("{} instead of {}", short(&says), short(&is)));
                     }
