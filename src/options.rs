@@ -422,7 +422,7 @@ impl Options {
             return Err(OpenError::options("ring_bytes must be at most 1 GiB"));
         }
         let ring = ring.next_multiple_of(4096);
-        let ring_asked = self.ring_bytes.map_or(0, |_| ring);
+        let ring_asked = self.ring_bytes.unwrap_or(0);
         let cells = self.max_claims;
         Ok(Sizes { frame_max, segment_min, segment_max, ring, ring_asked, cells })
     }
@@ -445,7 +445,7 @@ pub(crate) struct Sizes {
     pub segment_min: u64,
     pub segment_max: u64,
     pub ring: u64,
-    /// The same, if the options say something of it; otherwise 0.
+    /// What the options say of it; 0 if they say nothing.
     pub ring_asked: u64,
     pub cells: u32,
 }
