@@ -485,6 +485,9 @@ pub enum StoreError {
         /// The key's state.
         state: &'static str,
     },
+    /// The key is already completed.
+    #[error("the key is already completed")]
+    AlreadyCompleted,
     /// The response is larger than the store's `max_response`.
     #[error("the response has {len} bytes, there is room for {limit}")]
     ResponseTooLarge {
@@ -526,8 +529,7 @@ pub enum StoreError {
     /// The store was closed.
     #[error("the store is closed; open it again")]
     Closed,
-    /// This process was forked after the store was opened, so the store is its parent's. The call
-    /// changed nothing.
+    /// This process was forked after the store was opened, so the store is its parent's.
     #[error("this store was opened before a fork; open one in this process")]
     Forked,
     /// A backend beyond this process gave no usable answer, and what was to be changed may have
@@ -543,6 +545,7 @@ impl StoreError {
     /// Returns what is known of the key that the call was about.
     pub fn key_state(&self) -> KeyState {
         match self {
+            StoreError::AlreadyCompleted => KeyState::Completed,
             StoreError::Poisoned | StoreError::Unavailable { .. } => KeyState::Unknown,
             _ => KeyState::Unchanged,
         }
@@ -579,9 +582,7 @@ impl From<ClaimError> for StoreError {
     fn from(error: ClaimError) -> Self {
         match error {
             ClaimError::Fenced => StoreError::NotApplicable { state: "not held any more" },
-            ClaimError::AlreadyCompleted | ClaimError::DifferentResponse => {
-                StoreError::NotApplicable { state: "completed" }
-            }
+            ClaimError::AlreadyCompleted | ClaimError::DifferentResponse => Self::AlreadyCompleted,
             ClaimError::ResponseTooLarge { len, limit } => Self::ResponseTooLarge { len, limit },
             ClaimError::TooLong { what, len, limit } => StoreError::TooLong { what, len, limit },
             ClaimError::Terms { what } => StoreError::Terms { what },

@@ -209,7 +209,9 @@ fn decided(result: Result<(), StoreError>) -> Result<(StatusCode, Value), Refusa
         return Ok((StatusCode::OK, json!({ "done": true })));
     };
     let status = match &error {
-        StoreError::NeedsForce { .. } | StoreError::NotApplicable { .. } => StatusCode::CONFLICT,
+        StoreError::NeedsForce { .. }
+        | StoreError::NotApplicable { .. }
+        | StoreError::AlreadyCompleted => StatusCode::CONFLICT,
         StoreError::ResponseTooLarge { .. } | StoreError::TooLong { .. } => {
             StatusCode::PAYLOAD_TOO_LARGE
         }

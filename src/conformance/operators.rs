@@ -53,7 +53,7 @@ pub(super) async fn complete<S: Subject>(bench: &Bench<'_, S>) {
         let late = bench.write(&ticket, super::words::complete(RESPONSE)).await;
         assert_eq!(late, Err(ClaimError::Fenced), "{by:?}");
         let again = resolve(bench, &request, by_hand, true).await;
-        assert_eq!(again, Err(StoreError::NotApplicable { state: "completed" }), "{by:?}");
+        assert_eq!(again, Err(StoreError::AlreadyCompleted), "{by:?}");
         bench.advance(HOUR).await;
         assert_eq!(bench.is(&request).await, Is::Absent, "{by:?}");
     }

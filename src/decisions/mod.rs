@@ -82,11 +82,12 @@ impl Verdict {
         use Standing::*;
         let state = match (self, now) {
             (_, InFlight) if !force => return Some(StoreError::NeedsForce { state: "in flight" }),
+            (Verdict::Complete, Completed) => return Some(StoreError::AlreadyCompleted),
             (Verdict::Complete, Absent) if known => return None,
             (Verdict::Complete, Absent) => "absent, and an import needs the request's fingerprint",
             (_, Absent) => "absent",
             (Verdict::Replace, InFlight | Interrupted) => "not completed",
-            (Verdict::Complete | Verdict::Free, Completed) => "completed",
+            (Verdict::Free, Completed) => "completed",
             (Verdict::Forget, Completed) if !force => {
                 return Some(StoreError::NeedsForce { state: "completed" });
             }

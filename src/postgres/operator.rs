@@ -127,7 +127,8 @@ impl PostgresStore {
     /// A key in flight, and forgetting a completed one, needs [`ResolveOptions::force`].
     ///
     /// # Errors
-    /// [`StoreError::NeedsForce`] or [`StoreError::NotApplicable`] if the decision doesn't fit the
+    /// [`StoreError::NeedsForce`], [`StoreError::NotApplicable`] or
+    /// [`StoreError::AlreadyCompleted`] if the decision doesn't fit the
     /// key's state; [`StoreError::ResponseTooLarge`] or [`StoreError::TooLong`] for a response that
     /// can't be stored; [`StoreError::Unavailable`] if no server answers before the deadline.
     pub async fn resolve(

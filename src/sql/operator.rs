@@ -83,7 +83,8 @@ impl<P: Pool> SqlStore<P> {
     /// A key in flight, and forgetting a completed one, needs [`ResolveOptions::force`].
     ///
     /// # Errors
-    /// [`StoreError::NeedsForce`] or [`StoreError::NotApplicable`] if the decision doesn't fit the
+    /// [`StoreError::NeedsForce`], [`StoreError::NotApplicable`] or
+    /// [`StoreError::AlreadyCompleted`] if the decision doesn't fit the
     /// key's state; [`StoreError::ResponseTooLarge`] or [`StoreError::TooLong`] for a response that
     /// can't be stored; [`StoreError::Unavailable`] if the database doesn't answer before the
     /// deadline.
@@ -238,7 +239,7 @@ impl Case {
             (_, RowState::Held) if !self.force => {
                 Err(StoreError::NeedsForce { state: "in flight" })
             }
-            (Decision::Complete { .. }, RowState::Completed) => not("completed"),
+            (Decision::Complete { .. }, RowState::Completed) => Err(StoreError::AlreadyCompleted),
             (Decision::Complete { fingerprint: None, .. }, RowState::Absent) => {
                 not("absent, and an import needs the request's fingerprint")
             }

@@ -21,7 +21,8 @@ impl Store {
     /// completed one, needs [`ResolveOptions::force`].
     ///
     /// # Errors
-    /// [`StoreError::NeedsForce`] or [`StoreError::NotApplicable`] if the decision doesn't fit the
+    /// [`StoreError::NeedsForce`], [`StoreError::NotApplicable`] or
+    /// [`StoreError::AlreadyCompleted`] if the decision doesn't fit the
     /// key's state; [`StoreError::ResponseTooLarge`], [`StoreError::TooLong`] or
     /// [`StoreError::Terms`] for a completion that can't be stored; [`StoreError::StoreFull`],
     /// [`StoreError::Damaged`], [`StoreError::Poisoned`], [`StoreError::Closed`] or

@@ -29,7 +29,7 @@ fn an_absent_key_is_imported_under_its_request_s_fingerprint() {
     assert_eq!(store.answer("k"), b"imported");
     assert_eq!(
         store.resolve_with(key("k"), import, ResolveOptions::forced()),
-        Err(StoreError::NotApplicable { state: "completed" })
+        Err(StoreError::AlreadyCompleted)
     );
     assert_eq!(
         store.resolve_with(key("l"), Resolution::Free, ResolveOptions::forced()),

@@ -205,7 +205,7 @@ pub fn until(mut condition: impl FnMut() -> bool) {
 pub fn must_end<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, ended) = mpsc::channel();
     let thread = std::thread::spawn(move || done.send(test()));
-    match ended.recv_timeout(Duration::from_secs(180)) {
+    match ended.recv_timeout(Duration::from_secs(600)) {
         Ok(value) => value,
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
         Err(mpsc::RecvTimeoutError::Disconnected) => {

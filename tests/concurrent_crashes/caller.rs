@@ -233,9 +233,9 @@ impl Caller {
                     site("an operator decided");
                     ((), Some(Answer::Done))
                 }
-                Err(StoreError::NotApplicable { state: "completed" }) => {
-                    ((), Some(Answer::Completed))
-                }
+                Err(
+                    StoreError::AlreadyCompleted | StoreError::NotApplicable { state: "completed" },
+                ) => ((), Some(Answer::Completed)),
                 Err(StoreError::NotApplicable { .. } | StoreError::NeedsForce { .. }) => {
                     ((), Some(Answer::Refused))
                 }

@@ -42,7 +42,7 @@ impl World {
         self.heard(key, &result, post.clone())?;
         match &is {
             Is::Done(_) => {
-                assert_eq!(result, Err(StoreError::NotApplicable { state: "completed" }));
+                assert_eq!(result, Err(StoreError::AlreadyCompleted));
                 return Ok(());
             }
             Is::Held(held) if in_flight(held, now) && !force => {

@@ -156,6 +156,11 @@ impl From<StoreError> for Failure {
             StoreError::NeedsForce { state } => {
                 return Failure::new(Code::Refused, format!("the key is {state}; add --force"));
             }
+            StoreError::AlreadyCompleted => {
+                let line = "the key is already completed: see `onlyonce get`; `resolve ... replace` \
+                            changes its answer";
+                return Failure::new(Code::Refused, line);
+            }
             StoreError::StoreFull(full) => {
                 let next = match full {
                     Full::Disk => "free some, or let records expire",
