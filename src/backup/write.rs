@@ -150,7 +150,7 @@ impl<'a> Writer<'a> {
         };
         let mut entries = segment.entries().to_vec();
         if let Some(inspection) = cut.salvage {
-            entries.retain(|entry| !inspection.is_lost(number, entry.offset));
+            entries.retain(|entry| !inspection.is_left_out(number, entry.offset));
         }
         let seal = segment.seal_of(&entries, &summary);
         let known = self.earlier.as_ref().and_then(|earlier| earlier.find(&name));

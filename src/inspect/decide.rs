@@ -106,9 +106,13 @@ impl Inspection {
         self.decided.records = records;
     }
 
-    /// Whether the location has a decision that doesn't read.
-    pub(crate) fn is_lost(&self, slot: u32, offset: u64) -> bool {
-        self.decided.lost.contains(&Location::new(slot, offset))
+    /// Whether a salvaged copy leaves out what is listed at this location: a decision that doesn't
+    /// read, or a record that its key's claim has outlived. An opening removes the latter, and must
+    /// read it for that; in the copy it need not be whole.
+    pub(crate) fn is_left_out(&self, slot: u32, offset: u64) -> bool {
+        let location = Location::new(slot, offset);
+        let outlived = |(_, of): &(OwnedKey, Location)| *of == location;
+        self.decided.lost.contains(&location) || self.decided.twofold.iter().any(outlived)
     }
 
     /// Whether this key is interrupted. A running store knows more of it than its files.

@@ -104,8 +104,9 @@ pub(crate) fn begun_of(segments: &[Segment], frame_max: u64) -> Vec<Begun> {
         let room = slot.usable(frame_max) - used;
         let age = (since.life.max(summary.life), since.base);
         let newer = newest.get(&since.class).is_none_or(|(known, _)| *known < age);
-        if room > 0 && since.base <= RESUMED_BASE_MAX && newer {
-            let end = since.base + summary.data_end;
+        // Positions are whole words, but a forged header may say anything.
+        let end = since.base.saturating_add(summary.data_end);
+        if room > 0 && since.base <= RESUMED_BASE_MAX && end.is_multiple_of(8) && newer {
             newest.insert(since.class, (age, Begun { slot, class: since.class, end, room }));
         }
     }

@@ -27,7 +27,7 @@ fn found(sim: &Sim, disk: &SimStorage, what: &str) -> u8 {
 
 fn twice_without_power(durability: Durability) {
     let mut seen = BTreeSet::new();
-    for seed in 0..12 {
+    for seed in 0..60 {
         let clock = ManualClock::at(T0);
         let options = small(&clock).durability(durability);
         let sim = Sim { disk: SimStorage::new(seed), clock, options };
