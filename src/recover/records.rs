@@ -117,6 +117,8 @@ impl Records for Indexed<'_> {
 
     fn unreadable(&mut self, _: Found, location: Location, _: String) -> Result<(), OpenError> {
         if self.frames.salvage {
+            // Its key answers that it is damaged, until that record expires; then it is absent.
+            self.damaged += 1;
             return Ok(());
         }
         Err(damaged(location, "a record that an undecided claim needs does not read back"))
@@ -127,8 +129,8 @@ fn damaged(location: Location, what: &'static str) -> OpenError {
     OpenError::Damaged { file: file_name(location.slot()), offset: location.offset(), what }
 }
 
-/// Fills the index, and decides about the claims. Also returns how many decisions don't read, which
-/// only salvage passes over.
+/// Fills the index, and decides about the claims. Also returns how many decisions don't read, and how
+/// many claims are passed over because of records that don't: only salvage does so.
 pub(super) fn index(
     index: &mut Index,
     segments: &[Segment],
