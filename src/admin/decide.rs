@@ -49,7 +49,7 @@ pub(super) fn resolve(
     let seen = seen.ok_or_else(|| {
         Refusal::bad("token is missing: the token that the key had when it was looked at")
     })?;
-    let force = forced(&asked)?;
+    let options = ResolveOptions::new().force(forced(&asked)?).seen(seen);
     let (actor, note) = said(config, &asked, actor)?;
     let answer = Answer::of(&asked["answer"]);
     let resolution = match text(&asked, "decision")? {
@@ -67,22 +67,14 @@ pub(super) fn resolve(
             if replaces {
                 let (head, response) = (&*answer.head, Some(&*answer.response));
                 let replace = Resolution::Replace { head, response };
-                let by = By { actor: &actor, note };
-                return decided(store.resolve_with(
-                    key.as_ref(),
-                    replace,
-                    ResolveOptions::new().force(force).seen(seen).by(by),
-                ));
+                let options = options.by(By { actor: &actor, note });
+                return decided(store.resolve_with(key.as_ref(), replace, options));
             }
             let (head, response) = (&answer.head, Some(&*answer.response));
             let completion = Completion { head, response, ..Completion::default() };
             let done = Resolution::Complete { fingerprint: None, completion };
-            let by = By { actor: &actor, note };
-            return decided(store.resolve_with(
-                key.as_ref(),
-                done,
-                ResolveOptions::new().force(force).seen(seen).by(by),
-            ));
+            let options = options.by(By { actor: &actor, note });
+            return decided(store.resolve_with(key.as_ref(), done, options));
         }
         _ => return Err(Refusal::bad("decision must be complete, replace, free or forget")),
     };
@@ -92,12 +84,8 @@ pub(super) fn resolve(
         Second::Agrees(both) => both,
         Second::Awaited => return Ok(awaited()),
     };
-    let by = By { actor: &actor, note };
-    decided(store.resolve_with(
-        key.as_ref(),
-        resolution,
-        ResolveOptions::new().force(force).seen(seen).by(by),
-    ))
+    let options = options.by(By { actor: &actor, note });
+    decided(store.resolve_with(key.as_ref(), resolution, options))
 }
 
 fn forced(asked: &Value) -> Result<bool, Refusal> {

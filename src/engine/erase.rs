@@ -127,9 +127,7 @@ impl Engine {
                     Ok(entry) => entry,
                     // Nothing says whose key that was. It stays as it is.
                     Err(StoreError::Damaged { .. }) => continue,
-                    Err(error) => {
-                        return Err(error);
-                    }
+                    Err(error) => return Err(error),
                 };
                 if entry.key.scope() != scope.as_bytes() {
                     continue;
