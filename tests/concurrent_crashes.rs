@@ -249,9 +249,10 @@ fn drive_to_rest(sim: &Sim, store: Store, told: &dyn Fn() -> String) {
 
 /// Openings that die, fail, or end as soon as they are over. Returns the crash that the next one has
 /// to explain.
-fn strike_opening(sim: &mut Sim, story: &Story, mut crash: Crash) -> Crash {
+fn strike_opening(sim: &mut Sim, story: &Story, forgets: bool, mut crash: Crash) -> Crash {
     for _ in 0..1 + below(2) {
-        let fault = if one_in(4) { Fault::Error(ErrorKind::Other) } else { Fault::Crash };
+        let fails = one_in(4);
+        let fault = if fails { Fault::Error(ErrorKind::Other) } else { Fault::Crash };
         sim.disk.fault_at(sim.disk.calls() + 1 + below(80) as u64, fault);
         let opened = sim.try_open().is_ok();
         site(if opened { "an opening was the last" } else { "an opening died" });
@@ -262,7 +263,8 @@ fn strike_opening(sim: &mut Sim, story: &Story, mut crash: Crash) -> Crash {
             (true, false) => "the process is killed after the next opening",
             (true, true) => "the power goes after the next opening",
         });
-        if cut && !opened && crash == Crash::Kill {
+        // (A sync that fails may have taken from the cache what only the cache had.)
+        if (cut || fails && forgets) && !opened && crash == Crash::Kill {
             crash = Crash::PowerCut;
         }
         sim.disk = if cut { sim.disk.power_cut() } else { sim.disk.kill() };
@@ -382,7 +384,7 @@ fn one_world() {
 
     sim.options = sim.options.clone().background(false);
     if world.struck {
-        crash = strike_opening(&mut sim, &story, crash);
+        crash = strike_opening(&mut sim, &story, world.forgets, crash);
     }
     let store = sim.try_open().unwrap_or_else(|error| panic!("{error:?} after\n{}", told()));
     let given = calls.iter().filter_map(|call| match call.answer {
