@@ -216,11 +216,10 @@ impl World {
                             panic!("{record:?} replayed, but the key is {model:?}");
                         };
                         // What has been shown must be there for ever, unless an operator has
-                        // forgotten it: a forgetting whose outcome is unknown is decided by the
-                        // opening.
+                        // forgotten or replaced it: what came of that is decided by the opening.
                         if self.model.setting.syncs_completions() {
-                            let forgotten = known == model.is && model.maybe.contains(&Is::Absent);
-                            let maybe = if forgotten { vec![Is::Absent] } else { vec![] };
+                            let maybe =
+                                if known == model.is { model.maybe.clone() } else { vec![] };
                             let shown = KeyModel { is: known, past: vec![], maybe };
                             self.model.keys[key] = shown;
                         }
