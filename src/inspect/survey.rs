@@ -6,7 +6,7 @@ use crate::{
     index::KeyHasher,
     recover::{
         CLAIMS_FILE, RING_FILE, claims,
-        create::possible_ring,
+        create::{behind_ring, possible_ring},
         is_store_file, read_pieces,
         segments::{Care, Reader, Segment},
     },
@@ -193,8 +193,7 @@ fn read_ring(
 ) -> Vec<u8> {
     match read_file(storage, RING_FILE) {
         Ok(mut bytes) if possible_ring(bytes.len() as u64, superblock) => {
-            // It is being made larger.
-            bytes.truncate(superblock.ring_bytes as usize);
+            problems.extend(behind_ring(&mut bytes, superblock));
             bytes
         }
         Ok(bytes) => {

@@ -115,13 +115,22 @@ fn is_unfinished(file: &dyn StorageFile, bytes: u64, salvage: bool) -> bool {
     marked || salvage && file.size() < bytes && is_blank(file).unwrap_or(false)
 }
 
+/// The ring as it was found.
+pub(super) struct Ring {
+    pub file: Arc<dyn StorageFile>,
+    /// Empty if it was created again.
+    pub bytes: Vec<u8>,
+    /// Those that were passed over.
+    pub damaged_places: u64,
+}
+
 /// Opens the ring and reads it: of a file that is longer, because its growth was interrupted, as much
 /// as the superblock says. A missing ring is created again when salvaging.
 pub(super) fn open_ring(
     storage: &dyn Storage,
     superblock: &Superblock,
     salvage: bool,
-) -> Result<(Arc<dyn StorageFile>, Vec<u8>), OpenError> {
+) -> Result<Ring, OpenError> {
     let doing = || OpenError::io("opening the ring");
     let found = match storage.open(RING_FILE) {
         Ok(file) if is_unfinished(&*file, superblock.ring_bytes, salvage) => {
@@ -138,12 +147,15 @@ pub(super) fn open_ring(
         Ok(file) => {
             file.expect_small_changes();
             let mut bytes = read_file(&*file, RING_FILE)?;
-            bytes.truncate(superblock.ring_bytes as usize);
-            Ok((file, bytes))
+            let behind = behind_ring(&mut bytes, superblock);
+            match behind {
+                Some(error) if !salvage => Err(error),
+                _ => Ok(Ring { file, bytes, damaged_places: u64::from(behind.is_some()) }),
+            }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound && salvage => {
             let file = create_ring_again(storage, superblock.ring_bytes).map_err(doing())?;
-            Ok((file, Vec::new()))
+            Ok(Ring { file, bytes: Vec::new(), damaged_places: 1 })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(OpenError::Missing { file: RING_FILE.into() })
@@ -155,6 +167,19 @@ pub(super) fn open_ring(
 /// Whether a ring's file may be so large: a longer one is being made larger.
 pub(crate) fn possible_ring(bytes: u64, superblock: &Superblock) -> bool {
     (superblock.ring_bytes..=RING_BYTES_MAX).contains(&bytes)
+}
+
+/// Takes from a ring's file what the superblock doesn't count. An interrupted growth leaves zeros
+/// there: the longer ring is used only when the superblock counts all of it, durably. Anything else is
+/// damage.
+pub(crate) fn behind_ring(bytes: &mut Vec<u8>, superblock: &Superblock) -> Option<OpenError> {
+    let behind = bytes.split_off(superblock.ring_bytes as usize);
+    let at = behind.iter().position(|byte| *byte != 0)?;
+    Some(OpenError::Damaged {
+        file: RING_FILE.into(),
+        offset: superblock.ring_bytes + at as u64,
+        what: "the ring is longer than the superblock says, and not blank there",
+    })
 }
 
 /// Makes the ring as large as the options want it, if it is smaller; of a growth that was interrupted
@@ -174,6 +199,14 @@ pub(super) fn grow_ring(
     let wanted = sizes.ring_asked.max(least).max(now).next_multiple_of(4096);
     if wanted == superblock.ring_bytes {
         return Ok(ring.clone());
+    }
+    if now > superblock.ring_bytes {
+        // What a salvage has found behind the ring becomes a part of it.
+        let blank = || {
+            ring.write_at(superblock.ring_bytes, &vec![0; (now - superblock.ring_bytes) as usize])?;
+            ring.sync()
+        };
+        blank().map_err(OpenError::io("blanking what is behind the ring"))?;
     }
     match storage.grow(RING_FILE, wanted) {
         Ok(file) => {

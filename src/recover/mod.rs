@@ -43,15 +43,13 @@ impl Read {
         salvage: bool,
     ) -> Result<Self, OpenError> {
         let claims = claims::read(storage, superblock, sizes, salvage)?;
-        let (ring, ring_bytes) = create::open_ring(storage, superblock, salvage)?;
+        let ring = create::open_ring(storage, superblock, salvage)?;
         let hints = |life, class| claims.durable_hint(superblock, life, class);
         let care = if salvage { Care::Salvage } else { Care::Strict };
         let reader = segments::Reader { storage, superblock, hasher, care };
-        let (segments, damaged) = reader.read_all(&ring_bytes, hints)?;
-        // A ring that had to be created again is one too.
-        let new_ring = u64::from(ring_bytes.is_empty());
-        let damaged_places = damaged.len() as u64 + claims.damaged_places + new_ring;
-        Ok(Read { claims, ring, segments, damaged_places })
+        let (segments, damaged) = reader.read_all(&ring.bytes, hints)?;
+        let damaged_places = damaged.len() as u64 + claims.damaged_places + ring.damaged_places;
+        Ok(Read { claims, ring: ring.file, segments, damaged_places })
     }
 
     /// Gives the ring the size that the options want, if that is larger; after everything is settled.

@@ -4,7 +4,7 @@
 use crate::common::*;
 use onlyonce::{
     inspect::Inspection,
-    storage::{DiskStorage, Fault, SimStorage},
+    storage::{DiskStorage, Fault, SimStorage, Storage},
     *,
 };
 use std::sync::Arc;
@@ -152,6 +152,32 @@ fn a_disk_that_fails() {
         drop(store);
         assert_eq!(ring_of(&sim, &disk.kill()), LARGE);
     }
+}
+
+/// What an interrupted growth leaves is blank. Anything else behind the ring is damage, which is told,
+/// and which a salvage removes.
+#[test]
+fn a_longer_file_that_is_not_blank_is_damaged() {
+    let sim = sim(Durability::Synced);
+    fill(&sim.open(), 0);
+    let left = sim.disk.kill();
+    let ring = left.grow("ring", LARGE).unwrap();
+    let at = SMALL + 70_000;
+    ring.write_at(at, b"not the store's").unwrap();
+    ring.sync().unwrap();
+    let seen = Inspection::open_on(Arc::new(left.clone()), sim.clock.clone(), None).unwrap();
+    let [problem] = seen.problems() else { panic!("{:?}", seen.problems()) };
+    assert_eq!((&*problem.file, problem.offset), ("ring", at));
+    match on(&sim.options, &left) {
+        Err(OpenError::Damaged { file, offset, .. }) => assert_eq!((&*file, offset), ("ring", at)),
+        other => panic!("{other:?}"),
+    }
+    let store = on(&sim.options.clone().recovery(Recovery::Salvage), &left).unwrap();
+    assert_eq!(store.stats().damaged_places, 1);
+    is_there(&store, 0);
+    store.close().unwrap();
+    assert_eq!(ring_of(&sim, &left), LARGE);
+    is_there(&on(&sim.options, &left).unwrap(), 0);
 }
 
 #[test]
