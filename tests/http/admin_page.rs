@@ -276,6 +276,64 @@ fn many_keys_are_filtered_paged_and_decided_at_once() {
     }
 }
 
+/// On a phone and on a desk; the scope has to be written twice.
+#[test]
+fn a_customer_is_erased_by_hand() {
+    let Some(mut browser) = Browser::start() else { return };
+    for (width, height) in [(400, 800), (1280, 900)] {
+        let (store, _) = threaded();
+        store.finish("other's", b"order");
+        let scope = Scope::of(["a-customer-with-a-long-name-of-its-own", "payments"]);
+        let begin = |name| store.begin(KeyRef::new(&scope, name).unwrap(), print()).unwrap();
+        let Begin::Execute(mut done) = begin("done") else { panic!() };
+        done.complete(b"order").unwrap();
+        let by = decisions::By { actor: "kim", note: "" };
+        let forget = ResolveOptions::forced().by(by);
+        let done = KeyRef::new(&scope, "done").unwrap();
+        store.resolve_with(done, Resolution::Forget, forget).unwrap();
+        drop((begin("done"), begin(EVIL)));
+        let Begin::Execute(mut held) = begin("held") else { panic!() };
+        let address = serve(Admin::new(&store));
+        let mut page = loaded(&mut browser, address);
+        page.resize(width, height);
+        page.eval("document.querySelector('#erase').click()");
+        page.until("document.querySelector('dialog').open");
+        let inside = "(({ left, right, bottom }) => left >= 0 && right <= window.innerWidth
+                && bottom <= window.innerHeight)(
+            document.querySelector('dialog').getBoundingClientRect())";
+        assert_eq!(page.eval(inside), true, "the dialog at {width}");
+        let unlabelled = "[...document.querySelectorAll('dialog input')].filter(
+            field => !field.getAttribute('aria-label') && !field.closest('label')).length";
+        assert_eq!(page.eval(unlabelled), 0);
+        let erase = "document.querySelector('dialog .danger')";
+        let typed = |into: &str, text: &str| {
+            format!(
+                "(input => {{ input.value = '{text}'; input.dispatchEvent(new Event('input')); }})(
+                     document.querySelector('dialog [aria-label=\"{into}\"]'));
+                 {erase}.disabled"
+            )
+        };
+        let name = "a-customer-with-a-long-name-of-its-own/payments";
+        assert_eq!(page.eval(&typed("scope", name)), true);
+        assert_eq!(page.eval(&typed("the scope once more", "a-customer")), true);
+        assert_eq!(page.eval(&typed("the scope once more", name)), false);
+        let told = "document.querySelector('dialog [role=alert]').innerText";
+        page.eval(&format!("{erase}.click()"));
+        page.until(&format!("{told} === '2 keys and 1 decisions are erased; 1 keys are left'"));
+        // What is held goes when that is said aloud.
+        page.eval(&format!(
+            "document.querySelector('dialog [type=checkbox]').click(); {erase}.click()"
+        ));
+        page.until(&format!("{told} === '1 keys and 0 decisions are erased; 0 keys are left'"));
+        assert_eq!(held.complete(b"late"), Err(ClaimError::Fenced));
+        page.eval("[...document.querySelectorAll('dialog button')][0].click()");
+        page.until("!document.querySelector('dialog').open");
+        assert_eq!(store.entries(Filter::ALL).count(), 1);
+        assert_eq!(store.answer("other's"), b"order");
+        assert!(store.decisions().unwrap().is_empty());
+    }
+}
+
 /// A key has an address of its own, with what was decided about it.
 #[test]
 fn a_key_s_own_address_shows_its_history() {
