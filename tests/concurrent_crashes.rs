@@ -101,6 +101,8 @@ struct World {
     reopens: bool,
     /// Many keys, in one part of the index.
     fills: bool,
+    /// The scope of all keys is erased.
+    erases: bool,
     crash: Crash,
 }
 
@@ -127,13 +129,16 @@ impl World {
             copies: one_in(6),
             reopens: one_in(6),
             fills: !expires && one_in(6),
+            erases: one_in(5),
             crash: [Crash::Kill, Crash::PowerCut, Crash::Kill, Crash::PowerCut, Crash::Close]
                 [below(5)],
         };
         let fails = world.fails && world.crash != Crash::Close;
         // (Opened again by the same process, a store would have lost what its callers have seen.)
         let forgets = world.forgets && fails && !world.reopens;
-        World { fails, forgets, ..world }
+        // (A story says what becomes of the first two keys only.)
+        let erases = world.erases && !world.fills;
+        World { fails, forgets, erases, ..world }
     }
 }
 
@@ -495,6 +500,8 @@ fn what_a_crash_leaves_is_explained_by_what_callers_were_answered() {
         "a future was dropped",
         "a task was woken late",
         "an operator decided",
+        "a scope was erased",
+        "a scope was erased but for what is in use",
         "the clock went on",
         "a sync took long",
         "a call to the disk failed",

@@ -40,6 +40,10 @@ fn program(seed: u64) -> (Setting, Vec<Op>) {
             ops.insert(rng.below(ops.len()), Op::Reopen { back: false });
         }
     }
+    if rng.one_in(4) {
+        let force = rng.one_in(2);
+        ops.insert(1 + rng.below(ops.len()), Op::Erase { force });
+    }
     (setting, ops)
 }
 

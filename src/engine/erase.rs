@@ -24,11 +24,12 @@
 
 use crate::{
     engine::driver,
-    engine::entries::{Filter, State},
+    engine::entries::{Entry, Filter, State},
     engine::resolve::Resolution,
     engine::{Blocked, Engine},
     error::StoreError,
-    key::{KeyRef, Scope},
+    index::Undecided,
+    key::{KeyRef, OwnedKey, Scope},
     limits::SHARDS,
     location::Location,
     log::{DATA_START, Kind, SEGMENT_HEADER_BYTES, SegmentHeader, Slot, Use, erased, scan},
@@ -37,6 +38,7 @@ use crate::{
     recover::RING_FILE,
     storage::is_zero,
     sync::atomic::Ordering,
+    sync::wait::WakeList,
 };
 use std::{collections::HashSet, io, sync::Arc};
 
@@ -48,13 +50,15 @@ pub struct Erased {
     pub keys: u64,
     /// Decisions of operators.
     pub decisions: u64,
-    /// Keys of the scope that are left: those whose holders may live, because it wasn't forced, and
-    /// those that were used again since.
+    /// Keys of the scope that are left, or were while this ran: those whose holders may live, because
+    /// it wasn't forced, and those that were used again since. If it is 0, nothing of the scope is.
     pub held: u64,
 }
 
 /// Bytes that are overwritten by one call.
 const PIECE: u64 = 1 << 20;
+/// How often the keys are gone over, while some are not what they were when they were looked at.
+const FORGETS: usize = 3;
 /// How often the cells are gone over, so that each is met when it is free or a claim's that stays.
 const PASSES: usize = 16;
 
@@ -76,6 +80,15 @@ struct Plan {
     kept: HashSet<u64>,
 }
 
+/// Whether a holder may be working on a key.
+fn may_be_held(state: &State) -> bool {
+    match state {
+        State::InFlight { .. } => true,
+        State::Interrupted { holder_gone, .. } => !holder_gone,
+        State::Completed(_) => false,
+    }
+}
+
 impl Engine {
     /// Forgets all keys of a scope, and overwrites what the files hold of them.
     pub fn erase_scope(self: &Arc<Self>, scope: &Scope, force: bool) -> Result<Erased, StoreError> {
@@ -87,7 +100,8 @@ impl Engine {
     }
 
     fn erase_one_scope(self: &Arc<Self>, scope: &Scope, force: bool) -> Result<Erased, StoreError> {
-        let keys = self.forget_scope(scope, force)?;
+        let mut left = HashSet::new();
+        let keys = self.forget_scope(scope, force, &mut left)?;
         // What has expired stays so from here on, whatever the clock does.
         let now = self.now();
         self.cells.note_time(now)?;
@@ -114,42 +128,80 @@ impl Engine {
         self.blank_cells()?;
         let _still = self.hold_still()?;
         let decisions = self.erase_decisions(scope.as_bytes())?;
-        Ok(Erased { keys, decisions, held: self.left_of(scope, plan.kept) })
+        left.extend(plan.kept);
+        Ok(Erased { keys, decisions, held: self.left_of(scope, left) })
     }
 
-    /// Forgets the keys of a scope. Returns how many; those that holders may have are left unless
-    /// `force`.
-    fn forget_scope(self: &Arc<Self>, scope: &Scope, force: bool) -> Result<u64, StoreError> {
+    /// Forgets the keys of a scope. Returns how many; those that holders may have are left, and their
+    /// hashes are added to `left`, unless `force`.
+    fn forget_scope(
+        self: &Arc<Self>,
+        scope: &Scope,
+        force: bool,
+        left: &mut HashSet<u64>,
+    ) -> Result<u64, StoreError> {
         let mut keys = 0;
-        for shard in 0..SHARDS {
-            for entry in self.entries_of_shard(shard, &Filter::ALL) {
-                let entry = match entry {
-                    Ok(entry) => entry,
-                    // Nothing says whose key that was. It stays as it is.
-                    Err(StoreError::Damaged { .. }) => continue,
-                    Err(error) => return Err(error),
-                };
-                if entry.key.scope() != scope.as_bytes() {
-                    continue;
+        let mut shards: Vec<usize> = (0..SHARDS).collect();
+        let mut only: Option<HashSet<OwnedKey>> = None;
+        for _ in 0..FORGETS {
+            // Of these more is known when everything by now is durable. The others are not gone over
+            // again: what they are by then is new.
+            let (mut again, mut unsure) = (Vec::new(), HashSet::new());
+            for shard in shards {
+                let settled = self.forget_expired(shard, scope);
+                let sure = unsure.len();
+                for entry in self.entries_of_shard(shard, &Filter::ALL) {
+                    let entry = match entry {
+                        Ok(entry) => entry,
+                        // Nothing says whose key that was. It stays as it is.
+                        Err(StoreError::Damaged { .. }) => continue,
+                        Err(error) => return Err(error),
+                    };
+                    let wanted = only.as_ref().is_none_or(|only| only.contains(&entry.key));
+                    if entry.key.scope() != scope.as_bytes() || !wanted {
+                        continue;
+                    }
+                    if may_be_held(&entry.state) && !force {
+                        left.insert(self.index.hash(entry.key.as_ref()));
+                        continue;
+                    }
+                    match self.forget_now(entry.key.as_ref(), (!force).then_some(entry.token)) {
+                        Ok(()) => keys += 1,
+                        // It is being completed; or it was decided, taken over or begun since.
+                        Err(StoreError::NotApplicable { .. } | StoreError::NeedsForce { .. }) => {
+                            unsure.insert(entry.key);
+                        }
+                        Err(error) => return Err(error),
+                    }
                 }
-                let held = match &entry.state {
-                    State::InFlight { .. } => true,
-                    State::Interrupted { holder_gone, .. } => !holder_gone,
-                    State::Completed(_) => false,
-                };
-                if held && !force {
-                    continue;
-                }
-                let key = entry.key.as_ref();
-                match self.forget_now(key, (!force).then_some(entry.token)) {
-                    Ok(()) => keys += 1,
-                    // Decided, taken over or begun since.
-                    Err(StoreError::NotApplicable { .. } | StoreError::NeedsForce { .. }) => {}
-                    Err(error) => return Err(error),
+                if !settled || unsure.len() > sure {
+                    again.push(shard);
                 }
             }
+            if again.is_empty() {
+                break;
+            }
+            (shards, only) = (again, Some(unsure));
+            self.made_durable()?;
         }
         Ok(keys)
+    }
+
+    /// Forgets what is absent by the clock and has not been swept. Whether all of it.
+    fn forget_expired(&self, shard: usize, scope: &Scope) -> bool {
+        let mut wakes = WakeList::default();
+        let mut shard = self.index.shard(shard as u64);
+        let now = self.now();
+        let expired = |u: &Undecided| {
+            u.key.scope() == scope.as_bytes()
+                && u.held.expired(now, self.interrupted_ms(u.terms.remember_ms))
+        };
+        let all = shard.undecided.iter().filter(|(_, undecided)| expired(undecided));
+        let (settled, unsettled): (Vec<_>, Vec<_>) = all
+            .map(|(at, undecided)| (at, self.unsettled(undecided).is_none()))
+            .partition(|(_, settled)| *settled);
+        settled.iter().for_each(|(at, _)| self.forget_undecided(&mut shard, &mut wakes, *at));
+        unsettled.is_empty()
     }
 
     /// One key; waits for what the step lacks, and not for the disk.
@@ -351,13 +403,13 @@ impl Engine {
         Err(StoreError::Unavailable { what })
     }
 
-    /// How many keys of the scope are there.
-    fn left_of(&self, scope: &Scope, mut kept: HashSet<u64>) -> u64 {
-        for shard in self.index.shards() {
-            let undecided = shard.undecided.iter().map(|(_, undecided)| undecided);
-            let of_scope = undecided.filter(|u| u.key.scope() == scope.as_bytes());
-            kept.extend(of_scope.map(|undecided| undecided.hash));
+    /// How many keys of the scope are left: these, and those that are there.
+    fn left_of(&self, scope: &Scope, mut left: HashSet<u64>) -> u64 {
+        let of_scope = |entry: &Entry| entry.key.scope() == scope.as_bytes();
+        for shard in 0..SHARDS {
+            let entries = self.entries_of_shard(shard, &Filter::ALL).into_iter().flatten();
+            left.extend(entries.filter(of_scope).map(|entry| self.index.hash(entry.key.as_ref())));
         }
-        kept.len() as u64
+        left.len() as u64
     }
 }

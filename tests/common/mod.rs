@@ -23,7 +23,7 @@ pub const MINUTE: Duration = Duration::from_secs(60);
 pub const HOUR: Duration = Duration::from_secs(3600);
 pub const DAY: Duration = Duration::from_secs(24 * 3600);
 
-static SCOPE: LazyLock<Scope> = LazyLock::new(|| Scope::of(["tenant", "orders"]));
+pub static SCOPE: LazyLock<Scope> = LazyLock::new(|| Scope::of(["tenant", "orders"]));
 
 pub fn key(name: &str) -> KeyRef<'_> {
     KeyRef::new(&SCOPE, name).unwrap()

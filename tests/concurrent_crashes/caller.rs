@@ -74,6 +74,9 @@ impl Caller {
         if self.world.operators && one_in(3) {
             return self.operate(key);
         }
+        if self.world.erases && one_in(5) {
+            return self.erase();
+        }
         if one_in(12) {
             return story.flush("a flush", || store.flush().is_ok());
         }
@@ -214,6 +217,28 @@ impl Caller {
             }
         }
         self.claims[key] = Some(claim);
+    }
+
+    /// All keys: a story has a line for each.
+    fn erase(&self) {
+        let (store, story, number) = (self.shared.store(), &self.story, self.number);
+        story.call(number, 0, What::Erase, || {
+            let answer = story.call(number, 1, What::Erase, || {
+                let answer = match store.erase_scope(&common::SCOPE, one_in(2)) {
+                    Ok(erased) if erased.held == 0 => {
+                        site("a scope was erased");
+                        Some(Answer::Done)
+                    }
+                    Ok(_) => {
+                        site("a scope was erased but for what is in use");
+                        Some(Answer::Refused)
+                    }
+                    Err(_) => None,
+                };
+                (answer, answer)
+            });
+            ((), answer)
+        });
     }
 
     fn operate(&self, key: usize) {

@@ -52,7 +52,9 @@ fn is_promised(what: What, durability: Durability, crash: Crash) -> bool {
         (_, Durability::SyncedCompletions) => {
             !matches!(what, What::Begin | What::TakeOver | What::Release(_))
         }
-        (_, _) => matches!(what, What::Forget | What::Free | What::Decide(_)),
+        (_, _) => {
+            matches!(what, What::Forget | What::Free | What::Erase | What::Decide(_))
+        }
     }
 }
 
@@ -90,6 +92,9 @@ fn after(is: Is, what: What, answer: Answer) -> Vec<Is> {
         // Two that forget one record at the same time are both told that it is done.
         (What::Forget, Answer::Done) => vec![Is::Absent],
         (What::Free, Answer::Done) if undecided => vec![Is::Absent],
+        (What::Erase, Answer::Done) => vec![Is::Absent],
+        // Something of the scope is left, and perhaps this.
+        (What::Erase, Answer::Refused) => vec![Is::Absent, is],
         (What::Decide(response), Answer::Done) if undecided => vec![Is::Completed(response)],
         (What::Forget | What::Free | What::Decide(_), Answer::Refused) => vec![is],
         (_, Answer::Completed) => same(matches!(is, Is::Completed(_))),

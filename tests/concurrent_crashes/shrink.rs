@@ -73,6 +73,7 @@ fn described(world: World) -> String {
         (world.copies, "backups"),
         (world.reopens, "closed and opened again"),
         (world.fills, "many keys"),
+        (world.erases, "the scope is erased"),
         (!world.slow.is_empty(), "slow syncs"),
     ];
     parts.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| name.to_string()));
@@ -98,6 +99,7 @@ fn smaller(world: World) -> Vec<World> {
     add(World { copies: false, ..world });
     add(World { reopens: false, ..world });
     add(World { fills: false, ..world });
+    add(World { erases: false, ..world });
     add(World { expires: false, ..world });
     add(World { large: false, ..world });
     add(World { other_class: false, ..world });

@@ -14,6 +14,8 @@ pub enum What {
     Release(u64),
     Forget,
     Free,
+    /// All keys of the scope are forgotten, and their bytes overwritten.
+    Erase,
     /// An operator completes the key with this response.
     Decide(u64),
     /// The store may take back a claim that it could not deliver.
@@ -64,6 +66,7 @@ impl What {
             What::Release(_) => "releases",
             What::Forget => "forgets",
             What::Free => "frees",
+            What::Erase => "erases the scope of",
             What::Decide(_) => "decides",
             What::Undo => "lets go of",
             What::Tick => "waits beyond the retention of",

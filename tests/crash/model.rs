@@ -63,6 +63,7 @@ fn op(crashes: u32) -> impl Strategy<Value = Op> {
         2 => (key(), any::<bool>()).prop_map(|(key, force)| Op::Free { key, force }),
         3 => (key(), any::<bool>()).prop_map(|(key, force)| Op::Forget { key, force }),
         3 => (key(), body()).prop_map(|(key, body)| Op::Replace { key, body }),
+        2 => any::<bool>().prop_map(|force| Op::Erase { force }),
         3 => key().prop_map(|key| Op::Get { key }),
         1 => Just(Op::Entries),
         2 => Just(Op::Flush),

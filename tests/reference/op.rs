@@ -109,6 +109,10 @@ pub enum Op {
         key: usize,
         body: Body,
     },
+    /// All keys are of one scope.
+    Erase {
+        force: bool,
+    },
     Get {
         key: usize,
     },

@@ -143,6 +143,69 @@ impl World {
         self.get(key)
     }
 
+    /// Of all keys but those that a holder may have nothing is left, in no file.
+    pub fn erase(&mut self, force: bool) -> Outcome {
+        let now = self.now();
+        let is: Vec<Is> = self.model.keys.iter().map(|key| key.is.at(now)).collect();
+        let stays = |is: &&Is| match is {
+            Is::Held(held) => !force && (held.lives || in_flight(held, now)),
+            _ => false,
+        };
+        let result = self.store().erase_scope(&scope(), force);
+        let poisoned = result == Err(StoreError::Poisoned);
+        assert!(!poisoned || self.faulty(), "poisoned without a fault");
+        if self.dead() || poisoned {
+            let erased = is.iter().enumerate().filter(|(_, is)| !stays(is));
+            erased.for_each(|(key, _)| self.model.keys[key].maybe.push(Is::Absent));
+            return Err(Struck);
+        }
+        if self.refused(&result) {
+            // Each is as it was, or forgotten already.
+            for (key, _) in is.iter().enumerate().filter(|(_, is)| !stays(is)) {
+                let (scope, name) = (scope(), name(key));
+                let found = self.store().get(KeyRef::new(&scope, &name).unwrap()).unwrap();
+                if found.is_none() {
+                    self.model.set(key, Is::Absent, false);
+                }
+            }
+            return self.entries();
+        }
+        let erased = result.expect("erase");
+        let held = is.iter().filter(stays).count() as u64;
+        let keys = is.iter().filter(|is| **is != Is::Absent).count() as u64 - held;
+        // (Those that are left are counted by their hashes.)
+        let left = if self.model.setting.hash_bits == 64 { held } else { held.min(1) };
+        assert_eq!((erased.keys, erased.held.max(left)), (keys, erased.held), "{is:?}");
+        assert_eq!(erased.held > 0, held > 0, "{is:?}");
+        assert!(erased.held <= held, "{erased:?} {is:?}");
+        self.model.all_durable();
+        for (key, _) in is.iter().enumerate().filter(|(_, is)| !stays(is)) {
+            self.model.set(key, Is::Absent, true);
+        }
+        if held == 0 {
+            self.has_nothing();
+        }
+        self.entries()
+    }
+
+    /// No file has the scope, which is in each record and each claim.
+    fn has_nothing(&self) {
+        const PAGE: usize = 4096;
+        let needle = scope();
+        let needle = needle.as_bytes();
+        for (file, bytes) in self.disk.snapshot() {
+            for from in (0..bytes.len()).step_by(PAGE) {
+                let page = &bytes[from..bytes.len().min(from + PAGE)];
+                // Most of a small store's files is blank.
+                if *page != [0; PAGE][..page.len()] {
+                    let page = &bytes[from..bytes.len().min(from + PAGE + needle.len() - 1)];
+                    let found = page.windows(needle.len()).any(|bytes| bytes == needle);
+                    assert!(!found, "{file} has something of it, behind {from}");
+                }
+            }
+        }
+    }
+
     pub fn get(&mut self, key: usize) -> Outcome {
         let (scope, name) = (scope(), name(key));
         let now = self.now();

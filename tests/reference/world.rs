@@ -183,6 +183,7 @@ impl World {
             Op::Free { key, force } => self.free(key, force, true),
             Op::Forget { key, force } => self.free(key, force, false),
             Op::Replace { key, body } => self.replace(key, body.bytes()),
+            Op::Erase { force } => self.erase(force),
             Op::Get { key } => self.get(key),
             Op::Entries => self.entries(),
             Op::Flush => {
