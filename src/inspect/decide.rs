@@ -64,12 +64,16 @@ impl Inspection {
         those.map(|(_, at)| *at).filter(|at| !self.decided.hidden.contains(at))
     }
 
-    pub(super) fn decide(&mut self, claims: Vec<Found>) {
+    /// `only`: the keys of this hash.
+    pub(super) fn decide(&mut self, mut claims: Vec<Found>, only: Option<u64>) {
+        let wanted = |hash: u64| only.is_none_or(|only| only == hash);
+        claims.retain(|found| wanted(self.hasher.hash(found.key.as_ref())));
         let listed = |segment: &Segment| {
             let slot = segment.slot.number;
             let place =
                 |entry: &FooterEntry| (entry.kind, entry.hash, Location::new(slot, entry.offset));
-            segment.entries().iter().map(place).collect::<Vec<_>>()
+            let entries = segment.entries().iter().filter(|entry| wanted(entry.hash));
+            entries.map(place).collect::<Vec<_>>()
         };
         let listed: Vec<_> = self.segments.iter().flat_map(listed).collect();
         let records = listed.iter().filter(|(kind, ..)| kind.is_record());

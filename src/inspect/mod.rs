@@ -30,7 +30,7 @@ use crate::{
     decisions::{self, Decision},
     error::OpenError,
     index::KeyHasher,
-    key::OwnedKey,
+    key::{KeyRef, OwnedKey},
     limits::TIME_MAX_MS,
     location::Location,
     log::{FooterEntry, claim_bytes, file_name},
@@ -198,7 +198,20 @@ impl Inspection {
     /// [`OpenError::NoStore`] if there is none, and errors that make opening it impossible: no
     /// superblock that reads, a newer format. Other damage is in [`problems`](Self::problems).
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
-        let path = path.as_ref();
+        Self::at(path.as_ref(), None)
+    }
+
+    /// Reads of the store in directory `path` what is about one key: no longer than it takes to read
+    /// the claims and the lists of the segments. Only keys that share its hash (usually none) are seen
+    /// beside it, and counted in [`info`](Self::info); problems of other keys are not looked for.
+    ///
+    /// # Errors
+    /// As with [`open`](Self::open).
+    pub fn open_key(path: impl AsRef<Path>, key: KeyRef<'_>) -> Result<Self, OpenError> {
+        Self::at(path.as_ref(), Some(key))
+    }
+
+    fn at(path: &Path, only: Option<KeyRef<'_>>) -> Result<Self, OpenError> {
         let storage = DiskStorage::open_read_only(path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
                 OpenError::NoStore { place: path.display().to_string() }
@@ -206,7 +219,7 @@ impl Inspection {
             _ => OpenError::io(format!("opening the directory {}", path.display()))(error),
         })?;
         let owner = storage.locked_by();
-        Self::of(Arc::new(storage), None, Arc::new(SystemClock), owner)
+        Self::of(Arc::new(storage), None, Arc::new(SystemClock), owner, only)
     }
 
     /// Reads the store in `storage`, at the time of `clock`. `owner`: the process that has
@@ -216,7 +229,17 @@ impl Inspection {
         clock: impl Clock,
         owner: Option<u32>,
     ) -> Result<Self, OpenError> {
-        Self::of(storage, None, Arc::new(clock), owner)
+        Self::of(storage, None, Arc::new(clock), owner, None)
+    }
+
+    /// Reads like [`open_on`](Self::open_on), and like [`open_key`](Self::open_key) of one key only.
+    pub fn open_key_on(
+        storage: Arc<dyn Storage>,
+        clock: impl Clock,
+        owner: Option<u32>,
+        key: KeyRef<'_>,
+    ) -> Result<Self, OpenError> {
+        Self::of(storage, None, Arc::new(clock), owner, Some(key))
     }
 
     /// Returns the decisions that operators have taken, oldest first: all whose files are there. How
@@ -229,12 +252,14 @@ impl Inspection {
         decisions::read_all(&*self.storage, self.info().store, 0).map_err(OpenError::io(doing))
     }
 
-    /// The same for any storage. `hasher`: of a store that was opened with an unusual one.
+    /// The same for any storage. `hasher`: of a store that was opened with an unusual one. `only`: of
+    /// one key.
     pub(crate) fn of(
         storage: Arc<dyn Storage>,
         hasher: Option<KeyHasher>,
         clock: Arc<dyn Clock>,
         owner: Option<u32>,
+        only: Option<KeyRef<'_>>,
     ) -> Result<Self, OpenError> {
         let survey = survey::take(&*storage, hasher, owner.is_some())?;
         // As the store's service would decide. A store that doesn't say is from the time when the
@@ -261,7 +286,8 @@ impl Inspection {
             clock_held,
             problems: survey.problems.into_iter().map(Problem::of).collect(),
         };
-        inspection.decide(survey.claims);
+        let only = only.map(|key| inspection.hasher.hash(key));
+        inspection.decide(survey.claims, only);
         Ok(inspection)
     }
 

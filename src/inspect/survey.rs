@@ -44,9 +44,12 @@ pub(super) fn take(
     is_open: bool,
 ) -> Result<Survey, OpenError> {
     let mut tries = 1..TRIES;
+    let mut changes = is_open;
     loop {
         let last = tries.next().is_none();
-        let survey = match take_once(storage, hasher, is_open) {
+        let survey = take_once(storage, hasher, is_open, changes);
+        changes = true;
+        let survey = match survey {
             // Perhaps met in the middle of being written.
             Err(OpenError::Damaged { .. }) if !last => continue,
             survey => survey?,
@@ -80,6 +83,7 @@ fn take_once(
     storage: &dyn Storage,
     hasher: Option<KeyHasher>,
     is_open: bool,
+    changes: bool,
 ) -> Result<Survey, OpenError> {
     let (file, superblock) = read_superblock(storage)?;
     let hasher = hasher.unwrap_or_else(|| KeyHasher::new(superblock.hash_seed, 64));
@@ -89,7 +93,7 @@ fn take_once(
     // A copy that is being written is not whole, and is a moment later.
     let damaged = (0..3).map(|_| file.damaged_copies()).min_by_key(Vec::len);
     problems.extend(damaged.unwrap_or_default().into_iter().map(copy));
-    let cells = read_claims(storage, &superblock, is_open, &mut problems);
+    let cells = read_claims(storage, &superblock, is_open, changes, &mut problems);
     let ring = read_ring(storage, &superblock, &mut problems);
     let hints = |life, class| match cells.bytes.is_empty() {
         true => None,
@@ -127,12 +131,14 @@ struct ClaimsRead {
     newest_ms: u64,
 }
 
-/// Reads the claims, more than once: while one pass goes over the file, a takeover may write its
-/// claim behind it and clear the old one before it. Nothing moves twice in that way unseen.
+/// Reads the claims, more than once where they may change: while one pass goes over the file, a
+/// takeover may write its claim behind it and clear the old one before it. Nothing moves twice in
+/// that way unseen.
 fn read_claims(
     storage: &dyn Storage,
     superblock: &Superblock,
     is_open: bool,
+    changes: bool,
     problems: &mut Vec<OpenError>,
 ) -> ClaimsRead {
     const PASSES: usize = 3;
@@ -156,6 +162,9 @@ fn read_claims(
         read.newest_ms = read.newest_ms.max(contents.newest_ms);
         // A cell that is being written doesn't read, for a moment.
         read.torn = contents.torn.len() as u64;
+        // No claim moves in a store that isn't open; that it stayed so is seen by its life. (One that
+        // is being opened has its cells written again.)
+        let once = !changes && contents.torn.is_empty() && contents.damaged.is_empty();
         let mut these: HashSet<u64> = contents.damaged.into_iter().collect();
         if is_open {
             // Its opening has freed what was torn.
@@ -171,6 +180,9 @@ fn read_claims(
             if known.version < found.version {
                 *known = found;
             }
+        }
+        if once {
+            break;
         }
     }
     let mut damaged: Vec<u64> = damaged.unwrap_or_default().into_iter().collect();

@@ -374,7 +374,7 @@ impl Store {
         let engine = self.engine()?;
         let (hasher, clock) = (engine.hasher(), engine.clock().clone());
         let owner = Some(std::process::id());
-        Inspection::of(engine.storage().clone(), Some(hasher), clock, owner)
+        Inspection::of(engine.storage().clone(), Some(hasher), clock, owner, None)
     }
 
     /// Forgets all keys of a scope, whatever their state, and the decisions about them, and overwrites

@@ -39,6 +39,9 @@ impl World {
         self.disk = disk;
         self.fault = None;
         let inspection = Inspection::open_on(Arc::new(self.disk.clone()), self.clock.clone(), None);
+        if let Ok(all) = &inspection {
+            self.compare_alone(all);
+        }
         self.open().expect("opens after a crash");
         assert!(self.now() >= before, "time goes on");
         self.compare_with_inspection(&inspection.expect("what opens can be inspected"));
@@ -116,6 +119,22 @@ impl World {
                 continue;
             }
             assert_eq!(short(&seen), short(&found), "key {key}");
+        }
+    }
+
+    /// An inspection of one key finds of it what one of all does.
+    fn compare_alone(&self, all: &Inspection) {
+        if self.model.setting.hash_bits < 64 {
+            return;
+        }
+        let scope = scope();
+        for key in 0..KEYS {
+            let bytes = name(key);
+            let key_ref = KeyRef::new(&scope, &bytes).unwrap();
+            let disk = Arc::new(self.disk.clone());
+            let alone = Inspection::open_key_on(disk, self.clock.clone(), None, key_ref).unwrap();
+            let [alone, all] = [&alone, all].map(|seen| short(&seen.get(key_ref)));
+            assert_eq!(alone, all, "key {key}");
         }
     }
 

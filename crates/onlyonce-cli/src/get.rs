@@ -5,7 +5,7 @@ use super::{
     fail::{Code, Failure},
     item::{state_of, to_json},
     names::{parse_key, parse_scope, show_key, show_scope, visible},
-    out::{DIM, Out, inspect},
+    out::{DIM, Out, inspect_key},
     resolve::read_by,
     units::{date, size, span},
 };
@@ -14,7 +14,7 @@ use onlyonce::{KeyRef, State, http::StoredAnswer, inspect::Item};
 pub fn run(get: &Get, out: &mut Out) -> Result<(), Failure> {
     let (scope, key) = (parse_scope(&get.named.scope)?, parse_key(&get.named.key)?);
     let key_ref = KeyRef::new(&scope, &key).expect("parsed");
-    let inspection = inspect(&get.named.of.store)?;
+    let inspection = inspect_key(&get.named.of.store, key_ref)?;
     let now = inspection.info().now_ms;
     let Some(item) = inspection.get(key_ref)? else {
         let line = format!(

@@ -3,7 +3,7 @@
 use super::fail::{Code, Failure};
 use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
-use onlyonce::{OpenError, inspect::Inspection, names::is_plain};
+use onlyonce::{KeyRef, OpenError, inspect::Inspection, names::is_plain};
 use serde_json::Value;
 use std::{
     io::{self, BufWriter, IsTerminal, Stdout, Write},
@@ -127,6 +127,12 @@ impl Drop for Busy {
 pub fn inspect(store: &Path) -> Result<Inspection, OpenError> {
     let _busy = Busy::with("reading the store");
     Inspection::open(store)
+}
+
+/// Reads of a store what is about one key.
+pub fn inspect_key(store: &Path, key: KeyRef<'_>) -> Result<Inspection, OpenError> {
+    let _busy = Busy::with("reading the store");
+    Inspection::open_key(store, key)
 }
 
 /// A progress bar on stderr, if that is a terminal.

@@ -4,7 +4,7 @@ use super::{
     args::{Answer, Header, How, Layer, Resolve},
     fail::{Code, Failure},
     names::{parse_key, parse_scope},
-    out::{Out, inspect},
+    out::{Out, inspect_key},
     owner,
     remote::to_text,
     transfer::read_input,
@@ -115,7 +115,7 @@ pub fn run(args: &Resolve, out: &mut Out) -> Result<(), Failure> {
     let (scope, key) = (parse_scope(&args.named.scope)?, parse_key(&args.named.key)?);
     let key_ref = KeyRef::new(&scope, &key).expect("parsed");
     let decision = Decision::of(&args.how)?;
-    let inspection = inspect(&args.named.of.store)?;
+    let inspection = inspect_key(&args.named.of.store, key_ref)?;
     // What doesn't read, the opened store says.
     if let Ok(Some(item)) = inspection.get(key_ref)
         && let completed = matches!(item.entry.state, State::Completed(_))
