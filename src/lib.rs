@@ -149,7 +149,6 @@ mod wheel;
 
 pub use clock::{AcceptClock, Clock, ManualClock, SystemClock};
 pub use engine::entries::{Entry, Filter, State};
-pub use engine::erase::Erased;
 pub use engine::resolve::{Resolution, ResolveOptions};
 pub use error::{BeginError, ClaimError, Full, KeyError, KeyState, OpenError, Retry, StoreError};
 pub use fingerprint::Fingerprint;
@@ -159,6 +158,7 @@ pub use limits::RESPONSE_BYTES_MAX;
 pub use operate::{Operators, Source};
 pub use options::{Durability, Options, Recovery};
 pub use record::{ByReason, Reason, Record, Retention};
+pub use spi::Erased;
 pub use spi::{Completion, IdempotencyStore, Terms};
 pub use stats::{ScopeUse, Stats};
 pub use store::any::AnyStore;

@@ -2,9 +2,9 @@
 //! written above it, once for all backends.
 
 use crate::{
-    error::{BeginError, ClaimError},
+    error::{BeginError, ClaimError, StoreError},
     fingerprint::Fingerprint,
-    key::OwnedKey,
+    key::{OwnedKey, Scope},
     record::{Reason, Record, Retention},
     token::Token,
 };
@@ -217,6 +217,19 @@ impl<S: IdempotencyStore> Drop for Undelivered<'_, S> {
     }
 }
 
+/// What an erasure has removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Erased {
+    /// Keys.
+    pub keys: u64,
+    /// Decisions of operators.
+    pub decisions: u64,
+    /// Keys of the scope that are left, or were while this ran: those whose holders may live, because
+    /// it wasn't forced, and those that were used again since. If it is 0, nothing of the scope is.
+    pub held: u64,
+}
+
 /// A store of idempotency keys.
 ///
 /// [`Store`](crate::Store) is one. Another one must keep the same promises: exactly one claim is
@@ -304,6 +317,20 @@ pub trait IdempotencyStore: Clone + Send + Sync + 'static {
         let _ = key;
         let what = "this backend doesn't say what has become of a key".to_owned();
         std::future::ready(Err(BeginError::Unavailable { what }))
+    }
+
+    /// Forgets all keys of a scope, and what the backend keeps about them; keys that a holder may be
+    /// working on only if `force`. See [`Store::erase_scope`](crate::Store::erase_scope). It may be
+    /// called again, after an error too. Dropping the future abandons the notification, not what has
+    /// begun. A backend without this is unavailable for it.
+    fn erase_scope(
+        &self,
+        scope: &Scope,
+        force: bool,
+    ) -> impl Future<Output = Result<Erased, StoreError>> + Send {
+        let _ = (scope, force);
+        let what = "this backend doesn't erase a scope".to_owned();
+        std::future::ready(Err(StoreError::Unavailable { what }))
     }
 
     /// Returns `terms` with the store's own where they are `None`, or the error that a `begin` with

@@ -8,7 +8,6 @@ use super::{
 use crate::{
     decisions::By,
     engine::entries::State,
-    engine::erase::Erased,
     engine::resolve::{Resolution, ResolveOptions},
     error::StoreError,
     http::StoredAnswer,
@@ -16,6 +15,7 @@ use crate::{
     observe::events,
     operate::Operated,
     spi::Completion,
+    spi::Erased,
     token::Token,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};

@@ -36,24 +36,12 @@ use crate::{
     observe::Call,
     poison::Poisoned,
     recover::RING_FILE,
+    spi::Erased,
     storage::is_zero,
     sync::atomic::Ordering,
     sync::wait::WakeList,
 };
 use std::{collections::HashSet, io, sync::Arc};
-
-/// What an erasure has removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Erased {
-    /// Keys.
-    pub keys: u64,
-    /// Decisions of operators.
-    pub decisions: u64,
-    /// Keys of the scope that are left, or were while this ran: those whose holders may live, because
-    /// it wasn't forced, and those that were used again since. If it is 0, nothing of the scope is.
-    pub held: u64,
-}
 
 /// Bytes that are overwritten by one call.
 const PIECE: u64 = 1 << 20;

@@ -7,12 +7,12 @@ use super::{
 use crate::{
     decisions::Decision,
     engine::entries::Entry,
-    engine::erase::Erased,
     engine::resolve::{Resolution, ResolveOptions},
     error::StoreError,
     key::{KeyRef, Scope},
     limits::SHARDS,
     observe::Timings,
+    spi::Erased,
     store::{Store, WeakStore},
 };
 use std::{cmp::Reverse, time::Duration};

@@ -9,12 +9,12 @@ pub(crate) mod figures;
 use crate::{
     decisions::Decision,
     engine::entries::{Entry, Filter, State},
-    engine::erase::Erased,
     engine::resolve::{Resolution, ResolveOptions},
     error::StoreError,
     key::{KeyRef, OwnedKey, Scope},
     observe::Timings,
     record::Reason,
+    spi::Erased,
     stats::{ScopesByUse, Stats},
 };
 use std::{fmt, sync::Arc, time::Duration};

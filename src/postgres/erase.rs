@@ -1,7 +1,7 @@
 //! Forgetting all keys of a scope, and the decisions about them.
 
 use super::{inner::Inner, store::PostgresStore, tries::Backoff};
-use crate::{engine::erase::Erased, error::StoreError, key::Scope};
+use crate::{error::StoreError, key::Scope, spi::Erased};
 use std::time::Duration;
 
 /// Rows of one statement.

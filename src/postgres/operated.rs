@@ -10,7 +10,6 @@ use super::{
 use crate::{
     decisions::Decision,
     engine::entries::{Entry, State},
-    engine::erase::Erased,
     engine::resolve::{Resolution, ResolveOptions},
     error::StoreError,
     key::{KeyRef, OwnedKey, Scope},
@@ -20,6 +19,7 @@ use crate::{
         Source, TableFigures, Unanswered, Watched,
     },
     record::Reason,
+    spi::Erased,
     stats::Stats,
 };
 use std::{

@@ -11,10 +11,11 @@ use super::{
     trouble::DbError,
 };
 use crate::{
-    error::{BeginError, ClaimError, OpenError},
+    error::{BeginError, ClaimError, OpenError, StoreError},
     fingerprint::Fingerprint,
-    key::{KeyRef, OwnedKey},
+    key::{KeyRef, OwnedKey, Scope},
     observe::Timed,
+    spi::Erased,
     spi::{Abandon, ClaimOp, Completion, Found, IdempotencyStore, Request, Terms, Ticket},
     sql::{BeginIn, ClaimIn, Connection, InterruptedIn},
     token::Token,
@@ -325,6 +326,10 @@ impl IdempotencyStore for PostgresStore {
 
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
         self.inner().terms_in_force(terms)
+    }
+
+    async fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, StoreError> {
+        PostgresStore::erase_scope(self, scope, force).await
     }
 
     fn abandon(&self, ticket: &Ticket, how: Abandon) {

@@ -15,8 +15,9 @@ use super::{
     trouble::DbError,
 };
 use crate::{
-    error::{BeginError, ClaimError},
-    key::OwnedKey,
+    error::{BeginError, ClaimError, StoreError},
+    key::{OwnedKey, Scope},
+    spi::Erased,
     spi::{Abandon, ClaimOp, Found, IdempotencyStore, Interruption, Request, Terms, Ticket},
     sql::{Connection, Rows, SqlError, Statement, Transactional, drivers::postgres::unnamed},
     token::Token,
@@ -479,6 +480,10 @@ impl IdempotencyStore for TransactionStore {
 
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
         self.store.terms_in_force(terms)
+    }
+
+    async fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, StoreError> {
+        self.store.erase_scope(scope, force).await
     }
 
     fn abandon(&self, ticket: &Ticket, how: Abandon) {

@@ -1,8 +1,9 @@
 //! A backend chosen at run time.
 
 use crate::{
-    error::{BeginError, ClaimError},
-    key::OwnedKey,
+    error::{BeginError, ClaimError, StoreError},
+    key::{OwnedKey, Scope},
+    spi::Erased,
     spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
     token::Token,
 };
@@ -11,7 +12,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// [`IdempotencyStore`] in a form that can be a trait object.
-trait Erased: Send + Sync {
+trait Object: Send + Sync {
     fn begin<'a>(&'a self, request: &'a Request) -> Boxed<'a, Result<Found, BeginError>>;
     fn take_over<'a>(
         &'a self,
@@ -38,12 +39,17 @@ trait Erased: Send + Sync {
         at_most: Duration,
     ) -> Boxed<'a, bool>;
     fn look<'a>(&'a self, key: &'a OwnedKey) -> Boxed<'a, Result<Option<Found>, BeginError>>;
+    fn erase_scope<'a>(
+        &'a self,
+        scope: &'a Scope,
+        force: bool,
+    ) -> Boxed<'a, Result<Erased, StoreError>>;
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError>;
     fn now(&self) -> Duration;
     fn abandon(&self, ticket: &Ticket, how: Abandon);
 }
 
-impl<S: IdempotencyStore> Erased for S {
+impl<S: IdempotencyStore> Object for S {
     fn begin<'a>(&'a self, request: &'a Request) -> Boxed<'a, Result<Found, BeginError>> {
         Box::pin(IdempotencyStore::begin(self, request))
     }
@@ -91,6 +97,14 @@ impl<S: IdempotencyStore> Erased for S {
         Box::pin(IdempotencyStore::look(self, key))
     }
 
+    fn erase_scope<'a>(
+        &'a self,
+        scope: &'a Scope,
+        force: bool,
+    ) -> Boxed<'a, Result<Erased, StoreError>> {
+        Box::pin(IdempotencyStore::erase_scope(self, scope, force))
+    }
+
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
         IdempotencyStore::terms_in_force(self, terms)
     }
@@ -107,7 +121,7 @@ impl<S: IdempotencyStore> Erased for S {
 /// Any backend, as one type: for a service that chooses by its configuration. One allocation a
 /// call more expensive than the backend itself.
 #[derive(Clone)]
-pub struct AnyStore(Arc<dyn Erased>);
+pub struct AnyStore(Arc<dyn Object>);
 
 impl AnyStore {
     /// Wraps a backend.
@@ -153,6 +167,10 @@ impl IdempotencyStore for AnyStore {
 
     async fn look(&self, key: &OwnedKey) -> Result<Option<Found>, BeginError> {
         self.0.look(key).await
+    }
+
+    async fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, StoreError> {
+        self.0.erase_scope(scope, force).await
     }
 
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {

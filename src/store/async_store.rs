@@ -2,9 +2,10 @@
 //! runtime: futures are woken through their [`Waker`](std::task::Waker) alone.
 
 use crate::{
-    error::{BeginError, ClaimError},
+    error::{BeginError, ClaimError, StoreError},
     fingerprint::Fingerprint,
-    key::{KeyRef, OwnedKey},
+    key::{KeyRef, OwnedKey, Scope},
+    spi::Erased,
     spi::{Abandon, ClaimOp, Completion, Found, IdempotencyStore, Request, Terms, Ticket},
     store::claim::{Begin, Claim, Interrupted, Pending},
     store::once::Once,
@@ -80,6 +81,18 @@ impl<S: IdempotencyStore> AsyncStore<S> {
         Ok(Begin::of(self, request, found))
     }
 
+    /// Forgets all keys of a scope, whatever their state, and overwrites or deletes what the backend
+    /// has of them; keys that a holder may be working on only if `force`. See
+    /// [`Store::erase_scope`](crate::Store::erase_scope) for the embedded store, whose call runs on a
+    /// thread of its own, and `PostgresStore::erase_scope`. Dropping the future doesn't end it.
+    ///
+    /// # Errors
+    /// As with [`Store::erase_scope`](crate::Store::erase_scope); [`StoreError::Unavailable`] from a
+    /// backend that has no such call.
+    pub async fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, StoreError> {
+        self.0.erase_scope(scope, force).await
+    }
+
     /// Runs a whole request: claims the key, or waits, replays or settles; executes once; stores
     /// the answer; returns it. See [`Once`].
     pub fn once<'a>(&self, key: KeyRef<'a>, fingerprint: Fingerprint) -> Once<'a, AsyncStore<S>> {
@@ -140,6 +153,14 @@ impl<S: IdempotencyStore> IdempotencyStore for AsyncStore<S> {
         key: &OwnedKey,
     ) -> impl Future<Output = Result<Option<Found>, BeginError>> + Send {
         self.0.look(key)
+    }
+
+    fn erase_scope(
+        &self,
+        scope: &Scope,
+        force: bool,
+    ) -> impl Future<Output = Result<Erased, StoreError>> + Send {
+        self.0.erase_scope(scope, force)
     }
 
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {

@@ -3,6 +3,7 @@
 
 pub(crate) mod any;
 pub(crate) mod async_store;
+mod beside;
 pub(crate) mod blocking;
 pub(crate) mod claim;
 #[cfg(feature = "json")]
@@ -18,7 +19,6 @@ use crate::{
     engine::begin::Delivery,
     engine::driver as drive,
     engine::entries::{Entry, Filter},
-    engine::erase::Erased,
     engine::open,
     engine::outlived,
     engine::watch::Changed,
@@ -31,6 +31,7 @@ use crate::{
     limits::SHARDS,
     observe::Call,
     options::Options,
+    spi::Erased,
     spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
     stats::Stats,
     storage::{DiskStorage, SimStorage, Storage},
@@ -530,6 +531,11 @@ impl IdempotencyStore for Store {
         let engine = self.engine()?;
         let entry = engine.get(key.as_ref())?;
         Ok(entry.map(|entry| entry.found(engine.shown(engine.now()))))
+    }
+
+    async fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, StoreError> {
+        let (store, scope) = (self.clone(), scope.clone());
+        beside::call(move || Store::erase_scope(&store, &scope, force)).await
     }
 
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {

@@ -2,8 +2,9 @@
 //! has which slot.
 
 use crate::{
-    error::{BeginError, ClaimError},
-    key::{KeyRef, OwnedKey},
+    error::{BeginError, ClaimError, StoreError},
+    key::{KeyRef, OwnedKey, Scope},
+    spi::Erased,
     spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
     sync::wait::Event,
     token::Token,
@@ -382,6 +383,24 @@ impl<S: IdempotencyStore> IdempotencyStore for ShardedStore<S> {
         store.look(key).await
     }
 
+    /// In all stores, one after the other: each may have keys of the scope. The sum. Not while slots
+    /// move: a copy could bring back what is gone.
+    async fn erase_scope(&self, scope: &Scope, force: bool) -> Result<Erased, StoreError> {
+        let map = self.0.map.read().clone();
+        if map.0.iter().any(|(_, phase)| *phase != Phase::Open) {
+            let what = "slots are being moved to another store; erase again after it".into();
+            return Err(StoreError::Unavailable { what });
+        }
+        let mut sum = Erased::default();
+        for store in &self.0.stores {
+            let Erased { keys, decisions, held } = store.erase_scope(scope, force).await?;
+            sum.keys += keys;
+            sum.decisions += decisions;
+            sum.held += held;
+        }
+        Ok(sum)
+    }
+
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
         // What one of them refuses is wrong.
         let mut shown = terms;
@@ -405,7 +424,6 @@ impl<S: IdempotencyStore> IdempotencyStore for ShardedStore<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::Scope;
 
     /// Changing these numbers would lose every key of a sharded store.
     #[test]

@@ -56,6 +56,45 @@ impl Subject for Shards {
     }
 }
 
+/// A scope has keys in all stores. Any backend behind the async interface erases it.
+#[test]
+fn a_scope_is_erased_in_all_of_them() {
+    let shards = Shards::new(3);
+    let store = AsyncStore::new(AnyStore::new(shards.store.clone()));
+    let (alice, bob) = (Scope::of(["alice"]), Scope::of(["bob"]));
+    let begin = |scope: &Scope, n: usize| {
+        let name = format!("k{n}");
+        block_on(store.begin(KeyRef::new(scope, &name).unwrap(), print())).unwrap()
+    };
+    for scope in [&alice, &bob] {
+        for n in 0..30 {
+            let Begin::Execute(mut claim) = begin(scope, n) else { panic!() };
+            block_on(claim.complete(b"order")).unwrap();
+        }
+    }
+    let has = |store: &Store| store.entries(Filter::ALL).count() > 0;
+    assert!(shards.store.stores().iter().all(has));
+    let Begin::Execute(held) = begin(&alice, 100) else { panic!() };
+    let erased = block_on(store.erase_scope(&alice, false)).unwrap();
+    assert_eq!((erased.keys, erased.held), (30, 1));
+    let erased = block_on(store.erase_scope(&alice, true)).unwrap();
+    assert_eq!((erased.keys, erased.held), (1, 0));
+    drop(held);
+    let left = shards.store.stores().iter().map(|store| store.entries(Filter::ALL).count());
+    assert_eq!(left.sum::<usize>(), 30);
+    // Not while a copy could bring back what is gone.
+    let mut map = SlotMap::even(3);
+    map.assign(0..=0, 1, Phase::Draining);
+    shards.store.set_map(map);
+    let refused = block_on(store.erase_scope(&bob, false));
+    assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+    shards.store.set_map(SlotMap::even(3));
+    assert_eq!(block_on(store.erase_scope(&bob, false)).unwrap().keys, 30);
+    // An error is told as in a blocking call.
+    shards.store.stores()[1].clone().close().unwrap();
+    assert_eq!(block_on(store.erase_scope(&bob, false)), Err(StoreError::Closed));
+}
+
 #[test]
 fn it_keeps_the_promises_of_one() {
     must_end(|| {
