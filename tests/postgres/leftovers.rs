@@ -260,6 +260,20 @@ fn a_refusal_arrives() {
                 answer
             })
         };
+        // As in docs/backends.md: what failed is undone, and what was written before it stays.
+        let sold_out = {
+            let claims = claims.clone();
+            post(move |attempt: Attempt| async move {
+                let transaction = attempt.transaction(&claims).await.unwrap();
+                let tx: &tokio_postgres::Client = transaction.as_ref();
+                tx.execute("INSERT INTO orders VALUES ('request')", &[]).await.unwrap();
+                tx.batch_execute("SAVEPOINT reserve").await.unwrap();
+                tx.execute("INSERT INTO users VALUES ('taken')", &[]).await.unwrap_err();
+                tx.batch_execute("ROLLBACK TO SAVEPOINT reserve").await.unwrap();
+                drop(transaction);
+                (StatusCode::CONFLICT, "sold out")
+            })
+        };
         let (conflict, created) = (StatusCode::CONFLICT, StatusCode::CREATED);
         let unique = "INSERT INTO users VALUES ('taken')";
         let deferred = "INSERT INTO lines VALUES (77)";
@@ -271,6 +285,7 @@ fn a_refusal_arrives() {
             .route("/untrue", handler(unique, created, None))
             .route("/deferred", handler(deferred, created, None))
             .route("/kept", handler("SELECT 1", conflict, None))
+            .route("/sold-out", sold_out)
             .layer(layer);
         let send = async |path: &str| {
             let request = Request::post(path).header("idempotency-key", path);
@@ -304,5 +319,9 @@ fn a_refusal_arrives() {
         // Without a verdict that says otherwise what was written is kept.
         assert_eq!(send("/kept").await.0, 409);
         assert_eq!(orders().await, "2");
+        for replayed in [false, true] {
+            assert_eq!(send("/sold-out").await, (409, replayed, "sold out".into()));
+        }
+        assert_eq!(orders().await, "3");
     });
 }
