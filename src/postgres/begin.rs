@@ -1,7 +1,8 @@
 //! `begin`: claims a key, takes it over, or returns its state.
 
 use super::{
-    inner::{Inner, hash},
+    crowd::hash,
+    inner::Inner,
     row::{Life, Owner, Row, first_grant, stored},
     terms::GrantTerms,
     tries::Backoff,

@@ -7,7 +7,7 @@
 //! each of them gives the disk work. (A listener holds a shared advisory lock, which every session
 //! can see.)
 
-use super::{begin::hidden_token, inner::Inner, inner::hash, pool::Heard, row::RowState};
+use super::{begin::hidden_token, crowd::hash, inner::Inner, pool::Heard, row::RowState};
 use crate::{spi::Request, token::Token};
 use parking_lot::Mutex;
 use std::{

@@ -4,7 +4,8 @@ use super::{
     begin::first,
     changes::Changes,
     counts::Counting,
-    crowd::{Crowds, OpenHere},
+    crowd::{Crowds, hash},
+    here::OpenHere,
     keep_alive::KeptAlive,
     options::PostgresOptions,
     pool::Pool,
@@ -208,11 +209,4 @@ impl Inner {
     pub fn let_go(&self, ticket: &Ticket) {
         self.kept.remove(ticket.token, Owner::of(ticket));
     }
-}
-
-/// The hash by which a key is named in notifications.
-pub(super) fn hash(key: KeyRef<'_>) -> u64 {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&[key.scope().len() as u8]).update(key.scope()).update(key.key());
-    u64::from_le_bytes(hasher.finalize().as_bytes()[..8].try_into().expect("eight bytes"))
 }

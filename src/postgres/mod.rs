@@ -59,9 +59,9 @@
 mod begin;
 mod changes;
 mod commit;
-mod crowd;
 mod decided;
 mod erase;
+mod here;
 mod in_order;
 mod inner;
 mod keep_alive;
@@ -85,7 +85,7 @@ mod trouble;
 mod write;
 
 pub use crate::sql::{BeginIn, ClaimIn, Counts, InterruptedIn};
-use crate::sql::{counts, op, row, terms};
+use crate::sql::{counts, crowd, op, row, terms};
 pub use operator::Page;
 pub use options::{PostgresOptions, Replication};
 pub use slots::SlotsMoved;

@@ -4,9 +4,9 @@
 use super::{
     begin::{Ask, first, hidden},
     counts::counted,
-    crowd::{Here, LOCK_FIRST},
+    crowd::{LOCK_FIRST, hash},
+    here::Here,
     in_order::in_order,
-    inner::hash,
     op::OwnedOp,
     pool::Borrowed,
     row::{Owner, first_grant},

@@ -78,6 +78,7 @@
 
 mod connection;
 pub(crate) mod counts;
+pub(crate) mod crowd;
 pub(crate) mod dialect;
 pub(crate) mod drivers;
 pub(crate) mod keys;

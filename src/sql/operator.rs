@@ -108,7 +108,7 @@ impl<P: Pool> SqlStore<P> {
         resolution: Resolution<'_>,
         ResolveOptions { force, seen, .. }: ResolveOptions<'_>,
     ) -> Result<(), StoreError> {
-        let decision = Decision::of(resolution, self.0.keys.bounds().max_response)?;
+        let decision = Decision::of(resolution, self.0.table.bounds().max_response)?;
         let (inner, key) = (self.0.clone(), key.owned());
         let decided = async move {
             let (owner, mut tries) = (Owner::new(), inner.tries());
@@ -116,7 +116,7 @@ impl<P: Pool> SqlStore<P> {
             loop {
                 let tried = async {
                     let mut connection = inner.connection(&tries).await?;
-                    let tried = case.try_on(&inner.keys, &mut *connection);
+                    let tried = case.try_on(&inner.table, &mut *connection);
                     let tried = timeout_at(tries.until, tried).await;
                     let tried = tried.unwrap_or_else(|_| Err(silent()));
                     connection.keep_if(&tried);

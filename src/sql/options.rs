@@ -122,7 +122,8 @@ impl SqlOptions {
     }
 
     /// Sets how long a claim waits for a transaction that has the same key. Default: 0.5 s. Only
-    /// with [`postgres`](Self::postgres): elsewhere the connection's own setting counts.
+    /// with [`postgres`](Self::postgres): elsewhere the connection's own setting counts. A store's
+    /// claims don't use a connection all the while, [`Keys`]' do.
     pub fn lock_timeout(mut self, limit: Duration) -> Self {
         self.lock_timeout = limit;
         self
@@ -162,6 +163,11 @@ impl SqlOptions {
     /// # Errors
     /// [`OpenError::Options`] for options out of bounds.
     pub fn keys(&self) -> Result<Keys, OpenError> {
+        self.keys_waiting(self.lock_timeout)
+    }
+
+    /// The table, with claims that wait for a lock for so long.
+    pub(super) fn keys_waiting(&self, lock_timeout: Duration) -> Result<Keys, OpenError> {
         let bounds = &self.bounds;
         let lease = bounds.lease.as_millis();
         if !(1..=u128::from(LEASE_MAX_MS)).contains(&lease) {
@@ -179,13 +185,22 @@ impl SqlOptions {
         }
         let dialect = match self.engine {
             Engine::Postgres => {
-                Dialect::postgres(&self.clock_us, Some(self.lock_timeout), "'off', 'local'")
+                Dialect::postgres(&self.clock_us, Some(lock_timeout), "'off', 'local'")
             }
             Engine::Portable => Dialect::portable(&self.clock_us),
             Engine::Sqlite => Dialect::sqlite(&self.clock_us, self.unsynced),
         };
         let names = Names::new(self.schema.as_deref(), &self.table);
         Ok(Keys::of(names, *bounds, dialect))
+    }
+
+    /// How long a store's call waits for a key that is locked, in tries; zero where the connection's
+    /// own setting is all that counts.
+    pub(super) fn patience(&self) -> Duration {
+        match self.engine {
+            Engine::Postgres => self.lock_timeout,
+            Engine::Portable | Engine::Sqlite => Duration::ZERO,
+        }
     }
 
     /// Opens a store on a pool of the caller's. Must be called on a tokio runtime with time, on

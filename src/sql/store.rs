@@ -3,6 +3,7 @@
 use super::{
     connection::{Pool, SqlError, SqlErrorKind},
     counts::{Counting, Counts, counted},
+    crowd::{Crowds, LOCK_FIRST, hash},
     keys::{Ask, Keys},
     op::{OwnedOp, judge, next_step},
     options::SqlOptions,
@@ -63,12 +64,18 @@ impl<P: Pool> Clone for SqlStore<P> {
 
 impl<P: Pool> fmt::Debug for SqlStore<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SqlStore({})", self.0.keys.names().table)
+        write!(f, "SqlStore({})", self.0.table.names().table)
     }
 }
 
 pub(super) struct Inner<P: Pool> {
-    pub keys: Keys,
+    /// The table, with claims that wait for a lock for a moment only.
+    pub table: Keys,
+    /// The same for transactions of the caller's own.
+    keys: Keys,
+    pub crowds: Crowds,
+    /// How long a call waits for a key that is locked.
+    pub patience: Duration,
     pub pool: P,
     pub deadline: Duration,
     pub execution_limit: Duration,
@@ -90,16 +97,21 @@ struct Kept {
 impl<P: Pool> SqlStore<P> {
     pub(super) async fn open(options: &SqlOptions, pool: P) -> Result<Self, OpenError> {
         let keys = options.keys()?;
-        let place = keys.names().table.clone();
+        let patience = options.patience();
+        let table = options.keys_waiting(patience.min(LOCK_FIRST))?;
+        let place = table.names().table.clone();
         let until = Instant::now() + options.deadline;
         let mut connection =
             Lent::from(&pool, until).await.map_err(|error| error.opening(&place))?;
-        let secret = schema::check(&keys, &mut *connection).await?;
+        let secret = schema::check(&table, &mut *connection).await?;
         connection.keep();
         let counting = Counting::new();
         counting.hash_under(&secret);
         let inner = Arc::new(Inner {
+            table,
             keys,
+            crowds: Crowds::default(),
+            patience,
             pool,
             deadline: options.deadline,
             execution_limit: options.execution_limit,
@@ -182,7 +194,7 @@ impl<P: Pool> Inner<P> {
         seen: Option<Token>,
     ) -> Result<Found, SqlError> {
         let mut connection = self.connection(tries).await?;
-        let asked = self.keys.begin_by(&mut *connection, ask, seen);
+        let asked = self.table.begin_by(&mut *connection, ask, seen);
         let found = timeout_at(tries.until, asked).await.unwrap_or_else(|_| Err(silent()));
         connection.keep_if(&found);
         if let Ok(Found::Granted(grant)) = &found {
@@ -208,14 +220,20 @@ impl<P: Pool> Inner<P> {
         if !self.is_open() {
             return Err(BeginError::Closed);
         }
-        let terms = self.keys.bounds().resolve(&request.terms)?;
+        let terms = self.table.bounds().resolve(&request.terms)?;
         let mut ask = Ask::new(request, terms);
         let mut tries = self.tries();
+        let mut patience = self.crowds.patience(hash(request.key.as_ref()), self.patience);
         let mut found = loop {
+            if !patience.turn().await && !tries.unknown {
+                break hidden();
+            }
             match self.try_begin(&tries, &mut ask, seen).await {
                 Ok(found) => break found,
                 Err(error) if error.kind() == SqlErrorKind::Locked && !tries.unknown => {
-                    break hidden();
+                    if !patience.locked().await {
+                        break hidden();
+                    }
                 }
                 Err(error) => {
                     if let Err(error) = tries.again(error).await {
@@ -230,7 +248,7 @@ impl<P: Pool> Inner<P> {
         match &mut found {
             Found::Interrupted(stuck)
                 if seen == Some(stuck.token)
-                    && stuck.attempts >= self.keys.bounds().max_attempts =>
+                    && stuck.attempts >= self.table.bounds().max_attempts =>
             {
                 return Err(BeginError::AttemptsExhausted { attempts: stuck.attempts });
             }
@@ -246,7 +264,7 @@ impl<P: Pool> Inner<P> {
     fn undo_by(self: &Arc<Self>, request: Request, owner: Owner, seen: Option<Token>) {
         let inner = self.clone();
         self.behind.run(async move {
-            let Ok(terms) = inner.keys.bounds().resolve(&request.terms) else { return };
+            let Ok(terms) = inner.table.bounds().resolve(&request.terms) else { return };
             while inner.is_open() && inner.behind.count() <= ENDS_MAX {
                 let mut ask = Ask { owner, ..Ask::new(&request, terms) };
                 match inner.try_begin(&inner.tries(), &mut ask, seen).await {
@@ -268,10 +286,10 @@ impl<P: Pool> Inner<P> {
     ) -> Result<Option<Result<(), ClaimError>>, SqlError> {
         let mut connection = self.connection(tries).await?;
         let written = async {
-            if self.keys.write_by(&mut *connection, ticket, op, step).await? {
+            if self.table.write_by(&mut *connection, ticket, op, step).await? {
                 return Ok(Some(Ok(())));
             }
-            let row = self.keys.row_by(&mut *connection, ticket.key.as_ref()).await?;
+            let row = self.table.row_by(&mut *connection, ticket.key.as_ref()).await?;
             // A later call of this holder has been there.
             if let Some(row) = &row
                 && row.step > step
@@ -364,7 +382,7 @@ impl<P: Pool> Inner<P> {
             let ended = async {
                 let mut connection = self.connection(&tries).await?;
                 let ended =
-                    self.keys.change_by(&mut *connection, &self.keys.sql().abandon, &params);
+                    self.table.change_by(&mut *connection, &self.table.sql().abandon, &params);
                 let ended = timeout_at(tries.until, ended).await.unwrap_or_else(|_| Err(silent()));
                 connection.keep_if(&ended);
                 ended
@@ -385,7 +403,7 @@ impl<P: Pool> Inner<P> {
         loop {
             let looked = async {
                 let mut connection = self.connection(&tries).await?;
-                let looked = self.keys.row_by(&mut *connection, key.as_ref());
+                let looked = self.table.row_by(&mut *connection, key.as_ref());
                 let row = timeout_at(tries.until, looked).await.unwrap_or_else(|_| Err(silent()));
                 connection.keep_if(&row);
                 row
@@ -544,7 +562,7 @@ impl<P: Pool> IdempotencyStore for SqlStore<P> {
     }
 
     fn terms_in_force(&self, terms: Terms) -> Result<Terms, BeginError> {
-        self.0.keys.bounds().terms_in_force(terms)
+        self.0.table.bounds().terms_in_force(terms)
     }
 
     fn abandon(&self, ticket: &Ticket, how: Abandon) {

@@ -88,7 +88,7 @@ impl<P: Pool> SqlStore<P> {
             loop {
                 let until = Instant::now() + inner.deadline;
                 let mut connection = Lent::from(&inner.pool, until).await?;
-                let part = timeout_at(until, inner.keys.sweep_part(&mut *connection)).await;
+                let part = timeout_at(until, inner.table.sweep_part(&mut *connection)).await;
                 let part = part.unwrap_or_else(|_| Err(silent()));
                 connection.keep_if(&part);
                 let part = part?;

@@ -3,6 +3,7 @@
 use super::{
     connection::{Connection, Pool, SqlError, SqlErrorKind, Statement},
     counts::counted,
+    crowd::hash,
     keys::Ask,
     op::OwnedOp,
     store::{Inner, SqlStore, hidden, silent},
@@ -172,6 +173,12 @@ impl<P: Pool> SqlTransactions<P> {
         }
     }
 
+    /// What runs under this key here.
+    fn running(&self, key: &OwnedKey) -> Option<Found> {
+        let (token, since) = self.open.here.lock().get(key).copied()?;
+        Some(Found::InFlight(Running { token, running_for: since.elapsed() }))
+    }
+
     fn opened(&self, ticket: &Ticket, connection: Lent<P>) {
         let slot = Arc::new(Slot {
             open: Arc::new(AsyncMutex::new(Some(connection))),
@@ -201,10 +208,23 @@ impl<P: Pool> SqlTransactions<P> {
     ) -> Result<Found, SqlError> {
         let inner = self.inner();
         let mut connection = inner.connection(tries).await?;
-        let sqlite = inner.keys.dialect().sqlite;
+        // It may have been granted here while a connection was waited for.
+        if let Some(running) = self.running(&ask.request.key) {
+            connection.keep();
+            return Ok(running);
+        }
+        let sqlite = inner.table.dialect().sqlite;
+        let begin = plain(&mut *connection, if sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" });
+        let begun = timeout_at(tries.until, begin).await.unwrap_or_else(|_| Err(silent()));
+        if let Err(error) = begun {
+            // A busy database: nothing has begun.
+            if error.kind() == SqlErrorKind::Again {
+                connection.keep();
+            }
+            return Err(error);
+        }
         let begun = async {
-            plain(&mut *connection, if sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" }).await?;
-            let found = inner.keys.begin_by(&mut *connection, ask, seen).await?;
+            let found = inner.table.begin_by(&mut *connection, ask, seen).await?;
             let next = match found {
                 Found::Granted(_) => EFFECTS,
                 _ => "ROLLBACK",
@@ -212,8 +232,19 @@ impl<P: Pool> SqlTransactions<P> {
             plain(&mut *connection, next).await?;
             Ok(found)
         };
-        // An error leaves a transaction, which ends with its connection.
-        let found = timeout_at(tries.until, begun).await.unwrap_or_else(|_| Err(silent()))?;
+        let found = match timeout_at(tries.until, begun).await.unwrap_or_else(|_| Err(silent())) {
+            Ok(found) => found,
+            Err(error) => {
+                // What can't be rolled back ends with its connection.
+                if error.kind() != SqlErrorKind::Lost
+                    && let Ok(Ok(())) =
+                        timeout_at(tries.until, plain(&mut *connection, "ROLLBACK")).await
+                {
+                    connection.keep();
+                }
+                return Err(error);
+            }
+        };
         match &found {
             Found::Granted(grant) => {
                 let token = Some(grant.ticket.token);
@@ -230,19 +261,21 @@ impl<P: Pool> SqlTransactions<P> {
         if !inner.is_open() {
             return Err(BeginError::Closed);
         }
-        let terms = inner.keys.bounds().resolve(&request.terms)?;
+        let terms = inner.table.bounds().resolve(&request.terms)?;
         let mut tries = inner.tries();
+        let mut patience = inner.crowds.patience(hash(request.key.as_ref()), inner.patience);
         loop {
-            let running = self.open.here.lock().get(&request.key).copied();
-            if let Some((token, since)) = running {
-                let running_for = since.elapsed();
-                return Ok(Found::InFlight(Running { token, running_for }));
+            if let Some(running) = self.running(&request.key) {
+                return Ok(running);
+            }
+            if !patience.turn().await {
+                return Ok(hidden());
             }
             let mut ask = Ask::new(request, terms);
             let error = match self.try_begin(&tries, &mut ask, seen).await {
                 Ok(Found::Interrupted(stuck)) => {
                     if seen == Some(stuck.token)
-                        && stuck.attempts >= inner.keys.bounds().max_attempts
+                        && stuck.attempts >= inner.table.bounds().max_attempts
                     {
                         return Err(BeginError::AttemptsExhausted { attempts: stuck.attempts });
                     }
@@ -253,7 +286,11 @@ impl<P: Pool> SqlTransactions<P> {
                 Err(error) => error,
             };
             match error.kind() {
-                SqlErrorKind::Locked => return Ok(hidden()),
+                SqlErrorKind::Locked => {
+                    if !patience.locked().await {
+                        return Ok(hidden());
+                    }
+                }
                 // What is lost is rolled back, so nothing of it stays.
                 SqlErrorKind::Lost => {
                     tries.again(SqlError::new(SqlErrorKind::Again, error)).await?;
@@ -313,10 +350,10 @@ impl<P: Pool> SqlTransactions<P> {
         let tries = inner.tries();
         let completing = async {
             // What the effects have left to the end is checked while the claim can be kept.
-            if !inner.keys.dialect().sqlite && !inner.keys.dialect().one_key {
+            if !inner.table.dialect().sqlite && !inner.table.dialect().one_key {
                 plain(&mut *connection, "SET CONSTRAINTS ALL IMMEDIATE").await?;
             }
-            inner.keys.write_by(&mut *connection, ticket, op, 0).await
+            inner.table.write_by(&mut *connection, ticket, op, 0).await
         };
         let done = timeout_at(tries.until, completing).await.unwrap_or_else(|_| Err(silent()));
         let done = match done {
@@ -349,7 +386,7 @@ impl<P: Pool> SqlTransactions<P> {
             }
             Err(error) => error,
         };
-        if inner.keys.dialect().sqlite && error.kind() == SqlErrorKind::Refused {
+        if inner.table.dialect().sqlite && error.kind() == SqlErrorKind::Refused {
             // A deferred constraint does not hold: the transaction is still open.
             *open = Some(connection);
             return Err(ClaimError::EffectsFailed { what: error.to_string() });

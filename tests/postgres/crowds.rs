@@ -1,7 +1,7 @@
 //! Many callers of one key don't take the connections that the others need.
 
 use crate::servers::*;
-use onlyonce::*;
+use onlyonce::{postgres::tokio_postgres::NoTls, sql::SqlOptions, *};
 use std::time::Duration;
 
 async fn granted<S: IdempotencyStore>(store: &AsyncStore<S>, name: &str) -> Claim<AsyncStore<S>> {
@@ -115,5 +115,60 @@ fn a_wait_for_a_connection_closes_none() {
             .await;
         assert_eq!(again.unwrap().get::<_, i32>(0), pid);
         next.complete(b"done").await.unwrap();
+    });
+}
+
+/// Ten callers of a key that is locked elsewhere, for a long time; other keys are begun and completed
+/// meanwhile, over a pool of two connections, which are the same two at the end.
+#[test]
+fn a_crowd_on_a_pool_of_the_callers_leaves_connections() {
+    block_on(async {
+        let Some(server) = Server::shared() else { return };
+        let name = server.database().await;
+        let pool = |app: &str| {
+            let dsn = format!("{} application_name={app}", server.dsn(&name));
+            let manager = deadpool_postgres::Manager::new(dsn.parse().unwrap(), NoTls);
+            deadpool_postgres::Pool::builder(manager).max_size(2).build().unwrap()
+        };
+        let (holder, pool) = (pool("holder"), pool("crowd"));
+        let holder = SqlOptions::postgres().connect_with(holder).await.unwrap().in_transactions();
+        let Begin::Execute(mut held) =
+            AsyncStore::new(holder).begin(key("hot"), print()).await.unwrap()
+        else {
+            panic!("not granted")
+        };
+        let patient = SqlOptions::postgres().lock_timeout(PATIENCE).deadline(PATIENCE * 3);
+        let store = patient.connect_with(pool.clone()).await.unwrap();
+        let (shop, plain) = (AsyncStore::new(store.in_transactions()), AsyncStore::new(store));
+        // Both of its connections.
+        let both = (pool.get().await.unwrap(), pool.get().await.unwrap());
+        drop(both);
+        let sessions = "SELECT string_agg(pid::text, ' ' ORDER BY pid) FROM pg_stat_activity \
+            WHERE application_name = 'crowd' AND datname = current_database()";
+        let before = server.sql(&name, sessions).await;
+        let mut crowd = tokio::task::JoinSet::new();
+        for _ in 0..5 {
+            let (shop, plain) = (shop.clone(), plain.clone());
+            crowd.spawn(async move {
+                matches!(shop.begin(key("hot"), print()).await.unwrap(), Begin::Replay(_))
+            });
+            crowd.spawn(async move {
+                matches!(plain.begin(key("hot"), print()).await.unwrap(), Begin::Replay(_))
+            });
+        }
+        for n in 0..20 {
+            let begun = shop.begin(key(&format!("a{n}")), print()).await.unwrap();
+            let Begin::Execute(mut claim) = begun else { panic!("not granted") };
+            claim.complete(b"done").await.unwrap();
+            let begun = plain.begin(key(&format!("b{n}")), print()).await.unwrap();
+            let Begin::Execute(mut claim) = begun else { panic!("not granted") };
+            claim.complete(b"done").await.unwrap();
+        }
+        assert!(crowd.try_join_next().is_none(), "none of the crowd has an answer yet");
+        held.complete(b"done").await.unwrap();
+        while let Some(replayed) = crowd.join_next().await {
+            assert!(replayed.unwrap());
+        }
+        assert_eq!(server.sql(&name, sessions).await, before);
     });
 }

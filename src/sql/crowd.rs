@@ -3,24 +3,29 @@
 //! A statement that finds its key locked by another transaction waits on its connection for a
 //! moment only. From then on one caller at a time asks for the key, and the others wait for their
 //! turn here: a key that is asked for often can't use up the connections.
-//!
-//! A key whose claim is an open transaction of this process is known without asking at all.
 
-use crate::{key::OwnedKey, spi::Running, token::Token};
+use crate::key::KeyRef;
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, timeout_at},
 };
 
 /// How long a statement waits for a lock on its connection, and how long a caller pauses before it
 /// asks again.
-pub(super) const LOCK_FIRST: Duration = Duration::from_millis(25);
+pub(crate) const LOCK_FIRST: Duration = Duration::from_millis(25);
+
+/// The hash by which a key is named in crowds and notifications.
+pub(crate) fn hash(key: KeyRef<'_>) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&[key.scope().len() as u8]).update(key.scope()).update(key.key());
+    u64::from_le_bytes(hasher.finalize().as_bytes()[..8].try_into().expect("eight bytes"))
+}
 
 /// The keys that were found locked and have callers, by their hash.
 #[derive(Debug, Default)]
-pub(super) struct Crowds(Mutex<HashMap<u64, Crowd>>);
+pub(crate) struct Crowds(Mutex<HashMap<u64, Crowd>>);
 
 #[derive(Debug)]
 struct Crowd {
@@ -30,7 +35,7 @@ struct Crowd {
 
 /// One call's wait for a key that may be locked.
 #[derive(Debug)]
-pub(super) struct Patience<'a> {
+pub(crate) struct Patience<'a> {
     crowds: &'a Crowds,
     hash: u64,
     until: Instant,
@@ -107,59 +112,5 @@ impl Drop for Patience<'_> {
         if self.member.take().is_some() {
             self.crowds.leave(self.hash);
         }
-    }
-}
-
-/// The claims of this process that are open transactions.
-#[derive(Debug, Default)]
-pub(super) struct OpenHere {
-    open: Mutex<HashMap<OwnedKey, (Token, Instant)>>,
-    ended: Notify,
-}
-
-/// An open one. Dropped when its transaction has ended.
-#[derive(Debug)]
-pub(super) struct Here {
-    all: Arc<OpenHere>,
-    key: OwnedKey,
-    token: Token,
-}
-
-impl OpenHere {
-    pub fn opened(self: &Arc<Self>, key: &OwnedKey, token: Token) -> Here {
-        self.open.lock().insert(key.clone(), (token, Instant::now()));
-        Here { all: self.clone(), key: key.clone(), token }
-    }
-
-    /// What runs under this key here.
-    pub fn running(&self, key: &OwnedKey) -> Option<Running> {
-        let open = self.open.lock();
-        let (token, since) = open.get(key)?;
-        Some(Running { token: *token, running_for: since.elapsed() })
-    }
-
-    /// Resolves when nothing runs here under this key.
-    pub async fn ended(&self, key: &OwnedKey) {
-        loop {
-            let ended = self.ended.notified();
-            tokio::pin!(ended);
-            ended.as_mut().enable();
-            if self.running(key).is_none() {
-                return;
-            }
-            ended.await;
-        }
-    }
-}
-
-impl Drop for Here {
-    fn drop(&mut self) {
-        let mut open = self.all.open.lock();
-        // Another claim of the key may have been opened in the meantime.
-        if open.get(&self.key).is_some_and(|(token, _)| *token == self.token) {
-            open.remove(&self.key);
-        }
-        drop(open);
-        self.all.ended.notify_waiters();
     }
 }
