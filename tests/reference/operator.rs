@@ -266,7 +266,8 @@ impl World {
                 _ => match self.store().begin(key_ref, print(false)) {
                     Ok(Begin::Execute(claim)) => panic!("{claim:?} granted by a poisoned store"),
                     Ok(Begin::Replay(record)) => {
-                        let mut may = model.maybe.iter().chain([&model.is]);
+                        // (A replacement may have the same bytes. Then nothing says that it was.)
+                        let mut may = [&model.is].into_iter().chain(&model.maybe);
                         let known = may.find(|is| match is {
                             Is::Done(done) => {
                                 let body = done.body.as_deref();
