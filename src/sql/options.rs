@@ -145,7 +145,8 @@ impl SqlOptions {
     }
 
     /// Sets how long a claim is kept alive by itself (`Terms::keep_alive`), and how long a claim
-    /// that is a transaction may last. Default: 15 minutes.
+    /// that is a transaction may last before its connection is ended; one in which a statement runs
+    /// is ended after it. Default: 15 minutes.
     pub fn execution_limit(mut self, limit: Duration) -> Self {
         self.execution_limit = limit;
         self

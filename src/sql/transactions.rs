@@ -70,8 +70,11 @@ impl<S: Transactional> Claim<AsyncStore<S>> {
 /// So this store never interrupts a key, and there is nothing to settle.
 ///
 /// Each claim uses a connection of the pool while it is held, at most for the store's execution
-/// limit: then the connection is ended. In SQLite one transaction writes at a time, so all other
-/// claims wait meanwhile, up to the store's deadline: such a handler must be short.
+/// limit: then the connection is ended, as soon as no statement runs in it and the handler doesn't
+/// keep what [`transaction`](Claim::transaction) returned. **A statement that hangs is not ended**:
+/// give it a `statement_timeout` on the pool's connections. In SQLite one transaction writes at a
+/// time, so all other claims wait meanwhile, up to the store's deadline: such a handler must be
+/// short.
 ///
 /// What a handler's statements leave in a session is the caller's own affair, as the pool is.
 #[derive(Clone)]
