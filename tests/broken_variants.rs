@@ -107,7 +107,7 @@ fn start(variant: &str, test: &str) -> Child {
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env("ONLYONCE_BROKEN", variant)
         .env("SECONDS", "40")
-        .env("POINTS", "9000")
+        .env("POINTS", "20000")
         .env("ROWS", "2000")
         .env("PROPTEST_CASES", "12000")
         .env("PROPTEST_RNG_SEED", "7")
