@@ -396,6 +396,8 @@ pub(crate) fn durable_word(store: u64, life: u32, class: u8, position: u64) -> u
 /// Positions below [`POSITION_MAX`] in these units have 48 bits.
 const FAR_SHIFT: u32 = 14;
 const _: () = assert!(POSITION_MAX >> FAR_SHIFT <= 1 << 48);
+/// Fewer units are never noted: such a position is noted as it is.
+const FAR_LEAST: u64 = 1 << (48 - FAR_SHIFT);
 
 fn far_word(store: u64, life: u32, class: u8, units: u64) -> u64 {
     const FAR: u32 = 1 << 8;
@@ -417,7 +419,10 @@ pub(crate) fn read_durable(bytes: &[u8], store: u64, life: u32, class: u8) -> Op
     if durable_word(store, life, class, value) == word {
         return Some(value);
     }
-    (far_word(store, life, class, value) == word).then_some(value << FAR_SHIFT)
+    // A word of an earlier life passes the check by chance, once in 65,536 lives. Taken for a far
+    // position it would promise more than was ever written.
+    let is_far = value >= FAR_LEAST && far_word(store, life, class, value) == word;
+    is_far.then_some(value << FAR_SHIFT)
 }
 
 /// The time noted.
