@@ -61,7 +61,6 @@ mod changes;
 mod commit;
 mod decided;
 mod erase;
-mod here;
 mod in_order;
 mod inner;
 mod keep_alive;
@@ -85,7 +84,7 @@ mod trouble;
 mod write;
 
 pub use crate::sql::{BeginIn, ClaimIn, Counts, InterruptedIn};
-use crate::sql::{counts, crowd, op, row, terms};
+use crate::sql::{counts, crowd, here, op, row, terms};
 pub use operator::Page;
 pub use options::{PostgresOptions, Replication};
 pub use slots::SlotsMoved;

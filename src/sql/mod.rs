@@ -81,6 +81,7 @@ pub(crate) mod counts;
 pub(crate) mod crowd;
 pub(crate) mod dialect;
 pub(crate) mod drivers;
+pub(crate) mod here;
 pub(crate) mod keys;
 pub(crate) mod op;
 pub(crate) mod operator;

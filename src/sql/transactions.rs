@@ -4,6 +4,7 @@ use super::{
     connection::{Connection, Pool, SqlError, SqlErrorKind, Statement},
     counts::counted,
     crowd::hash,
+    here::{Here, OpenHere},
     keys::Ask,
     op::OwnedOp,
     store::{Inner, SqlStore, hidden, silent},
@@ -12,9 +13,7 @@ use super::{
 use crate::{
     error::{BeginError, ClaimError},
     key::OwnedKey,
-    spi::{
-        Abandon, ClaimOp, Found, IdempotencyStore, Interruption, Request, Running, Terms, Ticket,
-    },
+    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Interruption, Request, Terms, Ticket},
     store::async_store::AsyncStore,
     store::claim::Claim,
     token::Token,
@@ -32,7 +31,7 @@ use std::{
 use tokio::{
     sync::{Mutex as AsyncMutex, OwnedMutexGuard},
     task::AbortHandle,
-    time::{Instant, sleep, timeout_at},
+    time::{sleep, timeout_at},
 };
 
 /// Before the effects: what they are rolled back to if only the answer is to be kept.
@@ -86,7 +85,7 @@ pub struct SqlTransactions<P: Pool> {
 /// The open claims of this process.
 struct Open<P: Pool> {
     claims: Mutex<HashMap<[u64; 2], Arc<Slot<P>>>>,
-    here: Mutex<HashMap<OwnedKey, (Token, Instant)>>,
+    here: Arc<OpenHere>,
 }
 
 /// A claim whose transaction is open.
@@ -95,6 +94,8 @@ struct Slot<P: Pool> {
     open: Arc<AsyncMutex<Option<Lent<P>>>>,
     /// Ends the transaction after the execution limit.
     limit: Mutex<Option<AbortHandle>>,
+    /// `None` once it has ended.
+    here: Mutex<Option<Here>>,
 }
 
 impl<P: Pool> Drop for Slot<P> {
@@ -138,7 +139,7 @@ impl<P: Pool> fmt::Debug for InTransaction<'_, P> {
 impl<P: Pool> SqlStore<P> {
     /// Returns a backend over the same table whose claims are transactions.
     pub fn in_transactions(&self) -> SqlTransactions<P> {
-        let open = Open { claims: Mutex::default(), here: Mutex::default() };
+        let open = Open { claims: Mutex::default(), here: Arc::default() };
         SqlTransactions { store: self.clone(), open: Arc::new(open) }
     }
 }
@@ -169,27 +170,20 @@ impl<P: Pool> SqlTransactions<P> {
 
     /// The claim's transaction has ended.
     fn forget(&self, ticket: &Ticket) {
-        self.open.claims.lock().remove(&ticket.note);
-        let mut here = self.open.here.lock();
-        if here.get(&ticket.key).is_some_and(|(token, _)| *token == ticket.token) {
-            here.remove(&ticket.key);
+        let slot = self.open.claims.lock().remove(&ticket.note);
+        if let Some(slot) = slot {
+            slot.here.lock().take();
         }
-    }
-
-    /// What runs under this key here.
-    fn running(&self, key: &OwnedKey) -> Option<Found> {
-        let (token, since) = self.open.here.lock().get(key).copied()?;
-        Some(Found::InFlight(Running { token, running_for: since.elapsed() }))
     }
 
     fn opened(&self, ticket: &Ticket, connection: Lent<P>) {
         let slot = Arc::new(Slot {
             open: Arc::new(AsyncMutex::new(Some(connection))),
             limit: Mutex::new(None),
+            here: Mutex::new(Some(self.open.here.opened(&ticket.key, ticket.token))),
         });
         let (hung, store, ticket) = (Arc::downgrade(&slot), self.clone(), ticket.clone());
         let (note, limit) = (ticket.note, self.inner().execution_limit);
-        let (key, token) = (ticket.key.clone(), ticket.token);
         let limiting = self.inner().behind.runtime().spawn(async move {
             sleep(limit).await;
             if let Some(slot) = hung.upgrade() {
@@ -199,7 +193,6 @@ impl<P: Pool> SqlTransactions<P> {
             }
         });
         *slot.limit.lock() = Some(limiting.abort_handle());
-        self.open.here.lock().insert(key, (token, Instant::now()));
         self.open.claims.lock().insert(note, slot);
     }
 
@@ -212,9 +205,9 @@ impl<P: Pool> SqlTransactions<P> {
         let inner = self.inner();
         let mut connection = inner.connection(tries).await?;
         // It may have been granted here while a connection was waited for.
-        if let Some(running) = self.running(&ask.request.key) {
+        if let Some(running) = self.open.here.running(&ask.request.key) {
             connection.keep();
-            return Ok(running);
+            return Ok(Found::InFlight(running));
         }
         let sqlite = inner.table.dialect().sqlite;
         let begin = plain(&mut *connection, if sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" });
@@ -268,8 +261,8 @@ impl<P: Pool> SqlTransactions<P> {
         let mut tries = inner.tries();
         let mut patience = inner.crowds.patience(hash(request.key.as_ref()), inner.patience);
         loop {
-            if let Some(running) = self.running(&request.key) {
-                return Ok(running);
+            if let Some(running) = self.open.here.running(&request.key) {
+                return Ok(Found::InFlight(running));
             }
             if !patience.turn().await {
                 return Ok(hidden());
@@ -492,7 +485,7 @@ impl<P: Pool> IdempotencyStore for SqlTransactions<P> {
     async fn changed(&self, request: &Request, seen: Token, at_most: Duration) -> bool {
         let until = std::time::Instant::now() + at_most.min(Duration::from_secs(30 * 24 * 3600));
         let mut pause = Duration::from_millis(5);
-        let running = || self.open.here.lock().contains_key(&request.key);
+        let running = || self.open.here.running(&request.key).is_some();
         if !running() {
             return IdempotencyStore::changed(&self.store, request, seen, at_most).await;
         }

@@ -8,14 +8,14 @@ use tokio::{sync::Notify, time::Instant};
 
 /// The claims of this process that are open transactions.
 #[derive(Debug, Default)]
-pub(super) struct OpenHere {
+pub(crate) struct OpenHere {
     open: Mutex<HashMap<OwnedKey, (Token, Instant)>>,
     ended: Notify,
 }
 
 /// An open one. Dropped when its transaction has ended.
 #[derive(Debug)]
-pub(super) struct Here {
+pub(crate) struct Here {
     all: Arc<OpenHere>,
     key: OwnedKey,
     token: Token,
