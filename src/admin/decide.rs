@@ -14,8 +14,7 @@ use crate::{
     names,
     observe::events,
     operate::Operated,
-    spi::Completion,
-    spi::Erased,
+    spi::{Completion, Erased},
     token::Token,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};

@@ -15,8 +15,7 @@ use crate::{
     fingerprint::Fingerprint,
     key::{KeyRef, OwnedKey, Scope},
     observe::Timed,
-    spi::Erased,
-    spi::{Abandon, ClaimOp, Completion, Found, IdempotencyStore, Request, Terms, Ticket},
+    spi::{Abandon, ClaimOp, Completion, Erased, Found, IdempotencyStore, Request, Terms, Ticket},
     sql::{BeginIn, ClaimIn, Connection, InterruptedIn},
     token::Token,
 };

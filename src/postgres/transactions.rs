@@ -17,8 +17,9 @@ use super::{
 use crate::{
     error::{BeginError, ClaimError, StoreError},
     key::{OwnedKey, Scope},
-    spi::Erased,
-    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Interruption, Request, Terms, Ticket},
+    spi::{
+        Abandon, ClaimOp, Erased, Found, IdempotencyStore, Interruption, Request, Terms, Ticket,
+    },
     sql::{Connection, Rows, SqlError, Statement, Transactional, drivers::postgres::unnamed},
     token::Token,
 };

@@ -3,8 +3,7 @@
 use crate::{
     error::{BeginError, ClaimError, StoreError},
     key::{OwnedKey, Scope},
-    spi::Erased,
-    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
+    spi::{Abandon, ClaimOp, Erased, Found, IdempotencyStore, Request, Terms, Ticket},
     token::Token,
 };
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};

@@ -4,8 +4,7 @@
 use crate::{
     error::{BeginError, ClaimError, StoreError},
     key::{KeyRef, OwnedKey, Scope},
-    spi::Erased,
-    spi::{Abandon, ClaimOp, Found, IdempotencyStore, Request, Terms, Ticket},
+    spi::{Abandon, ClaimOp, Erased, Found, IdempotencyStore, Request, Terms, Ticket},
     sync::wait::Event,
     token::Token,
 };
